@@ -1,0 +1,150 @@
+"""From stored pixels to what networks see, and back: normalisation by channel, then optional ZCA whitening."""
+
+# N images, C channels, H height, W width
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atom.errors import ArtifactError, ShapeError
+from atom.whitening import ZCA
+
+_ZCA_NAMES = ("zca_mean", "zca_whiten", "zca_unwhiten")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Pixels in [0, 1] -> (pixels - mean) / std -> ZCA whitening, where there is one.
+
+    DEVIATION(DataDAM's code): the whitening is fitted once, on the normalised training set, and never again
+    on the few synthetic images. Mean and std are those of the training set at hand, over all its pixels.
+
+    Attributes:
+        mean_C: mean of each channel, float32, in [0, 1].
+        std_C: standard deviation of each channel, float32, positive.
+        zca: whitening of the normalised images, or None.
+    """
+
+    mean_C: Tensor
+    std_C: Tensor
+    zca: ZCA | None = None
+
+    @classmethod
+    def fit(cls, images_NCHW: np.ndarray | Tensor, *, zca: bool, zca_eps: float = 0.1) -> "Preprocess":
+        """Preprocessing of a training set.
+
+        Args:
+            images_NCHW: uint8, [N, C, H, W].
+            zca: whether to whiten.
+            zca_eps: see `ZCA.fit`.
+
+        Raises:
+            ShapeError: images are not uint8 [N, C, H, W].
+        """
+        images = _as_uint8(images_NCHW)
+        counts = [
+            torch.bincount(images[:, c].flatten(), minlength=256).double() for c in range(images.shape[1])
+        ]
+        # Exact moments from the 256 possible values: no sum over millions of floats, no order to depend on.
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        mean_C = torch.stack([(count * levels).sum() / count.sum() for count in counts])
+        spread = [(count * (levels - mean) ** 2).sum() for count, mean in zip(counts, mean_C, strict=True)]
+        std_C = torch.stack([(s / c.sum()).sqrt() for s, c in zip(spread, counts, strict=True)])
+        # A constant channel carries nothing; dividing by 1 keeps it finite.
+        std_C = torch.where(std_C > 0, std_C, torch.ones_like(std_C))
+        normalise = cls(mean_C.float(), std_C.float())
+        if not zca:
+            return normalise
+        return cls(normalise.mean_C, normalise.std_C, ZCA.fit(normalise.apply(images), eps=zca_eps))
+
+    def apply(self, images_NCHW: np.ndarray | Tensor, *, chunk: int = 5000) -> Tensor:
+        """Preprocessed images, float32, of the same shape.
+
+        Args:
+            images_NCHW: uint8 in 0..255, or floating pixels in [0, 1].
+            chunk: images a step, bounds the memory of intermediate copies.
+
+        Raises:
+            ShapeError: the images do not have the fitted number of channels or size.
+        """
+        images = torch.as_tensor(
+            np.array(images_NCHW) if isinstance(images_NCHW, np.ndarray) else images_NCHW
+        )
+        self._check_shape(images)
+        out_NCHW = torch.empty(images.shape, dtype=torch.float32)
+        for start in range(0, len(images), chunk):
+            part = images[start : start + chunk]
+            pixels = part.float() / 255 if part.dtype == torch.uint8 else part.float()
+            normal = (pixels - self.mean_C.view(1, -1, 1, 1)) / self.std_C.view(1, -1, 1, 1)
+            out_NCHW[start : start + chunk] = normal if self.zca is None else self.zca.apply(normal)
+        return out_NCHW
+
+    def invert(self, images_NCHW: Tensor) -> Tensor:
+        """Pixels, float32, of preprocessed images; not clipped, so optimised images may leave [0, 1].
+
+        Raises:
+            ShapeError: the images do not have the fitted number of channels or size.
+        """
+        self._check_shape(images_NCHW)
+        normal = images_NCHW.float() if self.zca is None else self.zca.invert(images_NCHW)
+        return normal * self.std_C.view(1, -1, 1, 1) + self.mean_C.view(1, -1, 1, 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as named float32 tensors: `mean`, `std`, and with ZCA its mean, matrix and inverse."""
+        named = {"mean": self.mean_C, "std": self.std_C}
+        if self.zca is not None:
+            parts = (self.zca.mean_D, self.zca.whiten_DD, self.zca.unwhiten_DD)
+            named |= dict(zip(_ZCA_NAMES, parts, strict=True))
+        return named
+
+    @classmethod
+    def from_tensors(cls, named: dict[str, Tensor]) -> "Preprocess":
+        """The inverse of `tensors`.
+
+        Raises:
+            ArtifactError: a tensor is missing, unknown, or of the wrong shape.
+        """
+        expected = {"mean", "std"} | (set(_ZCA_NAMES) if set(named) & set(_ZCA_NAMES) else set())
+        if set(named) != expected:
+            raise ArtifactError(
+                f"preprocessing tensors: received {sorted(named)}, expected {sorted(expected)}; the file is damaged."
+            )
+        mean_C, std_C = named["mean"], named["std"]
+        if mean_C.ndim != 1 or mean_C.shape != std_C.shape or not bool((std_C > 0).all()):
+            raise ArtifactError(
+                f"preprocessing tensors: mean {tuple(mean_C.shape)} and std {tuple(std_C.shape)}, expected two"
+                " vectors of one value a channel with positive std; the file is damaged."
+            )
+        if len(named) == 2:
+            return cls(mean_C, std_C)
+        zca = ZCA(*(named[name] for name in _ZCA_NAMES))
+        size = len(zca.mean_D)
+        if zca.whiten_DD.shape != (size, size) or zca.unwhiten_DD.shape != (size, size):
+            raise ArtifactError(
+                f"preprocessing tensors: whitening matrix {tuple(zca.whiten_DD.shape)}, expected {(size, size)};"
+                " the file is damaged."
+            )
+        return cls(mean_C, std_C, zca)
+
+    def _check_shape(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != len(self.mean_C):
+            raise ShapeError(
+                f"images have shape {tuple(images.shape)}, but this preprocessing was fitted on"
+                f" [N, {len(self.mean_C)}, H, W]; pass images of the same source."
+            )
+        if self.zca is not None and images[0].numel() != len(self.zca.mean_D):
+            raise ShapeError(
+                f"images have {images[0].numel()} values each, but the whitening was fitted on"
+                f" {len(self.zca.mean_D)}; pass images of the fitted size."
+            )
+
+
+def _as_uint8(images_NCHW: np.ndarray | Tensor) -> Tensor:
+    images = torch.from_numpy(images_NCHW) if isinstance(images_NCHW, np.ndarray) else images_NCHW
+    if images.ndim != 4 or images.dtype != torch.uint8:
+        raise ShapeError(
+            f"images have shape {tuple(images.shape)} and type {images.dtype}, expected uint8 [N, C, H, W]."
+        )
+    return images
