@@ -1,0 +1,159 @@
+"""A user's own network, named `module:function` or `path/to/file.py:function`."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from atom.errors import ConfigError
+from atom.nets.layers import BlockNet
+from atom.nets.shapes import Size
+
+
+def build_custom(name: str, *, channels: int, image_size: Size, num_classes: int) -> nn.Module:
+    """The network that the user's function returns for these sizes, tried once on two blank images.
+
+    Raises:
+        ConfigError: the function cannot be imported or called, returns no `nn.Module`, or the network does
+            not give logits (N, num_classes), or its `blocks` not what `atom.nets.BlockNet` says.
+    """
+    function = _import_function(name)
+    try:
+        net = function(channels=channels, image_size=image_size, num_classes=num_classes)
+    except Exception as error:
+        raise ConfigError(
+            f"network {name!r}: the function failed with {type(error).__name__}: {error}; it is called as "
+            f"function(channels={channels}, image_size={image_size}, num_classes={num_classes})."
+        ) from error
+    if not isinstance(net, nn.Module):
+        raise ConfigError(
+            f"network {name!r}: the function returned {type(net).__name__}, expected a torch.nn.Module."
+        )
+    _try_out(net, name, channels=channels, image_size=image_size, num_classes=num_classes)
+    return net
+
+
+def require_blocks(net: nn.Module, name: str) -> BlockNet:
+    """The same network, known to be able to distil: distillation reads the features of its blocks.
+
+    Raises:
+        ConfigError: the network has no method `blocks`.
+    """
+    if not callable(getattr(net, "blocks", None)):
+        raise ConfigError(
+            f"network {name!r}: {type(net).__name__} has no method blocks(images), so it can be evaluated "
+            "but not distil; add one that returns (list of activations, embedding), see docs/own-network.md."
+        )
+    return cast(BlockNet, net)  # a user's class need not inherit from it
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    """A console command has its own directory on the import path, not the one it is run in."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _import_function(name: str) -> Callable[..., object]:
+    where, _, attribute = name.rpartition(":")
+    if not where or not attribute:
+        raise ConfigError(f"network {name!r}: expected module:function or path/to/file.py:function.")
+    try:
+        with _working_directory_importable():
+            module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except Exception as error:  # whatever the user's module does when it runs
+        raise ConfigError(
+            f"network {name!r}: cannot import {where} ({type(error).__name__}: {error}); give a module "
+            "on the import path or in the working directory, or the path of a .py file."
+        ) from error
+    function = getattr(module, attribute, None)
+    if function is None:
+        raise ConfigError(f"network {name!r}: {where} has no {attribute!r}; name a function defined there.")
+    if not callable(function):
+        raise ConfigError(
+            f"network {name!r}: {attribute!r} is {type(function).__name__}, not callable; expected a "
+            "function (channels, image_size, num_classes) -> torch.nn.Module."
+        )
+    return function
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    # By full path: two files of one name must not replace each other, and classes must keep their identity
+    # when a file is named twice.
+    module_name = f"atom_user_network_{path.resolve()}".replace("/", "_").replace(".", "_")
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"not a Python file: {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
+
+
+@torch.no_grad()
+def _try_out(net: nn.Module, name: str, *, channels: int, image_size: Size, num_classes: int) -> None:
+    images_NCHW = torch.zeros(2, channels, *image_size)
+    training = net.training
+    net.eval()
+    try:
+        logits = net(images_NCHW)
+        blocks = getattr(net, "blocks", None)
+        features = blocks(images_NCHW) if callable(blocks) else None
+    except Exception as error:
+        raise ConfigError(
+            f"network {name!r}: failed on images of shape {tuple(images_NCHW.shape)} with "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    finally:
+        net.train(training)
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        raise ConfigError(
+            f"network {name!r}: images of shape {tuple(images_NCHW.shape)} gave {_describe(logits)}, "
+            f"expected logits of shape {(2, num_classes)}."
+        )
+    if features is not None and not _are_features(features):
+        raise ConfigError(
+            f"network {name!r}: blocks(images) gave {_describe(features)}, expected (list of activations of "
+            "shape (N, C, H, W), embedding of shape (N, D)) with the N of the images."
+        )
+
+
+def _are_features(features: object) -> bool:
+    if not isinstance(features, tuple) or len(features) != 2:
+        return False
+    maps, embedding = features
+    return (
+        isinstance(maps, list)
+        and len(maps) > 0
+        and all(isinstance(each, Tensor) and each.ndim == 4 and each.shape[0] == 2 for each in maps)
+        and isinstance(embedding, Tensor)
+        and embedding.ndim == 2
+        and embedding.shape[0] == 2
+    )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of ({', '.join(_describe(each) for each in value)})"
+    return type(value).__name__

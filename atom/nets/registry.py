@@ -1,0 +1,93 @@
+"""Networks by name."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from atom.errors import ConfigError
+from atom.nets.custom import build_custom
+from atom.nets.layers import mixes_batch
+from atom.nets.plain import alexnet, convnet, vgg11
+from atom.nets.resnet import ResNet18
+from atom.nets.shapes import Size
+from atom.nets.spec import NORMS, Norm, parse_convnet
+from atom.nets.vit import ViT
+from atom.nets.weights import fill_weights
+from atom.streams import stream
+
+# Their names take a norm as a suffix, such as vgg11-batch; ViT has its own.
+_WITH_NORM: dict[str, Callable[..., nn.Module]] = {"alexnet": alexnet, "vgg11": vgg11, "resnet18": ResNet18}
+
+
+def known_names() -> tuple[str, ...]:
+    """The plain names that `build` knows; ConvNets and all but ViT take parts too, see there."""
+    return ("convnet", *_WITH_NORM, "vit")
+
+
+def build(name: str, *, channels: int, image_size: Size, num_classes: int) -> nn.Module:
+    """A network by name, float32 on the CPU, in training mode, with an attribute `mixes_batch`.
+
+    Names: `convnet` and any `convnet-…` of `atom.nets.parse_convnet`; `alexnet`, `vgg11`, `resnet18`, each
+    also with a norm (`vgg11-batch`; nonorm, batch, layer, instance, group), by default none for AlexNet and
+    instance for the others; `vit`; a user's own, `module:function` or `path/to/file.py:function`.
+
+    The weights are random and always the same for a name and sizes; `fill_weights` draws others. torch's
+    generators are left as they were.
+
+    Args:
+        name: as above.
+        channels: of the images, at least 1.
+        image_size: (height, width) in pixels.
+        num_classes: at least 1.
+
+    Raises:
+        ConfigError: the name or a part of it is unknown, a size is out of range, or a user's network is not
+            as `docs/own-network.md` says.
+
+    Example:
+        >>> net = build("convnet-w32-d2", channels=1, image_size=(8, 8), num_classes=10)
+        >>> activations, embedding = net.blocks(torch.zeros(5, 1, 8, 8))
+        >>> [tuple(each.shape) for each in activations], tuple(embedding.shape)
+        ([(5, 32, 8, 8), (5, 32, 4, 4)], (5, 128))
+    """
+    for label, number in (("channels", channels), ("image side", min(image_size)), ("classes", num_classes)):
+        if number < 1:
+            raise ConfigError(f"network {name!r}: {label} {number}, expected at least 1.")
+    make = _maker(name)
+    # Constructors initialise from torch's global generator, which is not ours to advance.
+    with torch.random.fork_rng(devices=[]):
+        net = make(channels=channels, image_size=tuple(image_size), num_classes=num_classes)
+    if not hasattr(net, "mixes_batch"):
+        net.mixes_batch = mixes_batch(net)  # pyrefly: ignore[bad-argument-type]
+    fill_weights(net, stream(0, "nets/build"))
+    return net
+
+
+def _maker(name: str) -> Callable[..., nn.Module]:
+    if ":" in name:
+        return partial(build_custom, name)
+    base, _, suffix = name.partition("-")
+    if base == "convnet":
+        return partial(convnet, parse_convnet(name))
+    if base in _WITH_NORM:
+        return partial(_WITH_NORM[base], norm=_norm(name, suffix)) if suffix else _WITH_NORM[base]
+    if name == "vit":
+        return ViT
+    close = difflib.get_close_matches(name, [*known_names(), "convnet-batch", "vgg11-batch"], n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(
+        f"network {name!r}: unknown; known are {', '.join(known_names())}, with parts such as "
+        f"convnet-w64-d2-batch or vgg11-batch, and your own as module:function.{hint}"
+    )
+
+
+def _norm(name: str, suffix: str) -> Norm:
+    words: dict[str, Norm] = {"nonorm" if norm == "none" else norm: norm for norm in NORMS}
+    if suffix not in words:
+        close = difflib.get_close_matches(suffix, words, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"network {name!r}: unknown norm {suffix!r}; known are {', '.join(words)}.{hint}")
+    return words[suffix]
