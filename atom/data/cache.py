@@ -1,0 +1,97 @@
+"""Decoded arrays kept under the data directory, so that the second run starts at once.
+
+An entry is a directory of plain `.npy` files and one JSON file; its name holds a digest of the source files'
+relative paths, sizes and times, so changed sources never meet an old entry. The fingerprints in the JSON file
+are checked on every read.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atom.data.image_set import ImageSet, RealData, SourceInfo
+from atom.errors import AtomError
+
+LOADER_VERSION = 1
+"""Raise it when the same files give other arrays."""
+PARTS = ("train", "test")
+
+log = logging.getLogger(__name__)
+
+
+def source_key(root: Path, files: Iterable[Path], *, options: dict[str, Any]) -> str:
+    """Cheap digest of what a source would give: names, sizes and times of its files, and the options."""
+    listing = [(os.path.relpath(file, root), *_size_and_time(file)) for file in sorted(files)]
+    text = json.dumps([LOADER_VERSION, sorted(options.items()), listing])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:  # a dangling link, say: decoding names it, or skips it if asked to
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def cached(
+    data_dir: Path, key: str, *, name: str, spec: str, source: SourceInfo, build: Callable[[], RealData]
+) -> RealData:
+    """The cached data under `key`, or what `build` gives, then cached; a cache that fails only costs time."""
+    entry = data_dir / "cache" / f"{name}-{key}"
+    if entry.is_dir():
+        try:
+            return _read(entry, name=name, spec=spec, source=source)
+        except (OSError, ValueError, KeyError, TypeError, AtomError) as error:
+            log.info("rebuilding the damaged cache entry %s (%s)", entry, error)
+            shutil.rmtree(entry, ignore_errors=True)
+    data = build()
+    try:
+        _write(entry, data)
+    except OSError as error:
+        log.warning("decoded images are not cached: %s cannot be written (%s)", entry.parent, error)
+    return data
+
+
+def _read(entry: Path, *, name: str, spec: str, source: SourceInfo) -> RealData:
+    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+    parts: list[ImageSet] = []
+    for part in PARTS:
+        images = np.load(entry / f"{part}_images.npy", allow_pickle=False)
+        labels = np.load(entry / f"{part}_labels.npy", allow_pickle=False)
+        image_set = ImageSet.create(images, labels, meta["class_names"])
+        if image_set.fingerprint != meta["fingerprints"][part]:
+            raise ValueError(f"the {part} part does not match its fingerprint")
+        parts.append(image_set)
+    train, test = parts
+    return RealData(name, spec, train, test, source, tuple(meta["skipped"]))
+
+
+def _write(entry: Path, data: RealData) -> None:
+    """Write under a temporary name, then rename: a reader sees a whole entry or none."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+    try:
+        for part, image_set in zip(PARTS, (data.train, data.test), strict=True):
+            np.save(draft / f"{part}_images.npy", image_set.images, allow_pickle=False)
+            np.save(draft / f"{part}_labels.npy", image_set.labels, allow_pickle=False)
+        meta = {
+            "class_names": data.train.class_names,
+            "fingerprints": {"train": data.train.fingerprint, "test": data.test.fingerprint},
+            "skipped": data.skipped,
+        }
+        (draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        # mkdtemp is private to its owner; a data directory is often shared.
+        draft.chmod(0o755)
+        if not entry.exists():
+            draft.rename(entry)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,63 @@
+"""What a reader of one source is asked for, and the lookups all readers share."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from atom.data.decode import Decoding
+from atom.errors import DataError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of `load`, with its spec taken apart."""
+
+    spec: str
+    """As the user wrote it, for messages."""
+    name: str
+    """The part before the colon."""
+    path: Path | None
+    """The part after the colon."""
+    data_dir: Path
+    image_size: int | None
+    allow_download: bool
+    skip_broken: bool
+
+    @property
+    def may_download(self) -> bool:
+        """Whether missing files may be fetched: never into a place the user named in the spec."""
+        return self.allow_download and self.path is None
+
+    @property
+    def root(self) -> Path:
+        """Where the files are looked for."""
+        return self.path or self.data_dir
+
+    @property
+    def decoding(self) -> Decoding:
+        """How images are decoded, as far as the user decides it."""
+        return Decoding(image_size=self.image_size, skip_broken=self.skip_broken)
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What, besides the files, decides the decoded arrays."""
+        return {"source": self.name, "image_size": self.image_size, "skip_broken": self.skip_broken}
+
+
+def required_directory(request: Request) -> Path:
+    """The directory named in the spec.
+
+    Raises:
+        DataError: it does not exist, or is a file.
+    """
+    root = request.root
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"{request.spec}: {root} {what}; expected a directory with the image set.")
+    return root
+
+
+def slug(path: Path) -> str:
+    """Lower-case name of a directory, safe in names of runs and files."""
+    cleaned = re.sub(r"[^a-z0-9]+", "-", path.resolve().name.lower()).strip("-")
+    return cleaned or "images"

@@ -1,0 +1,110 @@
+"""Real images by a short spec string: which source a spec names, and `load`."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from atom.data.cifar import read_cifar
+from atom.data.decode import resize_images
+from atom.data.digits import read_digits
+from atom.data.folder import read_folder
+from atom.data.idx import read_idx
+from atom.data.image_set import ImageSet, RealData
+from atom.data.parquet import read_parquet
+from atom.data.request import Request
+from atom.data.svhn import read_svhn
+from atom.data.tinyimagenet import read_tinyimagenet
+from atom.errors import ConfigError
+
+READERS: dict[str, Callable[[Request], RealData]] = {
+    "digits": read_digits,
+    "cifar10": read_cifar,
+    "cifar100": read_cifar,
+    "mnist": read_idx,
+    "fashionmnist": read_idx,
+    "svhn": read_svhn,
+    "tinyimagenet": read_tinyimagenet,
+    "folder": read_folder,
+    "parquet": read_parquet,
+}
+NEED_PATH = ("folder", "parquet")
+NO_PATH = ("digits",)
+MAX_IMAGE_SIZE = 1024
+
+
+def known_specs() -> tuple[str, ...]:
+    """The specs `load` understands, as they are written."""
+    return tuple(f"{name}:PATH" if name in NEED_PATH else name for name in READERS)
+
+
+def load(
+    spec: str,
+    *,
+    data_dir: Path,
+    image_size: int | None = None,
+    allow_download: bool = True,
+    skip_broken: bool = False,
+) -> RealData:
+    """Real images with their official split.
+
+    Args:
+        spec: one of `known_specs()`; a source with files may name their place after a colon, as in
+            "fashionmnist:/srv/fashion", which is then only read, never downloaded to.
+        data_dir: where files are looked for and downloaded to, and where decoded arrays are cached.
+        image_size: side in pixels to bring all images to (shorter side, then the centre square); None keeps
+            the images as they are, and they must then be square and of one size.
+        allow_download: fetch the missing files of cifar10, cifar100, mnist, fashionmnist and svhn.
+        skip_broken: leave out images that cannot be decoded, and list them in `RealData.skipped`.
+
+    Raises:
+        ConfigError: the spec or the size is not understood.
+        DataError: files are missing or broken; the message names the first one.
+
+    Example:
+        >>> digits = load("digits", data_dir=Path("data"))
+        >>> digits.train.images.shape, digits.test.images.shape
+        ((1442, 1, 8, 8), (355, 1, 8, 8))
+    """
+    name, colon, place = spec.partition(":")
+    name = name.strip().lower()
+    _check_spec(spec, name, place if colon else None)
+    if image_size is not None and not 1 <= image_size <= MAX_IMAGE_SIZE:
+        raise ConfigError(
+            f"--image-size {image_size} is out of range; expected 1 to {MAX_IMAGE_SIZE} pixels."
+        )
+    request = Request(
+        spec=spec,
+        name=name,
+        path=Path(place).expanduser() if place else None,
+        data_dir=Path(data_dir).expanduser(),
+        image_size=image_size,
+        allow_download=allow_download,
+        skip_broken=skip_broken,
+    )
+    data = READERS[name](request)
+    return data if image_size is None else _resized(data, image_size)
+
+
+def _check_spec(spec: str, name: str, place: str | None) -> None:
+    """Refuse a spec that names no source, or has a path too many or too few."""
+    if name not in READERS:
+        close = difflib.get_close_matches(name, READERS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        if not close and Path(spec).is_dir():
+            hint = f" For a directory of your own, pass folder:{spec} or parquet:{spec}."
+        raise ConfigError(f"--dataset {spec!r} is not known; known are {', '.join(known_specs())}.{hint}")
+    if name in NEED_PATH and not place:
+        raise ConfigError(f"--dataset {spec!r} names no directory; expected {name}:PATH.")
+    if place is not None and (name in NO_PATH or not place):
+        raise ConfigError(f"--dataset {spec!r} has an unexpected or empty path; expected {name!r}.")
+
+
+def _resized(data: RealData, image_size: int) -> RealData:
+    """Arrays that came in one fixed size, brought to the size that was asked for."""
+
+    def resized(part: ImageSet) -> ImageSet:
+        if part.images.shape[2:] == (image_size, image_size):
+            return part
+        return ImageSet.create(resize_images(part.images, image_size), part.labels, part.class_names)
+
+    return data.with_images(resized(data.train), resized(data.test))

@@ -1,0 +1,113 @@
+"""Tiny ImageNet in its official directory layout; the official validation part serves as the test part."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from atom.data import about
+from atom.data.cache import cached, source_key
+from atom.data.decode import Entry, decode_all
+from atom.data.folder import visible
+from atom.data.image_set import ImageSet, RealData
+from atom.data.request import Request
+from atom.errors import DataError
+
+FOLDER = "tiny-imagenet-200"
+SIDE = 64
+
+
+def read_tinyimagenet(request: Request) -> RealData:
+    """100,000 training and 10,000 validation images, 64x64 RGB, grey ones widened to three channels.
+
+    Classes have the order of wnids.txt and the first of their names in words.txt. The labels of the official
+    test part were never published.
+
+    Raises:
+        DataError: a file of the layout is missing or damaged.
+    """
+    root = _locate(request)
+    wnids = _lines(root / "wnids.txt")
+    class_names = _class_names(root, wnids)
+    parts = [_train_entries(root, wnids), _val_entries(root, wnids)]
+    size = SIDE if request.image_size is None else None
+    decoding = replace(request.decoding, always_rgb=True, expected_size=size)
+
+    def build() -> RealData:
+        train, test = (decode_all(part, decoding, num_entries=len(part)) for part in parts)
+        return RealData(
+            request.name,
+            request.spec,
+            ImageSet.create(train.images, train.labels, class_names),
+            ImageSet.create(test.images, test.labels, class_names),
+            about.TINYIMAGENET,
+            (*train.skipped, *test.skipped),
+        )
+
+    images = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]
+    tables = [root / "wnids.txt", root / "words.txt", root / "val" / "val_annotations.txt"]
+    key = source_key(root, [*images, *tables], options=request.options)
+    return cached(
+        request.data_dir, key, name=request.name, spec=request.spec, source=about.TINYIMAGENET, build=build
+    )
+
+
+def _locate(request: Request) -> Path:
+    for root in (request.root, request.root / FOLDER):
+        if (root / "wnids.txt").is_file():
+            return root
+    raise DataError(
+        f"{request.spec}: wnids.txt is neither in {request.root} nor in {request.root / FOLDER}; unpack "
+        f"{about.TINYIMAGENET.homepage} there, or name its folder as tinyimagenet:PATH."
+    )
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); unpack the official archive again.") from error
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{file}: the file is empty; unpack the official archive again.")
+    return lines
+
+
+def _class_names(root: Path, wnids: list[str]) -> tuple[str, ...]:
+    """First name of every class; where two classes share it, the identifier is added."""
+    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
+    first = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    shared = Counter(first)
+    return tuple(
+        name if shared[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(first, wnids, strict=True)
+    )
+
+
+def _train_entries(root: Path, wnids: list[str]) -> list[Entry]:
+    entries: list[Entry] = []
+    for label, wnid in enumerate(wnids):
+        directory = root / "train" / wnid / "images"
+        files = visible(directory) if directory.is_dir() else []
+        if not files:
+            raise DataError(f"{directory}: no images of class {wnid}; unpack the official archive again.")
+        entries += [Entry(str(file), label, file) for file in files]
+    return entries
+
+
+def _val_entries(root: Path, wnids: list[str]) -> list[Entry]:
+    """The validation images, by their table: the directory itself does not say the class."""
+    table = root / "val" / "val_annotations.txt"
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    present = (
+        {file.name: file for file in visible(root / "val" / "images")}
+        if (root / "val" / "images").is_dir()
+        else {}
+    )
+    entries: list[Entry] = []
+    for number, line in enumerate(_lines(table), start=1):
+        name, _, rest = line.partition("\t")
+        wnid = rest.split("\t")[0]
+        if wnid not in label_of:
+            raise DataError(f"{table}, line {number}: class {wnid!r} is not in {root / 'wnids.txt'}.")
+        # A missing image is an entry without content: decoding names it, or skips it if asked to.
+        entries.append(Entry(str(root / "val" / "images" / name), label_of[wnid], present.get(name)))
+    return entries

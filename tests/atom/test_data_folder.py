@@ -1,0 +1,227 @@
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atom.data import load
+from atom.errors import DataError
+
+
+def write_image(path, *, seed=0, size=(6, 6), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "My Pets"
+    for part, count in (("train", 3), ("test", 2)):
+        for k, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                write_image(root / part / name / f"{i}.png", seed=10 * k + i)
+    return root
+
+
+def load_folder(root, **kwargs):
+    return load(f"folder:{root}", data_dir=root.parent / "data", **kwargs)
+
+
+def test_folder_gives_pixels_labels_and_class_names(root):
+    pixels = write_image(root / "train" / "dog" / "9.png", seed=99)
+    data = load_folder(root)
+    assert data.name == "my-pets"
+    assert data.source.title == "my-pets (folder)"
+    assert data.train.class_names == ("cat", "dog")
+    assert data.train.images.shape == (7, 3, 6, 6)
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(data.train.images[6], pixels.transpose(2, 0, 1))
+
+
+def test_all_grey_images_keep_one_channel(root):
+    for file in root.rglob("*.png"):
+        write_image(file, mode="L")
+    assert load_folder(root).train.images.shape == (6, 1, 6, 6)
+
+
+def test_one_coloured_image_anywhere_makes_everything_rgb(root):
+    for file in root.rglob("*.png"):
+        write_image(file, mode="L")
+    grey = write_image(root / "train" / "cat" / "0.png", mode="L", seed=5)
+    colour = write_image(root / "test" / "dog" / "1.png", seed=6)
+    data = load_folder(root)
+    assert data.train.images.shape[1] == data.test.images.shape[1] == 3
+    np.testing.assert_array_equal(data.train.images[0], np.stack([grey] * 3))
+    np.testing.assert_array_equal(data.test.images[3], colour.transpose(2, 0, 1))
+
+
+def test_colour_after_grey_within_a_part_widens_the_earlier_ones(root):
+    grey = write_image(root / "train" / "cat" / "0.png", mode="L", seed=5)
+    data = load_folder(root)
+    np.testing.assert_array_equal(data.train.images[0], np.stack([grey] * 3))
+
+
+@pytest.mark.parametrize("part", ["val", "validation"])
+def test_validation_part_stands_in_for_a_missing_test_part(root, part):
+    (root / "test").rename(root / part)
+    assert len(load_folder(root).test) == 4
+
+
+def test_hidden_files_are_ignored(root):
+    (root / "train" / ".DS_Store").write_text("x")
+    (root / "train" / "cat" / ".hidden").write_text("x")
+    assert len(load_folder(root).train) == 6
+
+
+def test_image_size_resizes_the_shorter_side_and_crops_the_centre(root):
+    wide = Image.fromarray(write_image(root / "train" / "cat" / "0.png", size=(24, 8)))
+    data = load_folder(root, image_size=4)
+    assert data.train.images.shape == (6, 3, 4, 4)
+    expected = np.asarray(wide.resize((12, 4), Image.Resampling.BILINEAR).crop((4, 0, 8, 4)))
+    np.testing.assert_allclose(data.train.images[0].transpose(1, 2, 0), expected, atol=1)
+
+
+def test_image_of_another_size_is_named_with_both_sizes(root):
+    write_image(root / "train" / "dog" / "1.png", size=(7, 5))
+    with pytest.raises(DataError, match=r"dog/1\.png: the image is 7x5 .* expected 6x6 like .*--image-size"):
+        load_folder(root, skip_broken=True)
+
+
+def test_images_that_are_not_square_are_refused_without_an_image_size(root):
+    for file in root.rglob("*.png"):
+        write_image(file, size=(6, 4))
+    with pytest.raises(DataError, match=r"cat/0\.png: the image is 6x4 .*--image-size"):
+        load_folder(root)
+
+
+def test_corrupt_jpeg_is_named(root):
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(whole, "JPEG")
+    broken = root / "train" / "cat" / "broken.jpg"
+    broken.write_bytes(whole.getvalue()[:-40])
+    with pytest.raises(DataError, match=r"train/cat/broken\.jpg: not an image Pillow can read"):
+        load_folder(root)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0"])
+def test_file_that_is_no_image_is_named(root, content):
+    (root / "test" / "dog" / "notes.txt").write_bytes(content)
+    with pytest.raises(DataError, match=r"test/dog/notes\.txt: not an image"):
+        load_folder(root)
+
+
+def test_skip_broken_lists_what_it_left_out(root):
+    (root / "train" / "cat" / "1.png").write_bytes(b"broken")
+    (root / "train" / "readme.txt").write_text("x")
+    data = load_folder(root, skip_broken=True)
+    assert data.train.per_class_counts().tolist() == [2, 3]
+    assert [message.split(": ")[0].rsplit("/", 2)[1:] for message in data.skipped] == [
+        ["train", "readme.txt"],
+        ["cat", "1.png"],
+    ]
+    assert load_folder(root, skip_broken=True).skipped == data.skipped  # from the cache
+
+
+def test_class_left_empty_by_skipping_is_still_an_error(root):
+    for file in (root / "test" / "dog").iterdir():
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="class 'dog' has no test images left after skipping"):
+        load_folder(root, skip_broken=True)
+
+
+def test_part_of_broken_images_only_is_still_an_error(root):
+    for file in (root / "train").rglob("*.png"):
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="class 'cat' has no train images left"):
+        load_folder(root, skip_broken=True)
+
+
+def test_stray_file_beside_the_classes_is_named(root):
+    (root / "train" / "readme.txt").write_text("x")
+    with pytest.raises(DataError, match=r"train/readme\.txt: a file where class directories are expected"):
+        load_folder(root)
+
+
+def test_directory_inside_a_class_is_named(root):
+    (root / "train" / "cat" / "more").mkdir()
+    with pytest.raises(DataError, match="cat/more: a directory where images are expected"):
+        load_folder(root)
+
+
+def test_test_class_without_training_images_is_named(root):
+    write_image(root / "test" / "fox" / "0.png")
+    with pytest.raises(DataError, match="test/fox: class 'fox' is not among the 2 classes"):
+        load_folder(root)
+
+
+def test_empty_class_is_named(root):
+    (root / "train" / "ant").mkdir()
+    with pytest.raises(DataError, match="train/ant: the directory is empty"):
+        load_folder(root)
+
+
+def test_training_class_without_a_test_directory_is_named(root):
+    write_image(root / "train" / "fox" / "0.png")
+    with pytest.raises(DataError, match="test/fox: the directory does not exist"):
+        load_folder(root)
+
+
+def test_missing_directory_and_missing_part_are_named(root):
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        load_folder(root.parent / "nowhere")
+    (root / "test").rename(root / "tests")
+    with pytest.raises(DataError, match="has no directory test/ or val/ or validation/"):
+        load_folder(root)
+
+
+def test_sixteen_bit_images_are_refused_rather_than_scaled_by_guess(root):
+    Image.fromarray(np.full((6, 6), 40_000, np.uint16)).save(root / "train" / "cat" / "deep.png")
+    with pytest.raises(DataError, match=r"deep\.png: the image has mode I;16, more than 8 bits"):
+        load_folder(root)
+
+
+def test_palette_and_alpha_become_rgb_and_bilevel_becomes_grey(root):
+    colour = Image.fromarray(write_image(root / "x.png"))
+    (root / "x.png").unlink()
+    colour.quantize(4).save(root / "train" / "cat" / "0.png")
+    colour.convert("RGBA").save(root / "train" / "cat" / "1.png")
+    colour.convert("1").save(root / "train" / "cat" / "2.png")
+    images = load_folder(root).train.images
+    np.testing.assert_array_equal(images[0], np.asarray(colour.quantize(4).convert("RGB")).transpose(2, 0, 1))
+    np.testing.assert_array_equal(images[1], np.asarray(colour).transpose(2, 0, 1))
+    assert set(np.unique(images[2])) <= {0, 255}
+
+
+def test_orientation_tag_is_obeyed(root):
+    pixels = write_image(root / "train" / "cat" / "0.png", seed=3)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # rotated by 180 degrees
+    Image.fromarray(pixels).save(root / "train" / "cat" / "0.png", exif=exif)
+    turned = pixels[::-1, ::-1].transpose(2, 0, 1)
+    np.testing.assert_array_equal(load_folder(root).train.images[0], turned)
+
+
+def test_decompression_bomb_is_refused_before_it_is_decoded(root):
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + crc
+
+    header = (12_000).to_bytes(4, "big") * 2 + bytes((8, 0, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    (root / "train" / "cat" / "bomb.png").write_bytes(bomb)
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(DataError, match=r"bomb\.png: the image has 12000 x 12000 pixels, more than"),
+    ):
+        load_folder(root)
+
+
+def test_dangling_link_is_named(root):
+    (root / "train" / "cat" / "gone.png").symlink_to(root / "nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png: not an image Pillow can read"):
+        load_folder(root)
