@@ -1,0 +1,159 @@
+"""What the machine can compute with: devices, arithmetic, and how fast it multiplies matrices."""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+
+from atom.errors import ConfigError
+from atom.settings import DeviceKind, Precision
+
+# x86 features with which oneDNN multiplies in bfloat16; without one of them it converts, slower than float32.
+_BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")
+
+
+def resolve_device(kind: DeviceKind | None = None) -> torch.device:
+    """The device of that kind; None takes CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: CUDA is asked for and PyTorch finds none, or the kind is unknown.
+    """
+    if kind not in (None, "cpu", "cuda"):
+        raise ConfigError(f"device {kind!r}: unknown kind of device; expected cpu or cuda.")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if kind == "cuda":
+        raise ConfigError("device cuda: PyTorch finds no CUDA device on this machine; pass cpu.")
+    return torch.device("cpu")
+
+
+def resolve_precision(setting: Precision, device: torch.device) -> torch.dtype:
+    """Arithmetic of the networks: the one asked for, or with "auto" bfloat16 where the device computes in it.
+
+    Returns:
+        torch.bfloat16 or torch.float32.
+    """
+    if setting != "auto":
+        return torch.bfloat16 if setting == "bfloat16" else torch.float32
+    return torch.bfloat16 if _computes_in_bfloat16(device) else torch.float32
+
+
+def kind_of(device: torch.device) -> DeviceKind:
+    """The kind settings are resolved for."""
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Context in which the networks compute in `dtype`; for float32 it does nothing."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+@contextmanager
+def use_threads(threads: int) -> Iterator[None]:
+    """Within, PyTorch computes on that many CPU threads; the number decides bits, so state it.
+
+    Raises:
+        ConfigError: fewer than 1.
+    """
+    if threads < 1:
+        raise ConfigError(f"threads {threads}: expected at least 1.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Within, CUDA computes the same bits on every run, or raises where it cannot; no effect on a CPU."""
+    if device.type != "cuda":
+        yield
+        return
+    # cuBLAS reads it when its first handle is made.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # The compiler times variants of its kernels and keeps the fastest: another run may keep another.
+    from torch._inductor import config as inductor
+
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with inductor.patch(deterministic=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def matmul_rate(
+    device: torch.device, dtype: torch.dtype, *, size: int | None = None, repeats: int = 8
+) -> float:
+    """Best measured rate of square matrix products, in FLOP/s, at PyTorch's present number of threads.
+
+    Args:
+        device: where to measure.
+        dtype: of the matrices.
+        size: rows and columns; default 2048 on a CPU, 8192 on CUDA.
+        repeats: products timed one by one, after two untimed; the fastest counts.
+    """
+    side = size if size is not None else (8192 if device.type == "cuda" else 2048)
+    left, right = (torch.full((side, side), 0.5, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(repeats + 2):
+        _synchronize(device)
+        start = time.perf_counter()
+        torch.mm(left, right)
+        _synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2.0 * side**3 / min(seconds[2:])
+
+
+def describe_hardware() -> str:
+    """One line for reports: processor, its cores, memory, and the GPUs with theirs."""
+    parts = [f"{_cpu_model()}, {_usable_cores()} cores, {_memory_gib():.0f} GiB"]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            parts.append(f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    return "; ".join(parts)
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities()
+    return any(bool(features.get(name)) for name in _BFLOAT16_FEATURES)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        # Not Linux: the platform module is all there is.
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
