@@ -1,0 +1,230 @@
+"""DistilledSet: a tiny synthetic image set with everything needed to use it on real data.
+
+The images are kept as they were optimised, that is in the space of their preprocessing. The usual mistake
+with published sets is to train on whitened images and test on raw ones; here the set carries the transform.
+"""
+
+# N stored images, M = N*factor**2 decoded images, C channels, H height, W width, K classes
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from atom import formation, soundness
+from atom.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from atom.data.image_set import RealData
+
+
+@dataclass(frozen=True, eq=False)
+class DistilledSet:
+    """The images, their labels, how they came to be and how to bring real images to them.
+
+    Attributes:
+        images_NCHW: float32, as optimised: preprocessed pixels, around 0; N = K * ipc, class by class.
+        labels: int64 [N].
+        class_names: K distinct names; the index is the label.
+        ipc: stored images per class.
+        factor: a stored image holds factor x factor smaller ones, see `decode`.
+        method: "atom", "spatial", "channel", "dm", or a coreset: "random", "herding", "kcenter".
+        preprocess: fitted on the real training images.
+        settings: of the run that made it.
+        source: of the real images: name, spec, fingerprint, title, citation, licence, image_shape, num_train.
+        versions: of the libraries that made it.
+        git_commit: of this project, or None outside a checkout.
+        results: evaluations, a dict each: method, network, mean, std (percent), n (trainings), epochs, ...
+        soft_labels: float32 [N, K], each row a distribution over classes, or None.
+
+    Tensors are detached and brought to the CPU. The dicts hold plain JSON values: tuples become lists, NumPy
+    scalars numbers, NaN None.
+    """
+
+    images_NCHW: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    ipc: int
+    method: str
+    preprocess: Preprocess
+    factor: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    results: Sequence[Mapping[str, Any]] = ()
+    soft_labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "results", tuple(plain(row) for row in self.results))
+        for name in ("settings", "source", "versions"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        for name in ("images_NCHW", "labels", "soft_labels"):
+            tensor = getattr(self, name)
+            object.__setattr__(self, name, None if tensor is None else tensor.detach().cpu())
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DistilledSet":
+        """The set in a directory written by `save`, checked; nothing in it is ever unpickled or run.
+
+        Raises:
+            ArtifactError: a file is missing, damaged, of another version or not what it should be; the
+                message names the file, what was found, what was expected and what to do.
+        """
+        from atom.artifact import read_set
+
+        return read_set(path)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the set as a directory, replacing an older set there in one step; returns the absolute path.
+
+        The same set gives the same bytes. An output that cannot be finished leaves what was there before.
+
+        Raises:
+            ArtifactError: the set does not pass `validate`.
+            StoreError: the disk is full or read-only, or the directory holds something other than a set.
+        """
+        from atom.artifact import write_set
+
+        return write_set(self, Path(directory))
+
+    def validate(self, where: str = "the distilled set") -> None:
+        """Check shapes, types, label order, class names and that every value is finite.
+
+        Raises:
+            ArtifactError: one sentence on the first thing that is wrong, beginning with `where`.
+        """
+        soundness.check_set(self, where)
+
+    def decode(self) -> tuple[Tensor, Tensor]:
+        """What a network trains on: images float32 [M, C, H, W] and labels int64 [M], preprocessed space."""
+        return formation.decode(self.images_NCHW, self.factor), formation.label_decoded(
+            self.labels, self.factor
+        )
+
+    def preprocess_images(self, real_NCHW: np.ndarray | Tensor) -> Tensor:
+        """Real images in the space of the distilled ones, float32: what a network trained on the set expects.
+
+        Args:
+            real_NCHW: uint8 in 0..255, or floating pixels in [0, 1].
+
+        Raises:
+            ShapeError: other channels or size than the set was fitted on.
+        """
+        return self.preprocess.apply(real_NCHW)
+
+    def pixels(self) -> Tensor:
+        """The decoded images for the eye: float32 [M, C, H, W] in [0, 1], preprocessing undone, clipped.
+
+        Decoded first: the whitening is that of full-size images, and does not fit a grid of smaller ones.
+        """
+        return self.preprocess.invert(self.decode()[0]).clamp(0, 1)
+
+    def dataset(
+        self,
+        transform: Callable[[Tensor], Any] | None = None,
+        target_transform: Callable[[int], Any] | None = None,
+    ) -> "DistilledDataset":
+        """The decoded images as a `torch.utils.data.Dataset` of (image, int label)."""
+        return DistilledDataset(self, transform=transform, target_transform=target_transform)
+
+    def sheet(self) -> "Image":
+        """All classes in one picture, see `atom.sheet.draw`."""
+        from atom.sheet import draw
+
+        return draw(self)
+
+    def with_results(self, results: Sequence[Mapping[str, Any]]) -> "DistilledSet":
+        """The same set with other evaluation rows."""
+        return dataclasses.replace(self, results=results)
+
+
+class DistilledDataset(Dataset[tuple[Any, Any]]):
+    """The decoded images of a set with the attributes of torchvision's datasets, without torchvision.
+
+    Attributes:
+        data: float32 [M, C, H, W], preprocessed.
+        targets: M int labels.
+        soft_targets: float32 [M, K], or None.
+        classes: class names, the index is the label.
+        class_to_idx: label by class name.
+    """
+
+    def __init__(
+        self,
+        distilled: DistilledSet,
+        *,
+        transform: Callable[[Tensor], Any] | None = None,
+        target_transform: Callable[[int], Any] | None = None,
+    ) -> None:
+        self.data, labels_M = distilled.decode()
+        self.targets: list[int] = labels_M.tolist()
+        soft = distilled.soft_labels
+        self.soft_targets = None if soft is None else soft.repeat_interleave(distilled.factor**2, dim=0)
+        self.classes = list(distilled.class_names)
+        self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
+        self.transform = transform
+        self.target_transform = target_transform
+        self._about = f"{distilled.method}, ipc {distilled.ipc}, factor {distilled.factor}"
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, target = self.data[index], self.targets[index]
+        if self.transform is not None:
+            image = self.transform(image)
+        return image, target if self.target_transform is None else self.target_transform(target)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.data.shape[1:]))
+        return f"DistilledDataset({self._about}): {len(self)} images of {shape}, {len(self.classes)} classes"
+
+
+def describe_source(real: "RealData") -> dict[str, Any]:
+    """The `source` of a set made from these real images, as the card and `set.json` expect it."""
+    return {
+        "name": real.name,
+        "spec": real.spec,
+        "fingerprint": real.train.fingerprint,
+        "num_train": len(real.train.labels),
+        "image_shape": list(real.train.images.shape[1:]),
+        **dataclasses.asdict(real.source),
+    }
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: dicts, lists, strings, finite numbers, booleans, None.
+
+    Anything else becomes its string, so that a record of a run is never the reason why the run fails.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.bool_ | np.integer):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | torch.Size):
+        return [
+            plain(item) for item in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)
+        ]
+    if isinstance(value, np.ndarray | Tensor):
+        return plain(value.tolist())
+    return str(value)

@@ -1,0 +1,188 @@
+"""Distilled sets for and from other projects: the DC family's `res_*.pt` files, and DD-Ranking's inputs."""
+
+# N stored images, M decoded images, C channels, H height, W width, K classes
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from atom import atomic
+from atom.distilled import DistilledSet
+from atom.errors import ArtifactError
+from atom.preprocess import Preprocess
+from atom.sheet import png_bytes, to_pictures
+from atom.soundness import fail
+
+_DC_FORM = "{'data': [[images, labels], ...]} as written by DatasetCondensation"
+
+
+def export_dc_pt(distilled: DistilledSet, path: str | Path) -> Path:
+    """Write the set as DatasetCondensation and its relatives save theirs; returns the path.
+
+    The file holds `{'data': [[images, labels]], 'accs_all_exps': {network: [accuracy, ...]}}`: decoded images
+    float32 [M, C, H, W] in the set's preprocessed space, labels int64 [M], accuracies as fractions, the mean
+    where the single ones were not kept. Those projects normalise test images with constants of their own:
+    give them `distilled.preprocess` instead, whitening included.
+
+    Raises:
+        ArtifactError: the set is not sound.
+        StoreError: the file cannot be written.
+    """
+    distilled.validate()
+    images_MCHW, labels_M = distilled.decode()
+    accuracies: dict[str, list[float]] = {}
+    for row in distilled.results:
+        if row.get("method") == distilled.method and isinstance(row.get("mean"), int | float):
+            single = row.get("accuracies") or [row["mean"]]
+            accuracies.setdefault(str(row.get("network")), []).extend(float(a) / 100 for a in single)
+    content = {"data": [[_own(images_MCHW), _own(labels_M)]], "accs_all_exps": accuracies}
+    path = Path(path).expanduser().absolute()
+    atomic.write_file(path, _torch_bytes(content))
+    return path
+
+
+def import_dc_pt(
+    path: str | Path,
+    *,
+    preprocess: Preprocess,
+    class_names: Sequence[str],
+    method: str,
+    experiment: int = -1,
+    source: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> DistilledSet:
+    """A set from a `res_*.pt` file of the DC family; nothing in the file is run.
+
+    Args:
+        path: the file.
+        preprocess: what the file's images were preprocessed with; the file does not say. For most it is the
+            mean and std of their `utils.py`.
+        class_names: K names, the index is the label.
+        method: what to call it, such as "dm".
+        experiment: which of the file's syntheses; each adds one, and the last is -1.
+        source: see `DistilledSet`.
+        settings: see `DistilledSet`.
+
+    Raises:
+        ArtifactError: the file is missing, holds anything but plain tensors in that form, or labels that
+            do not give every class the same number of images.
+    """
+    data = _read_dc(Path(path))
+    if not -len(data) <= experiment < len(data):
+        fail(
+            str(path),
+            f"experiment {experiment}",
+            f"one of the file's {len(data)}",
+            "pass experiment=-1 for the last",
+        )
+    entry = data[experiment]
+    if not isinstance(entry, list | tuple) or len(entry) != 2 or not all(torch.is_tensor(t) for t in entry):
+        fail(str(path), f"an entry of type {type(entry).__name__}", "two tensors, images and labels")
+    images_NCHW, labels_N = entry[0].detach().float().cpu(), entry[1].detach().long().cpu()
+    if labels_N.ndim != 1 or images_NCHW.shape[:1] != labels_N.shape:
+        fail(
+            str(path),
+            f"images {list(images_NCHW.shape)} and labels {list(labels_N.shape)}",
+            "one label an image",
+        )
+    order_N = labels_N.argsort(stable=True)
+    distilled = DistilledSet(
+        images_NCHW=images_NCHW[order_N].contiguous(),
+        labels=labels_N[order_N],
+        class_names=tuple(class_names),
+        ipc=max(1, len(labels_N) // max(1, len(class_names))),
+        method=method,
+        preprocess=preprocess,
+        source=source or {},
+        settings=settings or {},
+    )
+    distilled.validate(str(path))
+    return distilled
+
+
+def export_dd_ranking(distilled: DistilledSet, directory: str | Path, *, lr_net: float = 0.01) -> Path:
+    """Write the inputs of DD-Ranking's evaluators; returns the directory.
+
+    `images.pt` float32 [M, C, H, W] preprocessed, `labels.pt` int64 [M] or soft float32 [M, K], `lr.pt` the
+    learning rate of the network, and `images/<label>_<class>/<number>.png`, the clipped 8-bit pictures, in
+    folders whose alphabetic order is that of the labels.
+
+    Args:
+        distilled: the set.
+        directory: to write, or an earlier export to replace.
+        lr_net: step size on the network; 0.01 is that of DM's evaluation.
+
+    Raises:
+        ArtifactError: the set is not sound.
+        StoreError: the directory cannot be written, or holds something else.
+    """
+    distilled.validate()
+    images_MCHW, labels_M = distilled.decode()
+    targets = labels_M
+    if distilled.soft_labels is not None:
+        targets = distilled.soft_labels.repeat_interleave(distilled.factor**2, dim=0)
+    files = {
+        "images.pt": _torch_bytes(_own(images_MCHW)),
+        "labels.pt": _torch_bytes(_own(targets)),
+        "lr.pt": _torch_bytes(torch.tensor(lr_net)),
+    }
+    folders = [f"{index:05d}_{folder_name(name)}" for index, name in enumerate(distilled.class_names)]
+    for index, (picture, label) in enumerate(
+        zip(to_pictures(distilled.pixels()), labels_M.tolist(), strict=True)
+    ):
+        files[f"images/{folders[label]}/{index:05d}.png"] = png_bytes(picture)
+    directory = Path(directory).expanduser().absolute()
+    known = re.compile(r"(images|labels|lr)\.pt|images/\d{5}_[A-Za-z0-9-]*/\d{5}\.png")
+    atomic.write_directory(directory, files, owns=lambda name: known.fullmatch(name) is not None)
+    return directory
+
+
+def folder_name(class_name: str) -> str:
+    """Letters, digits and dashes of a class name: no path, no hidden file, no name a shell would act on."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", class_name).strip("-")[:40]
+
+
+def _read_dc(path: Path) -> list[Any]:
+    import pickle
+
+    try:
+        content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Torch's own text advises to load without weights_only, the one thing not to do here.
+        _refuse_dc(path, "it holds something else", error)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        _refuse_dc(path, str(error.strerror), error)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        _refuse_dc(path, "it is damaged", error)
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, list) or not data:
+        fail(
+            str(path),
+            f"a {type(content).__name__} without a list 'data'",
+            _DC_FORM,
+            "pass a file of that form",
+        )
+    return data
+
+
+def _refuse_dc(path: Path, reason: str, error: Exception) -> NoReturn:
+    raise ArtifactError(
+        f"{path} cannot be read as plain tensors ({reason}), expected {_DC_FORM};"
+        " save it again with tensors only."
+    ) from error
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy with storage of its own: torch.save writes the whole storage of a view."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _torch_bytes(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()

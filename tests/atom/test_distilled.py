@@ -1,0 +1,221 @@
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distilled_samples import RESULTS, make_set
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from atom.artifact import FILES
+from atom.distilled import DistilledSet, describe_source, plain
+
+shapes = st.tuples(
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(2, 7),
+    st.integers(2, 6),
+    st.integers(1, 2),
+)
+
+
+def read_all(directory):
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def assert_same(left: DistilledSet, right: DistilledSet) -> None:
+    for name in ("images_NCHW", "labels"):
+        assert torch.equal(getattr(left, name), getattr(right, name))
+    for name in (
+        "class_names",
+        "ipc",
+        "factor",
+        "method",
+        "settings",
+        "source",
+        "versions",
+        "git_commit",
+        "results",
+    ):
+        assert getattr(left, name) == getattr(right, name), name
+    assert (left.soft_labels is None) == (right.soft_labels is None)
+    if left.soft_labels is not None:
+        assert torch.equal(left.soft_labels, right.soft_labels)
+    mine, other = left.preprocess.tensors(), right.preprocess.tensors()
+    assert mine.keys() == other.keys()
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shapes, st.booleans(), st.booleans(), st.integers(0, 50))
+def test_save_then_load_is_identity(tmp_path, shape, zca, soft, seed):
+    num_classes, ipc, channels, height, width, factor = shape
+    soft_labels = torch.rand(num_classes * ipc, num_classes) if soft else None
+    distilled = make_set(
+        num_classes=num_classes, ipc=ipc, channels=channels, height=height, width=width, zca=zca, seed=seed,
+        factor=factor, soft_labels=soft_labels,
+    )  # fmt: skip
+    path = distilled.save(tmp_path / "set")
+    assert_same(DistilledSet.load(path), distilled)
+
+
+def test_saved_directory_holds_exactly_the_documented_files(tmp_path):
+    path = make_set().save(tmp_path / "deep" / "set")
+    assert sorted(read_all(path)) == sorted(FILES)
+    assert [p.name for p in path.parent.iterdir()] == ["set"]
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    first, second = make_set().save(tmp_path / "a"), make_set().save(tmp_path / "b")
+    assert read_all(first) == read_all(second)
+
+
+@pytest.mark.slow
+def test_another_process_writes_the_same_bytes(tmp_path):
+    # Hash seeds differ between processes, and with them the order of unordered containers.
+    code = "from distilled_samples import make_set; import sys; make_set().save(sys.argv[1])"
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}; {code}", tmp_path / "b"],
+        check=True, timeout=60,
+    )  # fmt: skip
+    assert read_all(tmp_path / "b") == read_all(make_set().save(tmp_path / "a"))
+
+
+def test_settings_and_results_become_plain_values():
+    distilled = make_set(
+        settings={
+            "path": io,
+            "n": np.int64(3),
+            "pair": (1, 2),
+            "nan": float("nan"),
+            "t": torch.tensor([1.0]),
+        },
+        results=[{"mean": np.float32(0.5), "std": float("inf")}],
+    )
+    assert distilled.settings["n"] == 3
+    assert distilled.settings["pair"] == [1, 2]
+    assert distilled.settings["nan"] is None
+    assert distilled.results == ({"mean": 0.5, "std": None},)
+    json.dumps(plain(distilled.settings), allow_nan=False)
+
+
+def test_decode_expands_the_factor_and_labels_follow():
+    distilled = make_set(factor=2)
+    images, labels = distilled.decode()
+    assert images.shape == (4 * 2 * 4, 3, 8, 6)
+    assert labels.tolist() == [label for label in range(4) for _ in range(2 * 4)]
+    assert torch.equal(make_set().decode()[0], make_set().images_NCHW)
+
+
+def test_preprocess_brings_real_images_into_the_space_of_the_set():
+    distilled = make_set()
+    real = torch.randint(0, 256, (5, 3, 8, 6), dtype=torch.uint8)
+    white = distilled.preprocess_images(real)
+    assert white.dtype == torch.float32
+    assert torch.equal(white, distilled.preprocess.apply(real))
+    back = distilled.preprocess.invert(white)
+    torch.testing.assert_close(back, real / 255, atol=1e-4, rtol=0)
+
+
+def test_pixels_undo_the_preprocessing_and_are_clipped():
+    distilled = make_set()
+    rng = torch.Generator().manual_seed(0)
+    real = torch.randint(0, 256, (40, 3, 8, 6), generator=rng, dtype=torch.uint8)
+    torch.testing.assert_close(distilled.pixels(), real[:8] / 255, atol=1e-4, rtol=0)
+    wild = make_set(images_NCHW=100 * torch.randn(8, 3, 8, 6)).pixels()
+    assert wild.min() == 0
+    assert wild.max() == 1
+
+
+def test_pixels_of_a_factor_set_are_those_of_the_decoded_images():
+    distilled = make_set(factor=2)
+    expected = distilled.preprocess.invert(distilled.decode()[0]).clamp(0, 1)
+    assert torch.equal(distilled.pixels(), expected)
+
+
+def test_dataset_looks_like_one_of_torchvision():
+    distilled = make_set(factor=2)
+    dataset = distilled.dataset()
+    image, label = dataset[9]
+    assert len(dataset) == len(dataset.targets) == len(dataset.data) == 32
+    assert image.shape == (3, 8, 6)
+    assert type(label) is int
+    assert label == dataset.targets[9] == 1
+    assert dataset.classes == list(distilled.class_names)
+    assert dataset.class_to_idx["class 3"] == 3
+    assert repr(dataset) == "DistilledDataset(atom, ipc 2, factor 2): 32 images of 3x8x6, 4 classes"
+    assert dataset.soft_targets is None
+
+
+def test_dataset_applies_transforms_and_repeats_soft_labels():
+    distilled = make_set(factor=2, soft_labels=torch.eye(4).repeat_interleave(2, 0))
+    dataset = distilled.dataset(transform=lambda image: image.mean(), target_transform=str)
+    assert dataset[31][0].shape == ()
+    assert dataset[31][1] == "3"
+    assert dataset.soft_targets.argmax(1).tolist() == dataset.targets
+
+
+def test_dataset_feeds_a_data_loader():
+    loader = torch.utils.data.DataLoader(make_set().dataset(), batch_size=3)
+    images, labels = next(iter(loader))
+    assert images.shape == (3, 3, 8, 6)
+    assert labels.tolist() == [0, 0, 1]
+
+
+def test_with_results_changes_the_results_only():
+    distilled = make_set(results=())
+    assert distilled.results == ()
+    assert_same(distilled.with_results(RESULTS), make_set())
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "ipc", "channels", "factor"), [(10, 1, 3, 1), (3, 7, 1, 1), (2, 3, 2, 2), (1, 1, 4, 1)]
+)
+def test_sheet_shows_every_image_and_is_wide_enough(num_classes, ipc, channels, factor):
+    distilled = make_set(num_classes=num_classes, ipc=ipc, channels=channels, factor=factor)
+    sheet = distilled.sheet()
+    assert sheet.mode == "RGB"
+    assert sheet.width >= 400
+    assert sheet.height < 4 * sheet.width
+    colours = {colour for _, colour in sheet.getcolors(maxcolors=1 << 20)}
+    first = distilled.pixels()[0, : 3 if channels >= 3 else 1].mul(255).round().byte()
+    corner = tuple(first[:, 0, 0].tolist())
+    assert (corner if len(corner) == 3 else corner * 3) in colours
+
+
+def test_sheet_enlarges_without_smoothing():
+    flat = torch.full((2, 1, 8, 6), 0.25)
+    distilled = make_set(num_classes=2, ipc=1, channels=1, zca=False)
+    images = distilled.preprocess.apply(flat)
+    images[1] = distilled.preprocess.apply(flat * 3)[1]
+    sheet = make_set(num_classes=2, ipc=1, channels=1, zca=False, images_NCHW=images).sheet()
+    greys = dict((colour, count) for count, colour in sheet.getcolors(maxcolors=1 << 20))
+    scale = 64 // 8
+    assert greys[(64, 64, 64)] >= 8 * 6 * scale**2
+    assert greys[(191, 191, 191)] >= 8 * 6 * scale**2
+
+
+def test_saved_sheet_is_the_sheet(tmp_path):
+    distilled = make_set()
+    with Image.open(distilled.save(tmp_path / "set") / "sheet.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(distilled.sheet()))
+
+
+def test_source_of_real_data_holds_what_the_card_needs():
+    from atom.data.image_set import ImageSet, RealData, SourceInfo
+
+    images = ImageSet.create(np.zeros((4, 3, 8, 6), dtype=np.uint8), np.array([0, 1, 0, 1]), ("a", "b"))
+    info = SourceInfo(title="Toys", citation="Me, 2026", licence="MIT", homepage="")
+    source = describe_source(
+        RealData(name="toys", spec="folder:toys", train=images, test=images, source=info, skipped=())
+    )
+    assert source["image_shape"] == [3, 8, 6]
+    assert source["num_train"] == 4
+    assert {"name", "spec", "fingerprint", "title", "citation", "licence", "homepage"} <= source.keys()

@@ -1,0 +1,130 @@
+import re
+
+import pytest
+import yaml
+from distilled_samples import SOURCE, make_set
+
+from atom.card import write_card
+from atom.hub import licence_id, quote, size_category
+
+
+def split(card):
+    _, header, body = card.split("---\n", 2)
+    return yaml.safe_load(header), body
+
+
+def test_header_is_in_the_form_of_the_hub():
+    header, _ = split(write_card(make_set(factor=2)))
+    assert header["license"] == "unknown"
+    assert header["pretty_name"] == "CIFAR-10, distilled to 2 images per class, factor 2"
+    assert header["task_categories"] == ["image-classification"]
+    assert header["size_categories"] == ["n<1K"]
+    assert header["annotations_creators"] == ["machine-generated"]
+    assert header["source_datasets"] == ["extended|cifar10"]
+    assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    label = header["dataset_info"]["features"][1]
+    assert label["dtype"]["class_label"]["names"] == {str(i): f"class {i}" for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [
+        ("MIT", "mit"),
+        ("Apache-2.0", "apache-2.0"),
+        ("Apache License 2.0", "apache-2.0"),
+        ("CC BY 4.0 (UCI Machine Learning Repository)", "cc-by-4.0"),
+        ("CC BY-NC 4.0", "cc-by-nc-4.0"),
+        ("CC0: Public Domain", "cc0-1.0"),
+        ("The authors state no licence and ask to be cited.", "unknown"),
+        ("The authors' page states no licence.", "unknown"),
+        ("Unknown: ask whoever provided the images.", "unknown"),
+        ("", "unknown"),
+        (None, "unknown"),
+        ("For non-commercial use only.", "other"),
+        ("No licence of its own; ImageNet's terms ask for research use.", "other"),
+        ("Mitsubishi terms", "other"),
+    ],
+)
+def test_licences_are_mapped_to_the_hubs_identifiers(licence, expected):
+    assert licence_id(licence) == expected
+
+
+def test_other_licence_is_named_in_header_and_body():
+    header, body = split(write_card(make_set(source=SOURCE | {"licence": "For non-commercial use only."})))
+    assert header["license"] == "other"
+    assert header["license_name"] == "For non-commercial use only."
+    assert "CIFAR-10: For non-commercial use only. This set is made from it" in body
+
+
+@pytest.mark.parametrize(
+    ("num_images", "expected"),
+    [(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M")],
+)
+def test_size_category_counts_decoded_images(num_images, expected):
+    assert size_category(num_images) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ['a"b\\c', "line\nbreak", "\x00\x7f\x85\u2028", "猫 😀", "- x: y", "", "no", "1"]
+)
+def test_quoted_text_is_read_back_by_yaml(text):
+    assert yaml.safe_load(quote(text)) == text
+
+
+def test_results_show_spread_and_baselines():
+    body = split(write_card(make_set()))[1]
+    assert "| method | network | test accuracy % | n | epochs |" in body
+    assert "| atom | convnet | 31.50 ± 0.70 | 5 | 300 |" in body
+    assert "| random | convnet | 14.20 ± 0.60 | 5 | 300 |" in body
+
+
+def test_results_without_numbers_are_said_to_be_missing():
+    assert "Not evaluated yet." in write_card(make_set(results=()))
+    body = write_card(make_set(results=[{"method": "atom", "mean": 30.0, "std": None, "accuracies": [30.0]}]))
+    assert "30.00 (spread not known)" in body
+    assert "accuracies" not in body
+
+
+def test_settings_are_listed_with_nested_ones_dotted():
+    body = write_card(make_set())
+    assert "| `matching.power` | `4` |" in body
+    assert "| `matching.dsa` | `['flip', 'crop']` |" in body
+    assert "0123abc" in body
+
+
+@pytest.mark.parametrize(("method", "expected", "unexpected"), [
+    ("atom", "2405.01373", "WACV"),
+    ("spatial", "DataDAM", "WACV"),
+    ("dm", "Distribution Matching", "ICCV"),
+    ("random", "real training images", "2405.01373"),
+])  # fmt: skip
+def test_card_tells_what_the_method_is_and_whom_to_cite(method, expected, unexpected):
+    body = write_card(make_set(method=method))
+    assert expected in body
+    assert unexpected not in body
+    assert "Krizhevsky" in body
+
+
+def test_card_states_the_limits():
+    body = write_card(make_set())
+    assert "clipped to [0, 1]" in body
+    assert "learned, not photographed" in body
+    assert "may still show training images" in body
+
+
+def test_bare_set_has_a_card_too():
+    header, body = split(
+        write_card(make_set(source={}, settings={}, versions={}, git_commit=None, results=()))
+    )
+    assert header["source_datasets"] == ["extended|unknown"]
+    assert "None" not in body
+
+
+def test_code_in_the_card_runs(tmp_path, monkeypatch):
+    path = make_set().save(tmp_path / "set")
+    blocks = re.findall(r"```python\n(.*?)```", (path / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    monkeypatch.chdir(path)
+    names: dict = {}
+    exec(blocks[0], names)
+    assert names["images"].shape == (8, 3, 8, 6)

@@ -1,0 +1,151 @@
+import os
+import resource
+import shutil
+import time
+
+import pytest
+import torch
+from distilled_samples import make_set
+
+from atom import atomic
+from atom.distilled import DistilledSet
+from atom.errors import ArtifactError, StoreError
+
+
+def read_all(directory):
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def no_space():
+    """Refuse files above a size, as a full disk would: the write raises OSError in the middle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(num_bytes):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_replacing_a_set_leaves_only_the_new_one(tmp_path):
+    make_set(ipc=3).save(tmp_path / "set")
+    make_set(ipc=1).save(tmp_path / "set")
+    assert DistilledSet.load(tmp_path / "set").ipc == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_full_disk_is_one_sentence_and_keeps_the_old_set(tmp_path, no_space):
+    path = make_set(ipc=1).save(tmp_path / "set")
+    before = read_all(path)
+    no_space(2000)
+    with pytest.raises(
+        StoreError, match=r"set cannot be written \(File too large\); free space or pass another path"
+    ):
+        make_set(ipc=5).save(path)
+    no_space(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    assert read_all(path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_full_disk_on_a_first_save_leaves_nothing(tmp_path, no_space):
+    no_space(2000)
+    with pytest.raises(StoreError):
+        make_set(ipc=5).save(tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_second_rename_brings_the_old_set_back(tmp_path, monkeypatch):
+    path = make_set(ipc=1).save(tmp_path / "set")
+    rename, calls = os.rename, []
+
+    def fail_once(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(atomic.os, "rename", fail_once)
+    with pytest.raises(StoreError, match="Input/output error"):
+        make_set(ipc=2).save(path)
+    assert DistilledSet.load(path).ipc == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_kill_between_the_renames_loses_nothing_and_is_explained(tmp_path, monkeypatch):
+    path = make_set(ipc=1).save(tmp_path / "set")
+    rename = os.rename
+
+    class Killed(BaseException):
+        pass
+
+    def killed_after_first(source, target):
+        rename(source, target)
+        raise Killed
+
+    monkeypatch.setattr(atomic.os, "rename", killed_after_first)
+    with pytest.raises(Killed):
+        make_set(ipc=2).save(path)
+    monkeypatch.undo()
+    with pytest.raises(
+        ArtifactError, match=r"a save was interrupted here, its previous set lies in .*\.set\.old-"
+    ):
+        DistilledSet.load(path)
+    make_set(ipc=2).save(path)
+    assert DistilledSet.load(path).ipc == 2
+
+
+def test_leftovers_of_killed_saves_are_removed_when_old(tmp_path):
+    for age_s, name in (
+        (7200, ".set.tmp-aaa"),
+        (7200, ".set.old-bbb"),
+        (0, ".set.tmp-ccc"),
+        (7200, ".other.tmp-ddd"),
+    ):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    make_set().save(tmp_path / "set")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.tmp-ddd", ".set.tmp-ccc", "set"]
+
+
+def test_directory_with_files_of_somebody_else_is_not_replaced(tmp_path):
+    (tmp_path / "home" / "sub").mkdir(parents=True)
+    (tmp_path / "home" / "sub" / "thesis.tex").write_text("years")
+    with pytest.raises(StoreError, match=r"home holds 'sub/thesis.tex', which would be lost"):
+        make_set().save(tmp_path / "home")
+    assert (tmp_path / "home" / "sub" / "thesis.tex").read_text() == "years"
+
+
+def test_file_in_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "set").write_text("")
+    with pytest.raises(StoreError, match="set is a file, expected a directory to write"):
+        make_set().save(tmp_path / "set")
+
+
+def test_empty_directory_and_link_to_a_directory_are_written(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    make_set().save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert DistilledSet.load(tmp_path / "real").ipc == 2
+
+
+def test_set_that_needs_gradients_or_shares_memory_is_saved(tmp_path):
+    images = torch.randn(8, 3, 6, 8).transpose(2, 3).requires_grad_()
+    path = make_set(images_NCHW=images).save(tmp_path / "set")
+    assert torch.equal(DistilledSet.load(path).images_NCHW, images)
+
+
+def test_loaded_set_does_not_depend_on_its_files(tmp_path):
+    distilled = DistilledSet.load(make_set().save(tmp_path / "set"))
+    before = distilled.images_NCHW.clone()
+    shutil.rmtree(tmp_path / "set")
+    assert torch.equal(distilled.images_NCHW, before)
+
+
+def test_file_is_replaced_whole_or_not_at_all(tmp_path, no_space):
+    atomic.write_file(tmp_path / "new" / "file", b"old")
+    no_space(10)
+    with pytest.raises(StoreError, match="cannot be written"):
+        atomic.write_file(tmp_path / "new" / "file", b"x" * 1000)
+    assert read_all(tmp_path) == {"new/file": b"old"}
