@@ -1,0 +1,177 @@
+import logging
+import shutil
+
+import pytest
+import torch
+
+from atom import resolve
+from atom.errors import ConfigError
+from atom.resolve import COMPILE_WORTH_FLOP, group_flop, has_compiler, resolve_evaluation, resolve_settings
+from atom.settings import DistillSettings, EvaluateSettings
+
+CIFAR = {"channels": 3, "height": 32, "width": 32, "num_classes": 10}
+DIGITS = {"channels": 1, "height": 8, "width": 8, "num_classes": 10}
+TINY = {"channels": 3, "height": 64, "width": 64, "num_classes": 200}
+
+
+@pytest.fixture(autouse=True)
+def with_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "has_compiler", lambda: True)
+
+
+def resolved(kind: str = "cpu", shape: dict[str, int] = CIFAR, **values: object) -> DistillSettings:
+    return resolve_settings(DistillSettings.model_validate(values), device_kind=kind, **shape)  # type: ignore
+
+
+def has_bfloat16(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
+    monkeypatch.setattr("atom.device._computes_in_bfloat16", lambda device: answer)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("shape", [CIFAR, DIGITS, TINY])
+def test_nothing_is_left_open(kind: str, shape: dict[str, int]) -> None:
+    values = resolved(kind, shape).model_dump()
+    assert [name for name, value in values.items() if value in (None, "auto")] == []
+    assert resolved(kind, shape, **values).model_dump() == values
+
+
+@pytest.mark.parametrize(("kind", "iterations"), [("cpu", 300), ("cuda", 8000)])
+def test_iterations_follow_the_device(kind: str, iterations: int) -> None:
+    assert resolved(kind).iterations == iterations
+
+
+@pytest.mark.parametrize(("ipc", "rate"), [(1, 1.0), (50, 1.0), (51, 10.0)])
+def test_step_size_follows_ipc(ipc: int, rate: float) -> None:
+    assert resolved(ipc=ipc).lr_img == rate
+
+
+@pytest.mark.parametrize(("shape", "balance"), [(CIFAR, 0.01), (TINY, 0.02)])
+def test_balance_follows_the_image(shape: dict[str, int], balance: float) -> None:
+    assert resolved(shape=shape).task_balance == balance
+
+
+@pytest.mark.parametrize(("shape", "zca"), [(CIFAR, "on"), (TINY, "off"), (DIGITS, "off")])
+def test_small_colour_images_are_whitened(shape: dict[str, int], zca: str) -> None:
+    assert resolved(shape=shape).zca == zca
+
+
+def test_a_cpu_compiles_where_the_arithmetic_is_worth_it() -> None:
+    assert (resolved(shape=CIFAR).compile, resolved(shape=DIGITS).compile) == ("on", "off")
+    flop = group_flop(DistillSettings(iterations=1), **DIGITS)
+    threshold = int(COMPILE_WORTH_FLOP / flop)
+    assert resolved(shape=DIGITS, iterations=threshold).compile == "off"
+    assert resolved(shape=DIGITS, iterations=threshold + 1).compile == "on"
+
+
+@pytest.mark.parametrize(("iterations", "switch"), [(499, "off"), (500, "on")])
+def test_a_gpu_compiles_long_runs(iterations: int, switch: str) -> None:
+    assert resolved("cuda", DIGITS, iterations=iterations).compile == switch
+
+
+def test_arithmetic_of_a_group_is_one_forward_and_three_for_the_synthetic_images() -> None:
+    # 50,745,344 multiply-adds an image, see atom.nets.count_multiply_adds; 7 real and 2 * 4 synthetic images.
+    settings = DistillSettings(batch_real=7, ipc=2, factor=2, classes_per_group=4, iterations=3)
+    assert group_flop(settings, **CIFAR) == 2 * 50_745_344 * (7 + 3 * 8) * 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "switch", "bfloat16", "expected"),
+    [
+        ("cpu", "on", True, "bfloat16"),
+        ("cpu", "on", False, "float32"),
+        ("cpu", "off", True, "float32"),
+        ("cuda", "off", True, "bfloat16"),
+        ("cuda", "on", False, "float32"),
+    ],
+)
+def test_precision_follows_device_and_compilation(
+    kind: str, switch: str, bfloat16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_bfloat16(monkeypatch, bfloat16)
+    assert resolved(kind, compile=switch).precision == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a driver without a GPU is meant")
+def test_a_driver_without_a_gpu_decides_for_workers_with_one() -> None:
+    chosen = resolved("cuda", compile="on")
+    assert (chosen.compile, chosen.iterations) == ("on", 8000)
+    assert chosen.precision in ("bfloat16", "float32")
+    assert resolve_evaluation(EvaluateSettings(), device_kind="cuda").epochs == 1000
+
+
+def test_explicit_values_are_kept() -> None:
+    values = {
+        "iterations": 7,
+        "lr_img": 0.25,
+        "task_balance": 0.5,
+        "zca": "off",
+        "precision": "bfloat16",
+        "compile": "off",
+    }
+    assert resolved(**values).model_dump(include=set(values)) == values
+    assert resolved(shape=DIGITS, zca="on", compile="on").model_dump(include={"zca", "compile"}) == {
+        "zca": "on",
+        "compile": "on",
+    }
+    assert resolved(iterations=0, task_balance=0.0).task_balance == 0.0
+
+
+@pytest.mark.parametrize("switch", ["auto", "on"])
+def test_without_a_compiler_there_is_one_warning_and_the_eager_step(
+    switch: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resolve, "has_compiler", has_compiler)
+    monkeypatch.setattr(shutil, "which", lambda command: None)
+    with caplog.at_level(logging.WARNING):
+        chosen = resolved(compile=switch)
+    assert (chosen.compile, chosen.precision) == ("off", "float32")
+    assert ["no C++ compiler found" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("values", [{"compile": "off"}, {"iterations": 1}])
+def test_who_does_not_compile_needs_no_compiler(
+    values: dict[str, object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resolve, "has_compiler", lambda: False)
+    assert resolved(**values).compile == "off"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("present", ["g++", "clang++", "my-c++"])
+def test_any_of_three_compilers_will_do(present: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda command: command if command == present else None)
+    monkeypatch.delenv("CXX", raising=False)
+    assert has_compiler() == (present != "my-c++")
+    monkeypatch.setenv("CXX", "my-c++")
+    assert has_compiler() == (present != "g++")
+
+
+def test_a_factor_that_the_image_cannot_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--factor 8: images of 6x9 pixels cannot hold .* at most 6"):
+        resolved(shape={**DIGITS, "height": 6, "width": 9}, factor=8)
+
+
+def test_an_unknown_augmentation_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--dsa-strategy 'color_blur': unknown operation 'blur'; known are"):
+        resolved(dsa_strategy="color_blur")
+
+
+@pytest.mark.parametrize("switch", ["off", "auto"])
+def test_an_unknown_network_is_refused(switch: str) -> None:
+    with pytest.raises(ConfigError, match="network 'lenet': unknown"):
+        resolved(network="lenet", compile=switch)
+
+
+def test_a_network_too_shallow_for_the_mode_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--mode atom .* pass a deeper network or --mode dm"):
+        resolved(network="convnet-d1", compile="off")
+    assert resolved(network="convnet-d1", mode="dm").mode == "dm"
+
+
+@pytest.mark.parametrize(("kind", "epochs"), [("cpu", 300), ("cuda", 1000)])
+def test_evaluation_follows_the_device(kind: str, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_bfloat16(monkeypatch, True)
+    chosen = resolve_evaluation(EvaluateSettings(), device_kind=kind)  # type: ignore
+    assert (chosen.epochs, chosen.eval_precision) == (epochs, "bfloat16")
+    kept = EvaluateSettings(epochs=3, eval_precision="float32")
+    assert resolve_evaluation(kept, device_kind=kind) == kept  # type: ignore
