@@ -1,0 +1,236 @@
+"""How good a small set is: train fresh networks on it, test them on real images.
+
+Protocol of the family (Zhao and Bilen, DM): SGD, step size x0.1 at half of the epochs, DSA with one operation
+a batch, the last epoch reported, the test images read once per trained network and never augmented.
+DEVIATION(DM's code): the momentum buffer is kept where the step size drops; DM builds a new optimiser there.
+
+Networks are trained one after the other, each on all threads given; run seeds in parallel by giving each
+process one thread. Stacking them (`torch.func.vmap`) takes three times as long as eager one by one on CIFAR
+shapes on a CPU and saves little on digits (`benchmarks/evaluate_many.py`); and the bits of a network would
+depend on which others were stacked with it.
+
+Shapes: N training images, T test images, C channels, H height, W width, K classes.
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from statistics import fmean, stdev
+from types import FunctionType
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from atom import nets
+from atom.device import deterministic, kind_of, use_threads
+from atom.errors import ConfigError, ShapeError
+from atom.resolve import has_compiler, resolve_evaluation
+from atom.settings import EvaluateSettings
+from atom.streams import stream
+from atom.train import Forward, accuracy, compute_dtype, run, train_network
+
+COMPILE_WORTH_FLOP = 1.5e12
+"""Arithmetic of one network, training and test, from which torch.compile pays on a CPU. Measured on one core
+with bfloat16: about 105 GFLOP/s eager, 170 compiled, 12 s to compile, which a handful of seeds share. Judged
+per network, not per call, so that the accuracy of a seed does not depend on which seeds share its call."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Test accuracies of one network architecture, one entry per seed.
+
+    Attributes:
+        network: its name.
+        seeds: of the trainings.
+        accuracies: test accuracy in percent.
+        train_seconds: wall time of each training, the first including compilation.
+        test_seconds: wall time of each test.
+        compiled: whether torch.compile was used.
+    """
+
+    network: str
+    seeds: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    train_seconds: tuple[float, ...]
+    test_seconds: tuple[float, ...]
+    compiled: bool
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy in percent."""
+        return fmean(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the trainings (n - 1 in the denominator), in points; 0 for a single one."""
+        return stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+
+def evaluate(
+    images_NCHW: Tensor | np.ndarray,
+    labels_N: Tensor | np.ndarray,
+    *,
+    test_images: Tensor | np.ndarray,
+    test_labels: Tensor | np.ndarray,
+    network: str,
+    num_classes: int,
+    seeds: Sequence[int],
+    settings: EvaluateSettings,
+    device: torch.device,
+    threads: int,
+    soft_labels: Tensor | np.ndarray | None = None,
+) -> Evaluation:
+    """Train one network per seed on a small set and test each once.
+
+    The accuracy of a seed depends on the sets, the network's name, the settings, the kind of device and the
+    threads, and on nothing else; not on the other seeds.
+
+    Args:
+        images_NCHW: the small set, decoded and preprocessed, float32.
+        labels_N: its classes, integers.
+        test_images: real test images [T, C, H, W] float32, preprocessed in the same way.
+        test_labels: their classes [T], integers.
+        network: a name `atom.nets.build` knows.
+        num_classes: K; labels lie in 0 to K - 1.
+        seeds: one training each.
+        settings: of the training.
+        device: where to train and test.
+        threads: CPU threads.
+        soft_labels: class probabilities [N, K] to train on instead of the labels.
+
+    Raises:
+        ShapeError: arrays do not fit together.
+        ConfigError: an image is not finite, a label is out of range, or the network or DSA is unknown.
+    """
+    train_NCHW, train_N = _checked(images_NCHW, labels_N, num_classes=num_classes, what="training")
+    test_TCHW, test_T = _checked(test_images, test_labels, num_classes=num_classes, what="test")
+    if train_NCHW.shape[1:] != test_TCHW.shape[1:]:
+        raise ShapeError(
+            f"evaluate: training images are {tuple(train_NCHW.shape[1:])} and test images "
+            f"{tuple(test_TCHW.shape[1:])}; decode and preprocess both to the same [C, H, W]."
+        )
+    targets = train_N if soft_labels is None else _checked_soft(soft_labels, (len(train_N), num_classes))
+    settings = resolve_evaluation(settings, device_kind=kind_of(device))
+    channels, height, width = train_NCHW.shape[1:]
+    build = partial(
+        nets.build, network, channels=channels, image_size=(height, width), num_classes=num_classes
+    )
+    with use_threads(threads), deterministic(device):
+        compiled = _worth_compiling(build(), train_NCHW, settings, device, len(test_T))
+        forward = run
+        if compiled:
+            forward = _compiled_forward(network, tuple(train_NCHW.shape), num_classes, settings.batch_train)
+        layout = _layout(device, compiled=compiled)
+        train = (train_NCHW.to(device), targets.to(device))
+        test = (test_TCHW.to(device), test_T)
+        trials = []
+        for seed in seeds:
+            net = build()
+            nets.fill_weights(net, stream(seed, "evaluate/weights"))
+            net = net.to(device).to(memory_format=layout)
+            trials.append(_train_and_test(net, train, test, settings=settings, seed=seed, forward=forward))
+    accuracies, train_seconds, test_seconds = zip(*trials, strict=True) if trials else ((), (), ())
+    return Evaluation(
+        network=network,
+        seeds=tuple(seeds),
+        accuracies=accuracies,
+        train_seconds=train_seconds,
+        test_seconds=test_seconds,
+        compiled=compiled,
+    )
+
+
+def _train_and_test(
+    net: nn.Module,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    *,
+    settings: EvaluateSettings,
+    seed: int,
+    forward: Forward,
+) -> tuple[float, float, float]:
+    """Accuracy in percent, seconds of the training, seconds of the test."""
+    device = train[0].device
+    start = time.perf_counter()
+    train_network(net, *train, settings=settings, seed=seed, forward=forward)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    trained = time.perf_counter()
+    percent = accuracy(net, *test, dtype=compute_dtype(settings), forward=forward)
+    return percent, trained - start, time.perf_counter() - trained
+
+
+@cache
+def _compiled_forward(network: str, shape: tuple[int, ...], num_classes: int, batch_train: int) -> Forward:
+    """A compiled `Forward`, one for each network and shape of the small set, shared by all its trainings."""
+    # Dynamo counts recompilations by code object and gives up after eight: a copy has a count of its own.
+    own = FunctionType(run.__code__.replace(co_name=f"run_{len(shape)}"), run.__globals__)
+    return torch.compile(own, dynamic=False)
+
+
+def _worth_compiling(
+    net: nn.Module, train_NCHW: Tensor, settings: EvaluateSettings, device: torch.device, num_test: int
+) -> bool:
+    """On a CPU, if a training and its test are enough arithmetic; never on CUDA, where none was measured."""
+    if device.type != "cpu":
+        return False
+    channels, height, width = train_NCHW.shape[1:]
+    forward_flop = 2.0 * nets.count_multiply_adds(net, channels, (height, width))
+    # A training step is a forward and a backward pass, the latter twice the arithmetic.
+    images = 3 * len(train_NCHW) * cast(int, settings.epochs) + num_test
+    return forward_flop * images >= COMPILE_WORTH_FLOP and has_compiler()
+
+
+def _layout(device: torch.device, *, compiled: bool) -> torch.memory_format:
+    # Eager group norm on a CPU is slow in channels_last: 75 ms a step against 30, ConvNet-3, 10 images.
+    return torch.channels_last if compiled or device.type == "cuda" else torch.contiguous_format
+
+
+def _checked(
+    images_NCHW: Tensor | np.ndarray, labels_N: Tensor | np.ndarray, *, num_classes: int, what: str
+) -> tuple[Tensor, Tensor]:
+    """Float32 images and int64 labels, found to be sound."""
+    images, labels = _as_tensor(images_NCHW).float(), _as_tensor(labels_N)
+    if images.dim() != 4 or labels.shape != images.shape[:1] or len(images) == 0:
+        raise ShapeError(
+            f"evaluate: {what} images {tuple(images.shape)} with labels {tuple(labels.shape)}; expected at "
+            "least one image, [N, C, H, W], and one label per image, [N]."
+        )
+    if labels.is_floating_point():
+        raise ConfigError(
+            f"evaluate: {what} labels are {labels.dtype}; expected integers, or pass soft_labels."
+        )
+    if not bool(images.isfinite().all()):
+        bad = int((~images.isfinite().flatten(1).all(dim=1)).nonzero()[0])
+        raise ConfigError(f"evaluate: {what} image {bad} holds NaN or infinity; expected finite numbers.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ConfigError(
+            f"evaluate: {what} labels run from {low} to {high}; expected 0 to {num_classes - 1} for "
+            f"{num_classes} classes."
+        )
+    return images, labels.long()
+
+
+def _checked_soft(soft_labels: Tensor | np.ndarray, shape: tuple[int, int]) -> Tensor:
+    soft = _as_tensor(soft_labels).float()
+    if soft.shape != shape:
+        raise ShapeError(f"evaluate: soft_labels are {tuple(soft.shape)}; expected [N, K] = {shape}.")
+    if not bool(soft.isfinite().all()) or bool((soft < 0).any()):
+        raise ConfigError(
+            "evaluate: soft_labels hold negative or non-finite numbers; expected probabilities."
+        )
+    return soft
+
+
+def _as_tensor(values: Tensor | np.ndarray) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    with warnings.catch_warnings():
+        # Arrays out of Ray's object store are read-only, which is fine: nothing here writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return torch.from_numpy(np.ascontiguousarray(values))
