@@ -9,25 +9,23 @@ on which machine it went on, or what ran beside it.
 # P numbers of an augmentation row
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atom import coreset, nets
-from atom.augment import augment, draw_params
+from atom import nets
+from atom.augment import augment
 from atom.device import autocast, deterministic, use_threads
-from atom.embedding import embed
+from atom.draws import Draw, Draws
 from atom.errors import ConfigError, ShapeError
-from atom.formation import decode, encode
+from atom.formation import decode
+from atom.initial import initial_images
 from atom.matching import class_statistics, matching_loss
-from atom.settings import DistillSettings, parse_dsa_strategy
-from atom.streams import stream
+from atom.settings import DistillSettings
 
 T = TypeVar("T")
 
@@ -50,15 +48,6 @@ class GroupState:
     images: np.ndarray
     momentum: np.ndarray
     losses: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """The random numbers of one iteration, on the host."""
-
-    weights: Tensor
-    rows_GB: Tensor
-    params_GP: Tensor
 
 
 class GroupDistiller:
@@ -94,14 +83,13 @@ class GroupDistiller:
         self.device = device
         self.shape = (channels, height, width)
         self.num_classes = num_classes
-        self.operations = parse_dsa_strategy(settings.dsa_strategy)
         self.dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         # Eager instance norm on a CPU is slow in channels_last (8x8 digits: 179 ms a step against 108); compiled
         # or on CUDA, channels_last is the convolutions' own order.
         eager_on_cpu = device.type == "cpu" and settings.compile != "on"
         self.layout = torch.contiguous_format if eager_on_cpu else torch.channels_last
         self.net = self._frozen_network()
-        self.weights = nets.WeightDraw(self.net)
+        self.draws = Draws(settings, self.net, height=height, width=width, device=device)
         self._real_statistics: Callable[..., list[Tensor]] = self._compiled(self._real_step)
         self._synthetic_loss: Callable[..., Tensor] = self._compiled(self._synthetic_step)
 
@@ -117,7 +105,7 @@ class GroupDistiller:
             ShapeError: a class's images do not have the promised shape.
         """
         with self._repeatable():
-            images = torch.stack([self._initial(c, real[c].cpu()) for c in class_ids]).numpy()
+            images = np.stack([self._initial(c, real[c]) for c in class_ids])
         losses = np.zeros((0, len(class_ids)), dtype=np.float32)
         return GroupState(iteration=0, images=images, momentum=np.zeros_like(images), losses=losses)
 
@@ -146,7 +134,7 @@ class GroupDistiller:
         losses = torch.zeros(len(steps), len(class_ids), device=self.device)
         sizes = [len(real[class_id]) for class_id in class_ids]
         with self._repeatable():
-            for step, draw in enumerate(self._draws(steps, class_ids, sizes)):
+            for step, draw in enumerate(self.draws.ahead(steps, class_ids, sizes)):
                 losses[step] = self._step(images, momentum, draw, class_ids, real)
                 if on_iteration is not None:
                     on_iteration(state.iteration + step + 1)
@@ -167,12 +155,12 @@ class GroupDistiller:
         self,
         images: Tensor,
         momentum: Tensor,
-        draw: _Draw,
+        draw: Draw,
         class_ids: Sequence[int],
         real: Mapping[int, Tensor],
     ) -> Tensor:
         """One iteration in place on images and momentum, both [G, I, C, H, W]; returns the losses [G]."""
-        self.weights.load(draw.weights)
+        self.draws.weights.load(draw.weights)
         params_GP = draw.params_GP.to(self.device, non_blocking=True)
         targets = self._targets(draw, params_GP, class_ids, real)
         losses, gradients = [], []
@@ -189,7 +177,7 @@ class GroupDistiller:
 
     @torch.no_grad()
     def _targets(
-        self, draw: _Draw, params_GP: Tensor, class_ids: Sequence[int], real: Mapping[int, Tensor]
+        self, draw: Draw, params_GP: Tensor, class_ids: Sequence[int], real: Mapping[int, Tensor]
     ) -> list[Tensor]:
         """Statistics of the real batches, [G, D_i] each."""
         rows_GB = draw.rows_GB.to(self.device, non_blocking=True)
@@ -235,14 +223,16 @@ class GroupDistiller:
     def _real_step(self, real_NCHW: Tensor, params_GP: Tensor) -> list[Tensor]:
         batch = real_NCHW.shape[0] // params_GP.shape[0]
         augmented = (
-            augment(real_NCHW, params_GP.repeat_interleave(batch, dim=0)) if self.operations else real_NCHW
+            augment(real_NCHW, params_GP.repeat_interleave(batch, dim=0))
+            if self.draws.operations
+            else real_NCHW
         )
         return self._statistics(augmented, len(params_GP))
 
     def _synthetic_step(self, stored_NCHW: Tensor, params_GP: Tensor, targets: list[Tensor]) -> Tensor:
         images_NCHW = decode(stored_NCHW, self.settings.factor)
         batch = images_NCHW.shape[0] // params_GP.shape[0]
-        if self.operations:
+        if self.draws.operations:
             images_NCHW = augment(images_NCHW, params_GP.repeat_interleave(batch, dim=0))
         return matching_loss(targets, self._statistics(images_NCHW, len(params_GP)), self.settings)
 
@@ -251,76 +241,15 @@ class GroupDistiller:
         with autocast(self.device, self.dtype):
             return class_statistics(self.net, images_NCHW, num_classes=num_classes, settings=self.settings)
 
-    def _draws(self, steps: range, class_ids: Sequence[int], sizes: Sequence[int]) -> Iterator[_Draw]:
-        draw = partial(self._draw, class_ids=class_ids, sizes=sizes)
-        if self.device.type == "cpu" or not steps:
-            yield from map(draw, steps)
-            return
-        # One iteration ahead on a thread of its own, so that the device never waits for random numbers.
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            ahead: Future[_Draw] = pool.submit(draw, steps[0])
-            for step in steps:
-                current = ahead.result()
-                if step + 1 < steps.stop:
-                    ahead = pool.submit(draw, step + 1)
-                yield current
-
-    def _draw(self, iteration: int, *, class_ids: Sequence[int], sizes: Sequence[int]) -> _Draw:
-        seed, settings = self.settings.seed, self.settings
-        rows = [
-            _rows_of_batch(stream(seed, "distill/batch", iteration, c), size, settings.batch_real)
-            for c, size in zip(class_ids, sizes, strict=True)
-        ]
-        params = [
-            draw_params(
-                self.operations,
-                num_rows=1,
-                height=self.shape[1],
-                width=self.shape[2],
-                rng=stream(seed, "distill/augment", iteration, c),
-            )
-            for c in class_ids
-        ]
-        # One network an iteration for all classes, as in the published loops.
-        weights = self.weights.draw(stream(seed, "distill/weights", iteration))
-        return _Draw(weights, self._sendable(np.stack(rows)), self._sendable(np.concatenate(params)))
-
-    def _sendable(self, array: np.ndarray) -> Tensor:
-        # From pinned memory a copy to the GPU does not stop the host.
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory() if self.device.type == "cuda" else tensor
-
-    def _initial(self, class_id: int, real_NCHW: Tensor) -> Tensor:
-        """[I, C, H, W] of one class."""
-        settings = self.settings
+    def _initial(self, class_id: int, real_NCHW: Tensor) -> np.ndarray:
         if tuple(real_NCHW.shape[1:]) != self.shape:
             raise ShapeError(
                 f"class {class_id}: real images have shape {tuple(real_NCHW.shape)}, expected [n, {self.shape}]."
             )
-        rng = stream(settings.seed, "distill/init", 0, class_id)
-        if settings.init == "noise":
-            noise = rng.standard_normal((settings.ipc, *self.shape), dtype=np.float32)
-            return torch.from_numpy(noise)
-        count = settings.ipc * settings.factor**2
-        if count > len(real_NCHW):
-            raise ConfigError(
-                f"class {class_id} has {len(real_NCHW)} training images, but --ipc {settings.ipc} with --factor"
-                f" {settings.factor} starts from {count}; pass a smaller --ipc or --init noise."
-            )
-        method = "random" if settings.init == "real" else settings.init
-        features = (
-            real_NCHW.flatten(1)
-            if method == "random"
-            else embed(
-                real_NCHW,
-                settings.network,
-                num_classes=self.num_classes,
-                seed=settings.seed,
-                precision=settings.precision,
-            )
+        images_ICHW = initial_images(
+            real_NCHW.cpu(), self.settings, class_id=class_id, num_classes=self.num_classes
         )
-        rows = coreset.select(method, features.numpy(), count=count, rng=rng)
-        return encode(real_NCHW[torch.from_numpy(rows)], settings.factor)
+        return images_ICHW.numpy()
 
     def _frozen_network(self) -> nets.BlockNet:
         channels, height, width = self.shape
@@ -343,11 +272,3 @@ class GroupDistiller:
         # CUDA graphs replay the whole step without the host; on a CPU there is nothing to replay.
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
         return torch.compile(step, fullgraph=True, dynamic=False, mode=mode)
-
-
-def _rows_of_batch(rng: np.random.Generator, size: int, batch: int) -> np.ndarray:
-    """`batch` rows of a class of `size` images: without repetition, or, in a smaller class, all equally often."""
-    if size >= batch:
-        return rng.choice(size, size=batch, replace=False)
-    rounds = -(-batch // size)
-    return np.concatenate([rng.permutation(size) for _ in range(rounds)])[:batch]

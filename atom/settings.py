@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from atom.errors import ConfigError
 
 DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+DEFAULT_DSA = "_".join(DSA_OPERATIONS)
+DSA_FOR_SYMBOLS = "_".join(operation for operation in DSA_OPERATIONS if operation != "flip")
+"""A mirrored digit is no digit. Source: DSA's published settings for MNIST and SVHN."""
 
 Mode = Literal["atom", "spatial", "channel", "dm"]
 Init = Literal["real", "noise", "herding", "kcenter"]
@@ -22,9 +25,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown names refused, docstrings under the fields are the help text."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class MatchingSettings(Settings):
@@ -64,8 +65,9 @@ class DistillSettings(MatchingSettings):
     """Where the images start: random real images, Gaussian noise, or a coreset. Source of the default: DM, DataDAM."""
     network: str = "convnet"
     """Network whose random copies give the features; its last block gives the embedding."""
-    dsa_strategy: str = "color_crop_cutout_flip_scale_rotate"
-    """Siamese augmentation: operations joined by "_", or "none". Source: DSA (Zhao and Bilen, 2021)."""
+    dsa_strategy: str = "auto"
+    """Siamese augmentation: operations joined by "_", or "none"; auto: all six, without flip for digits, mnist and
+    svhn. Source: DSA (Zhao and Bilen, 2021)."""
     zca: Switch = "auto"
     """ZCA whitening of the real images; auto: on for colour images up to 32 pixels. Source: ATOM, supplement 1.2."""
     zca_eps: Annotated[float, Field(gt=0)] = 0.1
@@ -84,7 +86,8 @@ class DistillSettings(MatchingSettings):
     @field_validator("dsa_strategy")
     @classmethod
     def _known_operations(cls, strategy: str) -> str:
-        parse_dsa_strategy(strategy)
+        if strategy != "auto":
+            parse_dsa_strategy(strategy)
         return strategy
 
 
@@ -101,15 +104,16 @@ class EvaluateSettings(Settings):
     """L2 penalty on the network."""
     batch_train: Annotated[int, Field(ge=1)] = 256
     """Images per training step. Source: DM."""
-    eval_dsa_strategy: str = "color_crop_cutout_flip_scale_rotate"
-    """Augmentation while training on the small set: operations joined by "_", or "none"."""
+    eval_dsa_strategy: str = "auto"
+    """Augmentation while training on the small set, as --dsa-strategy."""
     eval_precision: Precision = "auto"
     """Arithmetic of training and testing; auto: bfloat16 where the device computes in it, else float32."""
 
     @field_validator("eval_dsa_strategy")
     @classmethod
     def _known_eval_operations(cls, strategy: str) -> str:
-        parse_dsa_strategy(strategy, flag="--eval-dsa-strategy")
+        if strategy != "auto":
+            parse_dsa_strategy(strategy, flag="--eval-dsa-strategy")
         return strategy
 
 
@@ -136,6 +140,8 @@ def parse_dsa_strategy(strategy: str, *, flag: str = "--dsa-strategy") -> tuple[
 
 
 __all__ = [
+    "DEFAULT_DSA",
+    "DSA_FOR_SYMBOLS",
     "DSA_OPERATIONS",
     "DeviceKind",
     "DistillSettings",

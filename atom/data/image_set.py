@@ -12,6 +12,8 @@ import numpy.typing as npt
 from atom.errors import ConfigError, DataError, ShapeError
 from atom.streams import stream
 
+_SYMBOL_SOURCES = frozenset({"digits", "mnist", "svhn"})
+
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
@@ -138,6 +140,11 @@ class RealData:
                 f"{self.spec}: training images are {_shape(self.train)}, test images {_shape(self.test)} "
                 "(channels x height x width); pass --image-size to bring them to one size."
             )
+
+    @property
+    def symbols(self) -> bool:
+        """Whether the images show written symbols, whose mirror images belong to no class."""
+        return self.name in _SYMBOL_SOURCES
 
     def with_images(self, train: ImageSet, test: ImageSet) -> "RealData":
         """The same source with other images."""

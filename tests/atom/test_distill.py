@@ -15,9 +15,10 @@ from distill_samples import (
 )
 from torch import Tensor
 
-from atom import distill, nets, reference
+from atom import nets, reference
 from atom.augment import augment, draw_params
 from atom.distill import GroupDistiller, GroupState
+from atom.draws import rows_of_batch
 from atom.settings import DSA_OPERATIONS, DistillSettings, parse_dsa_strategy
 from atom.streams import stream
 
@@ -50,7 +51,7 @@ def slow_class(settings: DistillSettings, start_NCHW: Tensor, class_id: int, *, 
         numbers = [
             stream(settings.seed, f"distill/{what}", iteration, class_id) for what in ("batch", "augment")
         ]
-        rows_B = distill._rows_of_batch(numbers[0], len(real_NCHW), settings.batch_real)
+        rows_B = rows_of_batch(numbers[0], len(real_NCHW), settings.batch_real)
         row_1P = torch.from_numpy(
             draw_params(operations, num_rows=1, height=HEIGHT, width=WIDTH, rng=numbers[1])
         ).double()
@@ -162,7 +163,7 @@ def test_state_tells_the_losses_and_the_iterations_as_they_are_done() -> None:
 def test_seed_iteration_and_class_each_change_the_draw() -> None:
     def draw(seed: int, iteration: int, class_id: int) -> list[np.ndarray]:
         settings = make_settings(seed=seed, dsa_strategy="color")
-        found = make_distiller(settings)._draw(iteration, class_ids=[class_id], sizes=[1000])
+        found = make_distiller(settings).draws.at(iteration, [class_id], [1000])
         return [np.asarray(part) for part in (found.weights, found.rows_GB, found.params_GP)]
 
     here = draw(0, 0, 0)
@@ -181,7 +182,7 @@ def test_real_and_synthetic_images_of_a_class_get_the_same_augmentation(
         seen.append(params_NP)
         return augment(images_NCHW, params_NP)
 
-    monkeypatch.setattr(distill, "augment", spy)
+    monkeypatch.setattr("atom.distill.augment", spy)
     monkeypatch.setattr(GroupDistiller, "_real_per_call", lambda self: None)
     settings = make_settings(dsa_strategy="rotate", ipc=2)
     run(settings, [2, 0], 1)

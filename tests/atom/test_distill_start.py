@@ -4,7 +4,8 @@ import torch
 from distill_samples import CPU, HEIGHT, SIZES, WIDTH, make_distiller, make_settings, real_images, run
 
 from atom import coreset
-from atom.distill import GroupDistiller, _rows_of_batch
+from atom.distill import GroupDistiller
+from atom.draws import rows_of_batch
 from atom.embedding import embed
 from atom.errors import ConfigError, ShapeError
 from atom.formation import decode, encode
@@ -71,12 +72,12 @@ def test_tiles_hold_shrunk_real_images() -> None:
 
 
 def test_a_batch_repeats_images_only_where_the_class_is_too_small() -> None:
-    counts = np.bincount(_rows_of_batch(stream(0, "test"), 20, 20), minlength=20)
+    counts = np.bincount(rows_of_batch(stream(0, "test"), 20, 20), minlength=20)
     assert counts.tolist() == [1] * 20
-    counts = np.bincount(_rows_of_batch(stream(0, "test"), 7, 24), minlength=7)
+    counts = np.bincount(rows_of_batch(stream(0, "test"), 7, 24), minlength=7)
     assert counts.sum() == 24
     assert set(counts.tolist()) == {3, 4}
-    assert len(set(_rows_of_batch(stream(0, "test"), 1000, 30).tolist())) == 30
+    assert len(set(rows_of_batch(stream(0, "test"), 1000, 30).tolist())) == 30
 
 
 def test_classes_of_unequal_size_distil_with_a_batch_larger_than_each() -> None:

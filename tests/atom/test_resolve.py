@@ -25,6 +25,8 @@ def resolved(kind: str = "cpu", shape: dict[str, int] = CIFAR, **values: object)
 
 def has_bfloat16(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
     monkeypatch.setattr("atom.device._computes_in_bfloat16", lambda device: answer)
+    # Where the driver has no GPU of its own, that of the workers is taken to compute in bfloat16.
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
@@ -95,7 +97,7 @@ def test_precision_follows_device_and_compilation(
 def test_a_driver_without_a_gpu_decides_for_workers_with_one() -> None:
     chosen = resolved("cuda", compile="on")
     assert (chosen.compile, chosen.iterations) == ("on", 8000)
-    assert chosen.precision in ("bfloat16", "float32")
+    assert chosen.precision == "bfloat16"
     assert resolve_evaluation(EvaluateSettings(), device_kind="cuda").epochs == 1000
 
 
@@ -168,10 +170,18 @@ def test_a_network_too_shallow_for_the_mode_is_refused() -> None:
     assert resolved(network="convnet-d1", mode="dm").mode == "dm"
 
 
+def test_written_symbols_are_not_mirrored() -> None:
+    assert "flip" in resolved().dsa_strategy
+    shape = {"channels": 1, "height": 8, "width": 8, "num_classes": 10}
+    chosen = resolve_settings(DistillSettings(), device_kind="cpu", symbols=True, **shape)
+    judged = resolve_evaluation(EvaluateSettings(), device_kind="cpu", symbols=True)
+    assert chosen.dsa_strategy == judged.eval_dsa_strategy == "color_crop_cutout_scale_rotate"
+
+
 @pytest.mark.parametrize(("kind", "epochs"), [("cpu", 300), ("cuda", 1000)])
 def test_evaluation_follows_the_device(kind: str, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     has_bfloat16(monkeypatch, True)
     chosen = resolve_evaluation(EvaluateSettings(), device_kind=kind)  # type: ignore
     assert (chosen.epochs, chosen.eval_precision) == (epochs, "bfloat16")
-    kept = EvaluateSettings(epochs=3, eval_precision="float32")
+    kept = EvaluateSettings(epochs=3, eval_precision="float32", eval_dsa_strategy="crop")
     assert resolve_evaluation(kept, device_kind=kind) == kept  # type: ignore
