@@ -1,0 +1,237 @@
+"""Ray: connect to a cluster or start a private one, and refuse impossible requests.
+
+Three ways in, told apart by the environment: inside a Ray job (`ray job submit`), with RAY_ADDRESS set,
+or on a laptop with neither. Importing this module imports Ray, so commands import it after `--help`.
+"""
+
+import functools
+import logging
+import os
+import secrets
+import socket
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+
+from atom.errors import ClusterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CONNECT_S = 10.0
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """What the cluster has.
+
+    Attributes:
+        kind: local: started by this process; existing: joined by address; job: this is a Ray job.
+        cpus: CPUs of all nodes together.
+        gpus: GPUs of all nodes together.
+        num_nodes: live nodes.
+        node_cpus: CPUs of each node.
+        node_gpus: GPUs of each node, in the same order.
+    """
+
+    kind: Literal["local", "existing", "job"]
+    cpus: float
+    gpus: float
+    num_nodes: int
+    node_cpus: tuple[float, ...]
+    node_gpus: tuple[float, ...]
+
+    def describe(self) -> str:
+        """One line for people."""
+        kinds = {
+            "local": "private local cluster",
+            "existing": "existing cluster",
+            "job": "cluster of this job",
+        }
+        nodes = "1 node" if self.num_nodes == 1 else f"{self.num_nodes} nodes"
+        return f"Ray {ray.__version__}, {kinds[self.kind]}: {nodes}, {self.cpus:g} CPUs, {self.gpus:g} GPUs"
+
+    def slots(self, *, cpus_per_actor: float, gpus_per_actor: float) -> int:
+        """How many actors of this size fit, node by node; an actor never spans two nodes."""
+        total = 0
+        for cpus, gpus in zip(self.node_cpus, self.node_gpus, strict=True):
+            fits = [has / ask for has, ask in ((cpus, cpus_per_actor), (gpus, gpus_per_actor)) if ask > 0]
+            # 1 / 0.1 and the like must not lose an actor to rounding.
+            total += int(min(fits, default=0) + 1e-9)
+        return total
+
+
+@contextmanager
+def connect(*, num_cpus: int | None = None) -> Iterator[ClusterInfo]:
+    """Connected to Ray inside the block.
+
+    In a process where Ray runs already, that connection is used and left open.
+
+    Args:
+        num_cpus: CPUs of a private local cluster, default all; other clusters have what they have.
+
+    Raises:
+        ClusterError: RAY_ADDRESS leads nowhere, or Ray does not start.
+    """
+    if ray.is_initialized():
+        yield cluster_info("existing")
+        return
+    # Else a worker that asked for no GPU sees all of them, and lands on the first one unasked.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS", "")
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        with _session("job", {}):
+            yield cluster_info("job")
+    elif address and address != "local":
+        _check_address(address)
+        # Else an address where something else listens is tried twenty times, forty seconds each.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+        with _session("existing", {"address": address, **quiet}):
+            yield cluster_info("existing")
+    else:
+        local = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False, **quiet}
+        with private_token(), _session("local", local):
+            yield cluster_info("local")
+
+
+@contextmanager
+def _session(kind: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """`ray.init` with its many kinds of exception turned into one, and `ray.shutdown`."""
+    try:
+        ray.init(**arguments)
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        where = {"local": "a private cluster on this machine", "job": "the cluster of this job"}.get(
+            kind, f"the cluster at RAY_ADDRESS={arguments.get('address')}"
+        )
+        advice = (
+            "check free memory and the space in the temporary directory"
+            if kind == "local"
+            else "check that both run the same versions of Ray and Python, export RAY_AUTH_MODE=token if it "
+            "asks for a token, or unset RAY_ADDRESS to compute on this machine"
+        )
+        raise ClusterError(
+            f"Ray could not connect to {where}: {' '.join(str(error).split())}; {advice}."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def private_token() -> Iterator[None]:
+    """Token for a private cluster, from the environment and gone afterwards.
+
+    Left alone, Ray writes ~/.ray/auth_token, and from then on `ray start` asks every client for it.
+    Switching authentication off instead would open the cluster to the network.
+    """
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    if "RAY_AUTH_MODE" in os.environ:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in names}
+    # The mode is left to Ray: it read the variable at its import, and turns tokens on for a new cluster.
+    os.environ.setdefault("RAY_AUTH_TOKEN", _token())
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@functools.cache
+def _token() -> str:
+    """One token a process: Ray reads it once and keeps it for later clusters."""
+    return secrets.token_hex(32)
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address at which nobody listens; `ray.init` itself would wait for minutes.
+
+    Raises:
+        ClusterError: it is a dashboard's address, malformed, or unreachable.
+    """
+    if address == "auto":
+        return
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"RAY_ADDRESS={address} is a dashboard's address, which serves `ray job submit`; use that "
+            "command, set RAY_ADDRESS to the cluster's host:6379, or unset it to compute on this machine."
+        )
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname or "", parts.port or 10001
+        with socket.create_connection((host, port), timeout=_CONNECT_S):
+            return
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"No Ray cluster answers at RAY_ADDRESS={address} ({error}); start one with `ray start --head`, "
+            "correct the address (host:6379), or unset RAY_ADDRESS to compute on this machine."
+        ) from error
+
+
+def cluster_info(kind: Literal["local", "existing", "job"]) -> ClusterInfo:
+    """What the connected cluster has right now."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = tuple(float(node.get("CPU", 0)) for node in nodes)
+    gpus = tuple(float(node.get("GPU", 0)) for node in nodes)
+    return ClusterInfo(kind, sum(cpus), sum(gpus), len(nodes), cpus, gpus)
+
+
+def check_request(
+    info: ClusterInfo, *, num_actors: int, cpus_per_actor: float, gpus_per_actor: float
+) -> None:
+    """Refuse what would wait for ever.
+
+    Raises:
+        ClusterError: one actor fits no node, or not all of them fit at once.
+    """
+    if gpus_per_actor > 1 and gpus_per_actor != int(gpus_per_actor):
+        raise ClusterError(
+            f"--gpus-per-actor {gpus_per_actor:g}: above 1, GPUs are given whole; "
+            f"pass {int(gpus_per_actor)} or {int(gpus_per_actor) + 1}."
+        )
+    if gpus_per_actor > 0 and info.gpus == 0:
+        raise ClusterError(
+            f"--gpus-per-actor {gpus_per_actor:g} needs {gpus_per_actor:g} GPU, but this cluster has none. "
+            "Start Ray with --num-gpus, or pass --gpus-per-actor 0 for CPU."
+        )
+    slots = info.slots(cpus_per_actor=cpus_per_actor, gpus_per_actor=gpus_per_actor)
+    if slots == 0:
+        nodes = sorted(set(zip(info.node_cpus, info.node_gpus, strict=True)), reverse=True)
+        shown = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in nodes)
+        raise ClusterError(
+            f"One actor needs {cpus_per_actor:g} CPUs and {gpus_per_actor:g} GPUs on one node, but the "
+            f"nodes have {shown}; pass a smaller --threads-per-actor or --gpus-per-actor."
+        )
+    if slots < num_actors:
+        raise ClusterError(
+            f"--num-actors {num_actors} with {cpus_per_actor:g} CPUs and {gpus_per_actor:g} GPUs each do not "
+            f"fit the cluster's {info.cpus:g} CPUs and {info.gpus:g} GPUs; pass --num-actors {slots} or less."
+        )
+
+
+def as_tensor(array: np.ndarray) -> "Tensor":
+    """Tensor that shares memory with an array of Ray's object store, without PyTorch's warning.
+
+    The store maps arrays read-only, PyTorch knows no read-only tensors: never write to the result, but
+    `.to(device)` or `.clone()` it first.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def worker_device() -> str:
+    """Device of the Ray worker this is called in: "cuda" if it was given a GPU, else "cpu"."""
+    return "cuda" if ray.get_gpu_ids() else "cpu"

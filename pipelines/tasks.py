@@ -1,0 +1,124 @@
+"""Stateless Ray tasks with the fault policy of `dispatch`: bounded in flight, results as they come."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pipelines.cluster import cluster_info
+from pipelines.dispatch import Outcome, Unit
+from pipelines.faults import is_machine_fault, reason_of
+from pipelines.pool import FETCH_S, Limits
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.25
+
+
+@dataclass
+class _Call:
+    """One task in flight."""
+
+    item: Any
+    since_s: float
+
+
+def run_tasks(
+    function: Callable[..., Any],
+    items: Sequence[Unit],
+    *,
+    shared: Sequence[Any] = (),
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    max_in_flight: int | None = None,
+    limits: Limits | None = None,
+    on_result: Callable[[Unit, Any], None] | None = None,
+    on_tick: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Outcome[Unit]:
+    """Run `function(item, *shared)` for every item as a Ray task.
+
+    Args:
+        function: a plain function; its value goes to `on_result`.
+        items: hashable and distinct, begun in this order.
+        shared: further arguments, the same for all; large ones as ObjectRef, which arrive as values.
+        num_cpus: CPUs a task holds.
+        num_gpus: GPUs a task holds; fractions up to 1.
+        max_in_flight: tasks submitted at once; default as many as the cluster holds.
+        limits: `chunk_timeout_s` bounds a task, waiting for its place included.
+        on_result: called in the driver with each item and value, in order of completion.
+        on_tick: called a few times a second with the number of tasks in flight.
+        stop: when set, running tasks are cancelled and the call returns what is done.
+
+    Returns:
+        The outcome; a failed item does not touch the others.
+
+    Raises:
+        Exception: whatever `on_result` raises, after the running tasks were cancelled.
+    """
+    limits = limits or Limits()
+    # Ray's own retries are off: they can neither be counted nor logged here.
+    remote = ray.remote(function).options(
+        num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0, retry_exceptions=False
+    )
+    info = cluster_info("existing")
+    size = max_in_flight or max(1, info.slots(cpus_per_actor=num_cpus, gpus_per_actor=num_gpus))
+    queue, running, attempts = deque(items), dict[Any, _Call](), dict[Any, int]()
+    outcome: Outcome[Unit] = Outcome()
+
+    def fail(item: Unit, error: Exception) -> None:
+        failure, attempt = reason_of(error), attempts.get(item, 0) + 1
+        if is_machine_fault(error) and attempt <= limits.max_retries:
+            logger.warning("%s: %s; retry %d of %d", item, failure.reason, attempt, limits.max_retries)
+            attempts[item] = attempt
+            outcome.retries += 1
+            queue.appendleft(item)
+            return
+        outcome.failed[item] = failure.after(attempt) if is_machine_fault(error) else failure
+        logger.error("%s failed: %s", item, outcome.failed[item].reason)
+
+    try:
+        while queue or running:
+            if stop is not None and stop.is_set():
+                outcome.stopped = True
+                break
+            while queue and len(running) < size:
+                item = queue.popleft()
+                running[remote.remote(item, *shared)] = _Call(item, time.monotonic())
+            for reference in ray.wait(list(running), num_returns=1, timeout=_POLL_S)[0]:
+                item = running.pop(reference).item
+                try:
+                    value = ray.get(reference, timeout=FETCH_S)
+                except RayError as error:
+                    fail(item, error)
+                    continue
+                outcome.done.append(item)
+                if on_result is not None:
+                    on_result(item, value)
+            for reference in _expired(running, limits.chunk_timeout_s):
+                _cancel(reference)
+                fail(running.pop(reference).item, TimeoutError(f"no end within {limits.chunk_timeout_s:g} s"))
+            if on_tick is not None:
+                on_tick(len(running))
+    finally:
+        for reference in running:
+            _cancel(reference)
+    return outcome
+
+
+def _expired(running: dict[Any, _Call], limit_s: float) -> list[Any]:
+    now_s = time.monotonic()
+    return [reference for reference, call in running.items() if now_s - call.since_s > limit_s]
+
+
+def _cancel(reference: Any) -> None:
+    try:
+        ray.cancel(reference, force=True)
+    except (RayError, ValueError) as error:
+        logger.debug("cancel: %s", error)
