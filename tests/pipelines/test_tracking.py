@@ -1,0 +1,320 @@
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from atom.errors import ConfigError
+from pipelines.metric_queue import MetricQueue, Point
+from pipelines.provenance import COMMIT_VARIABLE, git_commit, run_tags
+from pipelines.tracking import Tracker
+from pipelines.tracking_backend import default_tracking_uri, fetch_artifact, open_client
+
+Start = Callable[..., Tracker]
+
+
+@pytest.fixture
+def start(mlflow_uri: str) -> Start:
+    """Start a run in the test's own database."""
+
+    def call(**options: Any) -> Tracker:
+        chosen = {
+            "tracking_uri": mlflow_uri,
+            "experiment": "distill",
+            "run_name": "atom-digits-ipc1-s0",
+            "params": {"atom.ipc": 1},
+            "system_metrics": False,
+        }
+        return Tracker.start(**{**chosen, **options})
+
+    return call
+
+
+@pytest.fixture
+def client(mlflow_uri: str) -> MlflowClient:
+    return open_client(mlflow_uri)
+
+
+@pytest.fixture(autouse=True)
+def no_trouble(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Any:
+    """A tracker hides MLflow's errors behind warnings, so a test without a `trouble` mark must have none."""
+    yield
+    if "trouble" not in request.node.name:
+        warned = [r.getMessage() for r in caplog.records if r.name.startswith("pipelines")]
+        assert warned == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (ValueError("broken"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+)
+def test_status_is_final_however_the_block_ends(
+    start: Start, client: MlflowClient, error: BaseException | None, status: str
+) -> None:
+    def work() -> None:
+        with tracker:
+            tracker.log_metrics({"loss/total": 1.5}, step=3)
+            if error is not None:
+                raise error
+
+    tracker = start()
+    assert client.get_run(tracker.run_id).info.status == "RUNNING"
+    if error is None:
+        work()
+    else:
+        with pytest.raises(type(error)):
+            work()
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == status
+    assert run.info.end_time is not None
+    assert run.data.metrics == {"loss/total": 1.5}
+    assert run.data.tags.get("error") == (None if error is None else f"{type(error).__name__}: {error}")
+
+
+def test_marked_status_wins_over_a_clean_exit(start: Start, client: MlflowClient) -> None:
+    with start() as tracker:
+        tracker.mark("KILLED", reason="SIGTERM")
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["error"] == "SIGTERM"
+
+
+def test_restarted_driver_continues_its_run(start: Start, client: MlflowClient) -> None:
+    killed = start()
+    killed.log_metrics({"loss/total": 3.0}, step=1)
+    killed.mark("FAILED", reason="first try")
+    with start(params={"atom.ipc": 1, "atom.seed": 7}, resume_run_id=killed.run_id) as tracker:
+        assert client.get_run(tracker.run_id).info.status == "RUNNING"
+        tracker.log_metrics({"loss/total": 2.0}, step=2)
+    run = client.get_run(tracker.run_id)
+    assert tracker.run_id == killed.run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"atom.ipc": "1", "atom.seed": "7"}
+    assert "error" not in run.data.tags
+    history = client.get_metric_history(tracker.run_id, "loss/total")
+    assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0)]
+
+
+def test_run_that_is_gone_is_replaced_after_a_warning_trouble(
+    start: Start, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = start()
+    client.delete_run(old.run_id)
+    with start(resume_run_id=old.run_id) as tracker:
+        assert tracker.run_id != old.run_id
+    with start(resume_run_id="0" * 32) as tracker:
+        assert client.get_run(tracker.run_id).data.params == {"atom.ipc": "1"}
+    assert "is gone; a new one is made" in caplog.text
+
+
+def test_long_histories_and_many_parameters_are_logged_whole(start: Start, client: MlflowClient) -> None:
+    params = {f"p.{number}": number for number in range(130)}
+    params["long"] = "x" * 7000
+    with start(params=params) as tracker:
+        tracker.log_history(("loss/class_03", 1 / (step + 1), step) for step in range(2500))
+    run = client.get_run(tracker.run_id)
+    assert len(run.data.params) == 131
+    assert len(run.data.params["long"]) == 6000
+    assert len(client.get_metric_history(tracker.run_id, "loss/class_03")) == 2500
+
+
+def test_children_are_shown_below_their_parent(start: Start, client: MlflowClient) -> None:
+    with start() as parent, parent.child("trial-1", params={"width": 32}, tags={"kind": "trial"}) as child:
+        child.log_metrics({"eval/acc_mean": 31.5})
+    run = client.get_run(child.run_id)
+    assert run.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert run.data.tags["kind"] == "trial"
+    assert run.info.run_name == "trial-1"
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"width": "32"}
+    assert run.data.metrics == {"eval/acc_mean": 31.5}
+
+
+def test_datasets_note_and_artifacts_are_recorded(
+    start: Start, client: MlflowClient, mlflow_uri: str, tmp_path: Path
+) -> None:
+    images = np.zeros((6, 3, 5, 4), dtype=np.uint8)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "README.md").write_text("card")
+    with start() as tracker:
+        tracker.log_dataset(
+            "cifar10", images, np.arange(6), context="real", source="parquet:/data", fingerprint="f" * 64
+        )
+        tracker.log_dataset("tiny", images.astype(np.float32), np.arange(6), context="distilled", source="x")
+        tracker.set_note("# Result")
+        tracker.log_artifacts(folder, path="set")
+        tracker.log_dict({"ipc": 1}, "config.yaml")
+        tracker.log_text("fine", "report.md")
+    run = client.get_run(tracker.run_id)
+    inputs = {each.dataset.name: each for each in run.inputs.dataset_inputs}
+    assert inputs["cifar10"].dataset.digest == "f" * 36
+    assert '"features_shape": [6, 3, 5, 4]' in inputs["cifar10"].dataset.profile
+    assert {name: each.tags[0].value for name, each in inputs.items()} == {
+        "cifar10": "real",
+        "tiny": "distilled",
+    }
+    assert run.data.tags["mlflow.note.content"] == "# Result"
+    assert {each.path for each in client.list_artifacts(tracker.run_id)} == {
+        "config.yaml",
+        "report.md",
+        "set",
+    }
+    fetched = fetch_artifact(f"runs:/{tracker.run_id}/set", tmp_path / "got", tracking_uri=mlflow_uri)
+    assert (fetched / "README.md").read_text() == "card"
+    assert (tmp_path / "mlartifacts" / "distill").is_dir()
+
+
+def test_figures_are_stored(start: Start, client: MlflowClient) -> None:
+    from matplotlib.figure import Figure
+
+    with start() as tracker:
+        tracker.log_figure(Figure(), "curve.png")
+    assert [each.path for each in client.list_artifacts(tracker.run_id)] == ["curve.png"]
+
+
+def test_missing_artifact_is_explained(start: Start, mlflow_uri: str, tmp_path: Path) -> None:
+    with start() as tracker:
+        pass
+    uri = f"runs:/{tracker.run_id}/nothing"
+    with pytest.raises(ConfigError, match=f"asked for {uri}"):
+        fetch_artifact(uri, tmp_path / "got", tracking_uri=mlflow_uri)
+
+
+def test_artifact_without_a_tracking_uri_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match=r"not where MLflow is; pass --tracking-uri"):
+        fetch_artifact("runs:/abc/set", tmp_path)
+
+
+def test_mlflow_that_dies_costs_no_work_and_gets_its_metrics_later_trouble(
+    start: Start, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MlflowException("connection refused")
+
+    with start() as tracker:
+        with monkeypatch.context() as patch:
+            for name in ("log_batch", "log_artifacts", "set_tag", "create_run", "log_inputs"):
+                patch.setattr(tracker._client, name, refuse)
+            for step in range(5):
+                tracker.log_metrics({"loss/total": float(step)}, step=step)
+            tracker.set_note("lost")
+            tracker.log_artifacts(Path("."))
+            with tracker.child("lost") as child:
+                child.log_metrics({"a": 1.0})
+        assert caplog.text.count("The work goes on.") == 1
+    assert len(client.get_metric_history(tracker.run_id, "loss/total")) == 5
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_system_figures_are_sampled(
+    start: Start, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with start(system_metrics=True) as tracker:
+        for _ in range(100):
+            tracker._monitor._shutdown_event.wait(0.1)
+            tracker._monitor.mlflow_logger.flush()
+            if "system/cpu_utilization_percentage" in client.get_run(tracker.run_id).data.metrics:
+                break
+    assert "system/cpu_utilization_percentage" in client.get_run(tracker.run_id).data.metrics
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_failed_batch_is_sent_again_after_a_pause() -> None:
+    now_s, sent, works = [0.0], [], [False]
+
+    def send(batch: Sequence[Point]) -> bool:
+        sent.append([point.step for point in batch])
+        return works[0]
+
+    queue = MetricQueue(send, clock=lambda: now_s[0])
+    queue.add([("loss", 1.0, 1)])
+    works[0] = True
+    now_s[0] = 29.0
+    queue.add([("loss", 1.0, 2)])
+    assert sent == [[1]]
+    now_s[0] = 31.0
+    queue.add([("loss", 1.0, 3)])
+    assert sent == [[1], [1, 2, 3]]
+    assert len(queue) == 0
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("./mlruns", "MLflow no longer keeps records in plain folders; pass sqlite:////absolute"),
+        ("file:///tmp/mlruns", "MLflow no longer keeps records in plain folders"),
+        ("http://127.0.0.1:{port}", "No MLflow server answers at --tracking-uri http://127"),
+        ("http://no-such-host.invalid", "No MLflow server answers"),
+        ("nonsense://x", "MLflow at nonsense://x does not work"),
+        ("sqlite:////proc/none/mlflow.db", "its folder cannot be made"),
+    ],
+)
+def test_useless_tracking_uri_is_refused_at_once(uri: str, message: str) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        uri = uri.format(port=listener.getsockname()[1])
+        with pytest.raises(ConfigError, match=message):
+            open_client(uri)
+
+
+def test_database_that_is_garbage_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(ConfigError, match=r"mlflow\.db does not work: .*not a database"):
+        open_client(f"sqlite:///{path}")
+
+
+def test_database_interrupted_in_the_making_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.store.db.utils._upgrade_db", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            open_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert list(tmp_path.iterdir()) == []
+    assert open_client(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
+
+
+def test_relative_database_is_refused_inside_a_ray_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ConfigError, match="is relative, and the folder of a Ray job is deleted"):
+        open_client("sqlite:///mlflow.db")
+
+
+def test_default_database_lies_in_the_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(ConfigError, match="The output is not on a local disk"):
+        default_tracking_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert default_tracking_uri(None) == "http://server"
+
+
+def test_tags_name_commit_and_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMMIT_VARIABLE, "abc123")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
+    assert git_commit() == "abc123"
+    tags = run_tags()
+    assert tags["mlflow.source.git.commit"] == "abc123"
+    assert tags["ray.submission_id"] == "raysubmit_1"
+
+
+def test_mlflow_keeps_quiet(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    with start() as tracker:
+        tracker.log_text("a", "a.txt")
+    out, err = capfd.readouterr()
+    assert out + err == ""
+    assert logging.getLogger("alembic").level == logging.WARNING
