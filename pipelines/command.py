@@ -1,0 +1,102 @@
+"""What every command does around its work: exit codes, one-sentence errors, a plain log, the output's place."""
+
+import logging
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from atom.errors import AtomError, ConfigError
+from pipelines.options import CommandSettings, parse
+
+if TYPE_CHECKING:
+    from pipelines.cluster import ClusterInfo
+    from pipelines.distillation import ActorSize
+    from pipelines.store import Store
+    from pipelines.tracking import Tracker
+
+C = TypeVar("C", bound=CommandSettings)
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 130
+
+
+def run_command(
+    command: type[C], work: Callable[[C], int], argv: Sequence[str] | None = None, *, prog: str
+) -> int:
+    """Parse, run, and turn what went wrong into an exit code.
+
+    Returns:
+        0 on success, 1 if a part of the work failed, 2 on bad input with one sentence on standard error, 130
+        after Ctrl-C or SIGTERM. A bug keeps its traceback.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    # Torch without a GPU and libraries under way to their next version warn of what no user can change.
+    warnings.simplefilter("ignore")
+    try:
+        return work(parse(command, argv, prog=prog))
+    except AtomError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
+        return EXIT_STOPPED
+
+
+def project_version() -> str:
+    """Version of the installed package; in a copy that is not installed, "unknown"."""
+    try:
+        return version("atom-distill")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def output_location(command: CommandSettings, default_name: str) -> str:
+    """Where results go: --output, or runs/NAME.
+
+    Raises:
+        ConfigError: a relative path inside a Ray job, whose directory is deleted when the job has ended.
+    """
+    location = command.output or str(Path("runs") / f"{'smoke-' if command.smoke else ''}{default_name}")
+    in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
+    if in_job and "://" not in location and not Path(location).is_absolute():
+        raise ConfigError(
+            f"--output {location}: a Ray job runs in a directory that is deleted after it; pass an absolute path"
+            " that every node can reach, or a URI such as s3://bucket/path."
+        )
+    return location
+
+
+def say_header(
+    prog: str, settings: Mapping[str, object], cluster: "ClusterInfo", size: "ActorSize", store: "Store"
+) -> None:
+    """First lines of a command: version, settings as resolved, resources, output."""
+    say(f"{prog} {project_version()}")
+    shown = " ".join(
+        f"{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in settings.items()
+    )
+    say(textwrap.fill(f"settings: {shown}", 100, subsequent_indent="  ", break_on_hyphens=False))
+    each = _counted(size.gpus, "GPU") if size.gpus else _counted(size.cpus, "CPU")
+    say(f"{cluster.describe()}; {_counted(size.num_actors, 'worker')}, {each} each")
+    say(f"output: {store}")
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
+
+
+def stopped(tracker: "Tracker", signal_name: str | None) -> int:
+    """Leave after Ctrl-C or SIGTERM: the MLflow run is KILLED; returns the exit code."""
+    tracker.mark("KILLED", reason=f"stopped by {signal_name or 'a signal'}")
+    print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
+    return EXIT_STOPPED
+
+
+def say(text: str = "") -> None:
+    """Print a line at once, so that it shows in a job's log when it happens."""
+    print(text, flush=True)

@@ -1,0 +1,278 @@
+"""Distil a real image set class by class on Ray, and measure the result beside coresets of equal storage.
+
+python pipelines/distill.py --dataset digits
+ray job submit --working-dir . -- python pipelines/distill.py --dataset cifar10 --output /shared/cifar10
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
+from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
+from pipelines.options import DataSettings, DistillCommand
+
+if TYPE_CHECKING:
+    from atom.data import RealData
+    from atom.distilled import DistilledSet
+    from atom.preprocess import Preprocess
+    from pipelines.distillation import ActorSize, Distillation
+    from pipelines.evaluation import Evaluation
+    from pipelines.signals import StopSignal
+    from pipelines.store import Store
+    from pipelines.tracking import Tracker
+
+SET_NAME = "set"
+"""Directory of the artifact in an output."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(DistillCommand, distill, argv, prog="atom-distill")
+
+
+def distill(command: DistillCommand) -> int:
+    """Load, distil, evaluate, record; the work of the command, see `run_command` for what it returns."""
+    from atom import resolve
+    from pipelines.claim import claim, lock
+    from pipelines.cluster import connect
+    from pipelines.evaluation import check_baselines, check_networks
+    from pipelines.preparation import check_ipc, load_real
+    from pipelines.resources import choose_size
+    from pipelines.signals import stop_on_signals
+    from pipelines.store import Store
+
+    command = command.shrunk() if command.smoke else command
+    asked = command.part(DistillSettings)
+    check_baselines(command.baselines)
+    real = load_real(command.part(DataSettings), smoke=command.smoke)
+    check_ipc(real, ipc=asked.ipc, factor=asked.factor, init=asked.init)
+    check_networks((asked.network, *command.eval_networks), real)
+    name = run_name(asked, real.name)
+    location = output_location(command, name)
+    with connect() as cluster:
+        num_groups = -(-real.train.num_classes // asked.classes_per_group)
+        size, device_kind = choose_size(
+            cluster, command, threads=asked.threads_per_actor, num_units=num_groups
+        )
+        channels, height, width = real.train.images.shape[1:]
+        shape = {
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "num_classes": real.train.num_classes,
+        }
+        settings = resolve.resolve_settings(asked, device_kind=device_kind, symbols=real.symbols, **shape)
+        evaluation = resolve.resolve_evaluation(
+            command.part(EvaluateSettings), device_kind=device_kind, symbols=real.symbols
+        )
+        store = Store.open(location)
+        with lock(store):
+            identity = {
+                **settings.model_dump(mode="json"),
+                "dataset": real.name,
+                "fingerprint": real.train.fingerprint,
+                "device": device_kind,
+            }
+            digest = claim(store, identity)
+            job = Job(command, settings, evaluation, real, store, size, device_kind, digest)
+            say_header(
+                "atom-distill", {**identity, **evaluation.model_dump(mode="json")}, cluster, size, store
+            )
+            with stop_on_signals() as stop, job.tracker(name) as tracker:
+                return job.run(tracker, stop)
+
+
+def run_name(settings: DistillSettings, source: str) -> str:
+    """Name of a run, such as atom-cifar10-ipc10-s0."""
+    factor = f"-f{settings.factor}" if settings.factor > 1 else ""
+    return f"{settings.mode}-{source}-ipc{settings.ipc}{factor}-s{settings.seed}"
+
+
+class Job:
+    """One run of the command with everything decided: distil, assemble, evaluate, publish."""
+
+    def __init__(
+        self,
+        command: DistillCommand,
+        settings: DistillSettings,
+        evaluation: EvaluateSettings,
+        real: "RealData",
+        store: "Store",
+        size: "ActorSize",
+        device_kind: DeviceKind,
+        digest: str,
+    ) -> None:
+        self.command = command
+        self.settings = settings
+        self.evaluation = evaluation
+        self.real = real
+        self.store = store
+        self.size = size
+        self.device_kind = device_kind
+        self.digest = digest
+
+    def tracker(self, name: str) -> "Tracker":
+        """The MLflow run of this output: a new one, or that of an earlier driver continued."""
+        from pipelines.recording import start_tracker
+
+        params: dict[str, object] = {
+            **{f"distill.{key}": value for key, value in self.settings.model_dump().items()},
+            **{f"evaluate.{key}": value for key, value in self.evaluation.model_dump().items()},
+            "data.spec": self.real.spec,
+            "data.fingerprint": self.real.train.fingerprint,
+            "cluster.num_actors": self.size.num_actors,
+            "cluster.device": self.device_kind,
+        }
+        return start_tracker(self.command, self.store, experiment="distill", name=name, params=params)
+
+    def run(self, tracker: "Tracker", stop: "StopSignal") -> int:
+        """Everything after the decisions; returns the exit code."""
+        from pipelines.preparation import preprocessing
+        from pipelines.recording import log_real
+
+        log_real(tracker, self.real)
+        preprocess = preprocessing(self.real, self.settings, self.store, self.command.data_dir / "cache")
+        white_train = preprocess.apply(self.real.train.images).numpy()
+        outcome = self.distil(white_train, tracker, stop)
+        if outcome.stopped:
+            return stopped(tracker, stop.signal_name)
+        if outcome.failed:
+            return self.report_failures(outcome, tracker)
+        distilled = self.assemble(outcome, preprocess)
+        self.publish(distilled)
+        judged = self.evaluate(distilled, white_train, stop)
+        if judged.stopped:
+            return stopped(tracker, stop.signal_name)
+        return self.conclude(distilled, judged, tracker)
+
+    def distil(self, white_train: Any, tracker: "Tracker", stop: "StopSignal") -> "Distillation":
+        """All groups of classes through the workers, from wherever the checkpoints stand."""
+        from pipelines.checkpoints import Checkpoints
+        from pipelines.distillation import distil_classes, group_classes
+        from pipelines.pool import Limits
+        from pipelines.preparation import put_classes
+        from pipelines.recording import add_seconds
+        from pipelines.worker import Problem
+
+        channels, height, width = self.real.train.images.shape[1:]
+        num_classes = self.real.train.num_classes
+        outcome = distil_classes(
+            Problem(self.settings, channels, height, width, num_classes, self.device_kind),
+            group_classes(num_classes, self.settings.classes_per_group),
+            put_classes(white_train, self.real.train.labels, num_classes),
+            Checkpoints(self.store, self.digest),
+            size=self.size,
+            checkpoint_every=self.command.checkpoint_every,
+            limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
+            tracker=tracker,
+            stop=stop,
+        )
+        add_seconds(self.store, "distill_s", outcome.seconds)
+        return outcome
+
+    def report_failures(self, outcome: "Distillation", tracker: "Tracker") -> int:
+        """Table of the classes that failed and why."""
+        from pipelines.progress import print_table
+
+        names = self.real.train.class_names
+        rows = [(names[c], failure.reason) for group, failure in outcome.failed.items() for c in group]
+        print_table(
+            "Failed classes; the others are kept, rerun the command to try again", ["class", "reason"], rows
+        )
+        tracker.mark("FAILED", reason=f"{len(rows)} classes failed")
+        for failure in outcome.failed.values():
+            tracker.log_text(failure.details, "failures.txt")
+        return EXIT_FAILED
+
+    def assemble(self, outcome: "Distillation", preprocess: "Preprocess") -> "DistilledSet":
+        """The artifact, from the last states of all classes."""
+        import numpy as np
+        import torch
+
+        from atom.distilled import DistilledSet, describe_source
+        from pipelines.provenance import git_commit
+        from pipelines.recording import library_versions
+
+        num_classes = self.real.train.num_classes
+        images = np.concatenate([outcome.states[c].images for c in range(num_classes)])
+        return DistilledSet(
+            images_NCHW=torch.from_numpy(images),
+            labels=torch.arange(num_classes).repeat_interleave(self.settings.ipc),
+            class_names=self.real.train.class_names,
+            ipc=self.settings.ipc,
+            factor=self.settings.factor,
+            method=self.settings.mode,
+            preprocess=preprocess,
+            settings={**self.settings.model_dump(mode="json"), "device": self.device_kind},
+            source=describe_source(self.real),
+            versions=library_versions(),
+            git_commit=git_commit(),
+        )
+
+    def publish(self, distilled: "DistilledSet") -> None:
+        """Write the artifact into the output, on a disk or a URI."""
+        if self.store.local_path is not None:
+            distilled.save(self.store.local_path / SET_NAME)
+            return
+        with self.store.publish_directory(SET_NAME) as staging:
+            distilled.save(staging)
+
+    def evaluate(self, distilled: "DistilledSet", white_train: Any, stop: "StopSignal") -> "Evaluation":
+        """Networks trained on the set and on coresets of equal storage, tested on the real test images."""
+        from pipelines.baselines import coresets
+        from pipelines.evaluation import Evaluation, evaluate_sets, small_set
+        from pipelines.pool import Limits
+
+        seeds = range(self.command.eval_seeds)
+        if not seeds or not self.command.eval_networks:
+            return Evaluation()
+        num_classes = self.real.train.num_classes
+        rivals = coresets(
+            self.command.baselines,
+            white_train,
+            self.real.train.labels,
+            ipc=self.settings.ipc,
+            num_classes=num_classes,
+            seed=self.settings.seed,
+            seeds=seeds,
+        )
+        white_test = distilled.preprocess.apply(self.real.test.images).numpy()
+        return evaluate_sets(
+            [small_set(distilled), *rivals],
+            (white_test, self.real.test.labels),
+            self.store,
+            networks=self.command.eval_networks,
+            seeds=seeds,
+            num_classes=num_classes,
+            settings=self.evaluation,
+            identity={"set": self.digest, "test": self.real.test.fingerprint},
+            device_kind=self.device_kind,
+            gpus_per_task=self.size.gpus,
+            limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
+            stop=stop,
+        )
+
+    def conclude(self, distilled: "DistilledSet", judged: "Evaluation", tracker: "Tracker") -> int:
+        """Print the table, put it into the card and MLflow, and name the artifact."""
+        from pipelines.evaluation import print_evaluation, row_dicts
+        from pipelines.recording import log_accuracies, log_artifact, log_distilled, run_facts, times
+
+        facts = run_facts(self.store, self.size)
+        distilled = distilled.with_results([{**row, **facts} for row in row_dicts(judged.rows)])
+        self.publish(distilled)
+        title = f"{distilled.method}, ipc {distilled.ipc}: accuracy on {self.real.source.title}, %"
+        print_evaluation(judged, title=title)
+        log_distilled(tracker, distilled, source=self.store.where(SET_NAME))
+        log_accuracies(tracker, judged, own=distilled.method, title=title)
+        tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(self.store).items()})
+        log_artifact(tracker, self.store, SET_NAME)
+        if judged.failed:
+            tracker.mark("FAILED", reason=f"{len(judged.failed)} trainings failed")
+        say(f"distilled in {facts['distill_s']:.0f} s on {facts['hardware']}")
+        say(self.store.where(SET_NAME))
+        return EXIT_FAILED if judged.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""Groups of classes through the pool of workers, chunk after chunk, each chunk on disk before the next."""
+
+# T iterations, K classes, G classes of a group
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from atom.distill import GroupState
+from pipelines.checkpoints import Checkpoints, ClassState
+from pipelines.dispatch import Limits, dispatch, gather
+from pipelines.faults import Failure
+from pipelines.progress import Progress
+from pipelines.tracking import Tracker
+from pipelines.worker import Problem, RemoteDistillWorker
+
+Group = tuple[int, ...]
+
+LOSS_POINTS = 200
+"""Values of each loss curve that MLflow gets; the whole curve is in the checkpoints."""
+
+
+@dataclass
+class Distillation:
+    """What came of a distillation.
+
+    Attributes:
+        states: the last stored state of each class that is complete.
+        failed: why each failed group failed.
+        stopped: whether a signal ended it early.
+        retries: chunks tried again after machine faults.
+        seconds: wall time of this process's part, waiting for workers included.
+        iterations_run: iterations of groups computed by this process.
+    """
+
+    states: dict[int, ClassState] = field(default_factory=dict)
+    failed: dict[Group, Failure] = field(default_factory=dict)
+    stopped: bool = False
+    retries: int = 0
+    seconds: float = 0.0
+    iterations_run: int = 0
+
+
+@dataclass(frozen=True)
+class ActorSize:
+    """Resources of one worker, and how many there are."""
+
+    num_actors: int
+    cpus: float
+    gpus: float
+
+
+def group_classes(num_classes: int, classes_per_group: int) -> list[Group]:
+    """Consecutive classes in groups; the last group may be smaller."""
+    return [
+        tuple(range(start, min(start + classes_per_group, num_classes)))
+        for start in range(0, num_classes, classes_per_group)
+    ]
+
+
+class _Run:
+    """State of one `distil_classes` call: the groups' last stored states, and where each stands."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        groups: Sequence[Group],
+        real: Mapping[int, Any],
+        checkpoints: Checkpoints,
+        checkpoint_every: int,
+        tracker: Tracker | None,
+    ) -> None:
+        assert problem.settings.iterations is not None, "settings are resolved by the driver"
+        self.total = problem.settings.iterations
+        self.real = real
+        self.checkpoints = checkpoints
+        self.checkpoint_every = checkpoint_every
+        self.tracker = tracker
+        self.states: dict[Group, GroupState] = {}
+        for group in groups:
+            found = checkpoints.latest(group)
+            if found is not None:
+                self.states[group] = _joined(found[0], [found[1][c] for c in group])
+        self.at_start = sum(self.iteration(group) for group in groups)
+        self.running: dict[Group, int] = {}
+
+    def iteration(self, group: Group) -> int:
+        return self.states[group].iteration if group in self.states else 0
+
+    def finished(self, group: Group) -> bool:
+        return group in self.states and self.states[group].iteration >= self.total
+
+    def start(self, actor: Any, group: Group) -> Any:
+        until = min(self.total, self.iteration(group) + self.checkpoint_every)
+        real = {c: self.real[c] for c in group}
+        return actor.advance.remote(group, real, self.states.get(group), until)
+
+    def finish(self, group: Group, state: GroupState) -> bool:
+        before = self.iteration(group)
+        self.checkpoints.save(state.iteration, _split(group, state))
+        self.states[group] = state
+        self.running.pop(group, None)
+        if self.tracker is not None:
+            self.tracker.log_history(_loss_points(group, state.losses, before, self.total))
+        return not self.finished(group)
+
+    def done(self, groups: Sequence[Group]) -> int:
+        """Iterations of all groups, those in work included."""
+        return sum(max(self.iteration(g), min(self.running.get(g, 0), self.total)) for g in groups)
+
+    def last_loss(self) -> float | None:
+        lasts = [state.losses[-1] for state in self.states.values() if len(state.losses)]
+        return float(np.concatenate(lasts).mean()) if lasts else None
+
+
+def distil_classes(
+    problem: Problem,
+    groups: Sequence[Group],
+    real: Mapping[int, Any],
+    checkpoints: Checkpoints,
+    *,
+    size: ActorSize,
+    checkpoint_every: int,
+    limits: Limits | None = None,
+    tracker: Tracker | None = None,
+    stop: threading.Event | None = None,
+) -> Distillation:
+    """Distil groups of classes on Ray actors; what is on disk is not computed again.
+
+    Args:
+        problem: resolved settings and shapes.
+        groups: classes of each unit of work, in the order in which they are begun.
+        real: a Ray reference to the preprocessed images of each class, float32 [n, C, H, W].
+        checkpoints: of the output; every chunk is stored there.
+        size: the pool. Neither it nor the order of the groups changes a bit of the result.
+        checkpoint_every: iterations of a chunk.
+        limits: retries and time limits.
+        tracker: gets the loss curves.
+        stop: ends it early when set.
+    """
+    run = _Run(problem, groups, real, checkpoints, checkpoint_every, tracker)
+    open_groups = [group for group in groups if not run.finished(group)]
+    num_classes = sum(len(group) for group in groups)
+    begun = time.monotonic()
+    result = Distillation()
+    with Progress(
+        "distilling", len(groups) * run.total, num_items=num_classes, done=run.at_start
+    ) as progress:
+
+        def show(actors: Mapping[Group, Any]) -> None:
+            answers = gather({group: actor.progress.remote() for group, actor in actors.items()})
+            run.running.update(answers)
+            classes = sum(len(group) for group in groups if run.finished(group))
+            progress.update(run.done(groups), items_done=classes, loss=run.last_loss())
+
+        def finish(group: Group, state: GroupState) -> bool:
+            more = run.finish(group, state)
+            show({})
+            return more
+
+        if open_groups:
+            outcome = dispatch(
+                open_groups,
+                lambda: RemoteDistillWorker.options(num_cpus=size.cpus, num_gpus=size.gpus).remote(problem),
+                start=run.start,
+                finish=finish,
+                num_actors=size.num_actors,
+                limits=limits,
+                on_tick=show,
+                stop=stop,
+            )
+            result.failed, result.stopped, result.retries = outcome.failed, outcome.stopped, outcome.retries
+        show({})
+    if tracker is not None and all(run.finished(group) for group in groups):
+        tracker.log_history(_total_points([run.states[group].losses for group in groups]))
+    result.seconds = time.monotonic() - begun
+    result.iterations_run = run.done(groups) - run.at_start
+    for group in groups:
+        if run.finished(group):
+            result.states.update(_split(group, run.states[group]))
+    return result
+
+
+def _split(group: Group, state: GroupState) -> dict[int, ClassState]:
+    return {
+        class_id: ClassState(state.images[row], state.momentum[row], state.losses[:, row])
+        for row, class_id in enumerate(group)
+    }
+
+
+def _joined(iteration: int, parts: Sequence[ClassState]) -> GroupState:
+    return GroupState(
+        iteration=iteration,
+        images=np.stack([part.images for part in parts]),
+        momentum=np.stack([part.momentum for part in parts]),
+        losses=np.stack([part.losses for part in parts], axis=1),
+    )
+
+
+def _total_points(losses: Sequence[np.ndarray]) -> list[tuple[str, float, int]]:
+    """The method's loss: the sum over classes, once all groups have come to the end."""
+    total_T = np.concatenate(losses, axis=1).sum(axis=1)
+    return [("loss/total", float(value), t) for t, value in enumerate(total_T) if _shown(t, len(total_T))]
+
+
+def _shown(iteration: int, total: int) -> bool:
+    return iteration % max(1, total // LOSS_POINTS) == 0 or iteration == total - 1
+
+
+def _loss_points(group: Group, losses_TG: np.ndarray, begin: int, total: int) -> list[tuple[str, float, int]]:
+    """Points of the chunk that began at iteration `begin`, thinned alike for every class."""
+    return [
+        (f"loss/class_{class_id:02d}", float(losses_TG[t, row]), t)
+        for t in range(begin, len(losses_TG))
+        if _shown(t, total)
+        for row, class_id in enumerate(group)
+    ]

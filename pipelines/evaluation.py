@@ -1,0 +1,243 @@
+"""How good are small sets: networks trained on each as Ray tasks, every finished training kept on disk."""
+
+import json
+import statistics
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+
+from atom.data import RealData
+from atom.distilled import DistilledSet
+from atom.errors import ConfigError
+from atom.settings import DeviceKind, EvaluateSettings
+from pipelines.claim import settings_hash
+from pipelines.faults import Failure
+from pipelines.pool import Limits
+from pipelines.progress import Progress, print_table
+from pipelines.store import Store
+from pipelines.tasks import run_tasks
+from pipelines.worker import Trial, TrialContext, run_trial
+
+
+@dataclass(frozen=True, eq=False)
+class SmallSet:
+    """What a network is trained on: preprocessed float32 images and int64 labels, one pair a training seed.
+
+    Attributes:
+        name: such as "atom" or "random".
+        draws: by training seed, or under None for all seeds. Random coresets are drawn anew for each seed,
+            so that their spread holds that of the draw.
+        stored_images: images counted as storage.
+    """
+
+    name: str
+    draws: Mapping[int | None, tuple[np.ndarray, np.ndarray]]
+    stored_images: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Accuracy of one network on one small set, in percent, over `n` trainings."""
+
+    method: str
+    network: str
+    mean: float
+    std: float
+    n: int
+    epochs: int
+    stored_images: int
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """Mean and spread for a table."""
+        return f"{self.mean:.1f} ± {self.std:.1f}" if self.n > 1 else f"{self.mean:.1f}"
+
+
+@dataclass
+class Evaluation:
+    """Rows by set and network; failures by trial."""
+
+    rows: list[Row] = field(default_factory=list)
+    failed: dict[Trial, Failure] = field(default_factory=dict)
+    stopped: bool = False
+
+
+def evaluate_sets(
+    sets: Sequence[SmallSet],
+    test: tuple[np.ndarray, np.ndarray],
+    store: Store,
+    *,
+    networks: Sequence[str],
+    seeds: Sequence[int],
+    num_classes: int,
+    settings: EvaluateSettings,
+    identity: Mapping[str, Any],
+    device_kind: DeviceKind,
+    gpus_per_task: float,
+    limits: Limits | None = None,
+    stop: threading.Event | None = None,
+) -> Evaluation:
+    """Train every network on every set with every seed, test each once, and collect mean and spread.
+
+    Args:
+        sets: what to train on.
+        test: preprocessed test images and labels; read once per trained network, after its last epoch.
+        store: finished trainings are kept under results/ and not repeated.
+        networks, seeds: names and training seeds.
+        num_classes: of the source.
+        settings: resolved.
+        identity: whatever else decides the sets' content, so that a stored result is not taken for another's.
+        device_kind, gpus_per_task: where a task computes; on a CPU it is one thread, so that results do not
+            depend on the machine's size.
+        limits: retries and time limits.
+        stop: ends it early when set.
+    """
+    by_name = {small.name: small for small in sets}
+    digest = settings_hash({**settings.model_dump(mode="json"), **identity})
+    trials = [Trial(small.name, network, s) for network in networks for small in sets for s in seeds]
+    found: dict[Trial, dict[str, Any]] = {}
+    for trial in trials:
+        stored = _stored(store, digest, trial)
+        if stored is not None:
+            found[trial] = stored
+    context = TrialContext(num_classes=num_classes, settings=settings, device_kind=device_kind, threads=1)
+    shared = [
+        ray.put({small.name: dict(small.draws) for small in sets}),
+        ray.put(test[0]),
+        ray.put(test[1]),
+        context,
+    ]
+    result = Evaluation()
+    with Progress(
+        "evaluating", len(trials), num_items=len(trials), unit="trainings", item="trainings", done=len(found)
+    ) as progress:
+
+        def keep(trial: Trial, value: dict[str, Any]) -> None:
+            store.write_json(_result_name(digest, trial), value)
+            found[trial] = value
+            progress.update(len(found), items_done=len(found))
+
+        outcome = run_tasks(
+            run_trial,
+            [trial for trial in trials if trial not in found],
+            shared=shared,
+            num_cpus=0 if gpus_per_task else 1,
+            num_gpus=gpus_per_task,
+            limits=limits,
+            on_result=keep,
+            on_tick=lambda _: progress.update(len(found), items_done=len(found)),
+            stop=stop,
+        )
+    result.failed, result.stopped = outcome.failed, outcome.stopped
+    result.rows = [
+        row
+        for network in networks
+        for small in sets
+        if (row := _row(by_name[small.name], network, found, settings)) is not None
+    ]
+    return result
+
+
+def table_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the table people see: a line a set, a column a network."""
+    networks = list(dict.fromkeys(row.network for row in rows))
+    methods = list(dict.fromkeys(row.method for row in rows))
+    cell = {(row.method, row.network): row for row in rows}
+    lines = []
+    for method in methods:
+        own = [cell[method, network] for network in networks if (method, network) in cell]
+        texts = [cell[method, n].text if (method, n) in cell else "failed" for n in networks]
+        lines.append([method, str(own[0].stored_images), *texts, str(max(row.n for row in own))])
+    return ["set", "images", *networks, "n"], lines
+
+
+def print_evaluation(judged: Evaluation, *, title: str) -> None:
+    """The table on the screen, and under it what failed."""
+    if judged.rows:
+        print_table(title, *table_rows(judged.rows))
+    if judged.failed:
+        reasons = [(trial.name, failure.reason) for trial, failure in judged.failed.items()]
+        print_table("Failed trainings", ["training", "reason"], reasons)
+
+
+def small_set(distilled: DistilledSet) -> SmallSet:
+    """A distilled set as networks are trained on it: decoded."""
+    images, labels = distilled.decode()
+    return SmallSet(
+        name=distilled.method,
+        draws={None: (images.numpy(), labels.numpy())},
+        stored_images=len(distilled.images_NCHW),
+    )
+
+
+def row_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as plain values, for the artifact and MLflow."""
+    return [asdict(row) for row in rows]
+
+
+def check_networks(names: Sequence[str], real: RealData) -> None:
+    """Refuse a network that cannot be built for these images, before anything is computed.
+
+    Raises:
+        ConfigError: naming what is wrong with it.
+    """
+    from atom import nets
+
+    channels, height, width = real.train.images.shape[1:]
+    for name in dict.fromkeys(names):
+        nets.build(name, channels=channels, image_size=(height, width), num_classes=real.train.num_classes)
+
+
+def check_baselines(names: Sequence[str]) -> None:
+    """Refuse an unknown coreset.
+
+    Raises:
+        ConfigError: naming the known ones.
+    """
+    from atom.coreset import METHODS
+
+    for name in names:
+        if name not in METHODS:
+            raise ConfigError(f"--baselines {name}: unknown coreset; known are {', '.join(METHODS)}.")
+
+
+def _result_name(digest: str, trial: Trial) -> str:
+    return f"results/{digest}/{trial.name}.json"
+
+
+def _stored(store: Store, digest: str, trial: Trial) -> dict[str, Any] | None:
+    name = _result_name(digest, trial)
+    if not store.exists(name):
+        return None
+    try:
+        value = json.loads(store.read_bytes(name))
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "accuracy" in value else None
+
+
+def _row(
+    small: SmallSet, network: str, found: Mapping[Trial, dict[str, Any]], settings: EvaluateSettings
+) -> Row | None:
+    own = [
+        value for trial, value in found.items() if (trial.set_name, trial.network) == (small.name, network)
+    ]
+    accuracies = [value["accuracy"] for value in own]
+    if not accuracies:
+        return None
+    assert settings.epochs is not None, "settings are resolved by the driver"
+    return Row(
+        method=small.name,
+        network=network,
+        mean=statistics.fmean(accuracies),
+        std=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+        n=len(accuracies),
+        epochs=settings.epochs,
+        stored_images=small.stored_images,
+        seconds=sum(value["seconds"] for value in own),
+    )

@@ -1,0 +1,123 @@
+"""From a source of real images to what workers take: loaded, shrunk for a smoke run, preprocessed, in the store."""
+
+# N images, C channels, H height, W width, K classes
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import safetensors.torch
+from safetensors import SafetensorError
+
+from atom import data as real_data
+from atom.data import ImageSet, RealData
+from atom.device import use_threads
+from atom.errors import AtomError, ConfigError, StoreError
+from atom.preprocess import Preprocess
+from atom.settings import DistillSettings
+from pipelines.options import DataSettings
+from pipelines.store import Store
+
+log = logging.getLogger(__name__)
+
+PREPROCESS_NAME = "preprocess.safetensors"
+_SMOKE_TRAIN, _SMOKE_TEST = 100, 20
+
+
+def load_real(settings: DataSettings, *, smoke: bool) -> RealData:
+    """The real images; in a smoke run at most 100 training and 20 test images a class.
+
+    Raises:
+        ConfigError, DataError: see `atom.data.load`.
+    """
+    loaded = real_data.load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        image_size=settings.image_size,
+        allow_download=settings.download,
+        skip_broken=settings.skip_broken,
+    )
+    if not smoke:
+        return loaded
+    return loaded.with_images(
+        _first_of_each(loaded.train, _SMOKE_TRAIN), _first_of_each(loaded.test, _SMOKE_TEST)
+    )
+
+
+def check_ipc(real: RealData, *, ipc: int, factor: int, init: str) -> None:
+    """Refuse more images per class than a class has.
+
+    Raises:
+        ConfigError: naming the class, what it has and what to pass.
+    """
+    counts_K = real.train.per_class_counts()
+    smallest = int(counts_K.argmin())
+    needed = ipc if init == "noise" else ipc * factor**2
+    if needed > counts_K[smallest]:
+        most = max(1, counts_K[smallest] // (needed // ipc))
+        grid = f" with --factor {factor} (which starts from {needed} real images)" if needed != ipc else ""
+        raise ConfigError(
+            f"--ipc {ipc}{grid}: class {real.train.class_names[smallest]!r} of {real.spec} has only"
+            f" {counts_K[smallest]} training images; pass --ipc {most} or less."
+        )
+
+
+def preprocessing(real: RealData, settings: DistillSettings, store: Store, cache: Path | None) -> Preprocess:
+    """The preprocessing of a run: what the output holds, else what the cache holds, else fitted, and kept.
+
+    A resumed run must see the very bits it began with, and a fit depends on the number of threads; so the
+    output's own copy comes first.
+    """
+    if store.exists(PREPROCESS_NAME):
+        found = _parsed(store.read_bytes(PREPROCESS_NAME), store.where(PREPROCESS_NAME))
+        if found is not None:
+            return found
+    cached = _cache_path(real, settings, cache)
+    fitted = _parsed(cached.read_bytes(), str(cached)) if cached is not None and cached.is_file() else None
+    if fitted is None:
+        with use_threads(os.cpu_count() or 1):
+            fitted = Preprocess.fit(real.train.images, zca=settings.zca == "on", zca_eps=settings.zca_eps)
+        _write_cache(fitted, cached)
+    store.write_bytes(PREPROCESS_NAME, _serialised(fitted))
+    return fitted
+
+
+def put_classes(images_NCHW: np.ndarray, labels_N: np.ndarray, num_classes: int) -> dict[int, Any]:
+    """A Ray reference to the images of each class; arrays in the object store are mapped, not copied."""
+    return {c: ray.put(np.ascontiguousarray(images_NCHW[labels_N == c])) for c in range(num_classes)}
+
+
+def _first_of_each(images: ImageSet, count: int) -> ImageSet:
+    rows = [images.indices_of(c)[:count] for c in range(images.num_classes)]
+    return images.subset(np.sort(np.concatenate(rows)))
+
+
+def _serialised(preprocess: Preprocess) -> bytes:
+    return safetensors.torch.save({name: t.contiguous() for name, t in preprocess.tensors().items()})
+
+
+def _parsed(content: bytes, where: str) -> Preprocess | None:
+    try:
+        return Preprocess.from_tensors(safetensors.torch.load(content))
+    except (AtomError, SafetensorError) as error:
+        log.warning("%s is damaged and is made anew: %s", where, error)
+        return None
+
+
+def _cache_path(real: RealData, settings: DistillSettings, cache: Path | None) -> Path | None:
+    # Normalisation alone takes milliseconds; only the whitening is worth a file.
+    if cache is None or settings.zca != "on":
+        return None
+    return cache / f"zca-{real.train.fingerprint[:16]}-eps{settings.zca_eps:g}.safetensors"
+
+
+def _write_cache(fitted: Preprocess, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        Store.open(path.parent).write_bytes(path.name, _serialised(fitted))
+    except StoreError as error:
+        log.warning("the whitening is not cached: %s", error)

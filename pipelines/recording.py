@@ -1,0 +1,137 @@
+"""What a run leaves behind besides its images: the MLflow run, source and versions, times and hardware."""
+
+import json
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from atom.data import RealData
+from atom.device import describe_hardware
+from atom.distilled import DistilledSet
+from pipelines.command import project_version, say
+from pipelines.distillation import ActorSize
+from pipelines.evaluation import Evaluation, table_rows
+from pipelines.options import CommandSettings, TrackingSettings
+from pipelines.progress import format_table
+from pipelines.store import Store
+from pipelines.tracking import Tracker
+from pipelines.tracking_backend import default_tracking_uri
+
+_RUN_NAME = "mlflow_run.json"
+_TIMES_NAME = "times.json"
+_LIBRARIES = ("torch", "numpy", "scipy", "ray", "mlflow", "safetensors")
+
+
+def start_tracker(
+    command: CommandSettings, store: Store, *, experiment: str, name: str, params: dict[str, object]
+) -> Tracker:
+    """The MLflow run of an output; a rerun of the command continues it.
+
+    Raises:
+        ConfigError: MLflow cannot be reached.
+    """
+    asked = command.part(TrackingSettings)
+    uri = asked.tracking_uri or default_tracking_uri(store.local_path)
+    known = _read(store, _RUN_NAME)
+    tracker = Tracker.start(
+        tracking_uri=uri,
+        experiment=asked.experiment or experiment,
+        run_name=name,
+        params=params,
+        resume_run_id=known.get("run_id") if known.get("tracking_uri") == uri else None,
+    )
+    store.write_json(_RUN_NAME, {"tracking_uri": uri, "run_id": tracker.run_id})
+    say(f"MLflow: run {tracker.run_id} at {uri}")
+    return tracker
+
+
+def log_real(tracker: Tracker, real: RealData) -> None:
+    """The training images as an input of the run; skipped files are listed."""
+    tracker.log_dataset(
+        real.name,
+        real.train.images,
+        real.train.labels,
+        context="real",
+        source=real.spec,
+        fingerprint=real.train.fingerprint,
+    )
+    if real.skipped:
+        say(f"Skipped {len(real.skipped)} broken images, the first: {real.skipped[0]}")
+        tracker.log_text("\n".join(real.skipped), "skipped.txt")
+
+
+def log_distilled(tracker: Tracker, distilled: DistilledSet, *, source: str) -> None:
+    """The distilled images as an input of the run."""
+    tracker.log_dataset(
+        f"{distilled.method}-ipc{distilled.ipc}",
+        distilled.images_NCHW.numpy(),
+        distilled.labels.numpy(),
+        context="distilled",
+        source=source,
+    )
+
+
+def log_accuracies(tracker: Tracker, judged: Evaluation, *, own: str, title: str) -> None:
+    """Mean and spread of every set and network, and the table as the run's note."""
+    tracker.log_metrics(
+        {
+            f"eval/{_slug(row.network)}/{_prefix(row.method, own)}{key}": value
+            for row in judged.rows
+            for key, value in (("acc_mean", row.mean), ("acc_std", row.std))
+        }
+    )
+    if judged.rows:
+        tracker.set_note(f"```\n{format_table(title, *table_rows(judged.rows))}\n```")
+
+
+def log_artifact(tracker: Tracker, store: Store, name: str) -> None:
+    """A directory of a local output, file by file; on a URI it is where everybody can read it already."""
+    if store.local_path is not None:
+        tracker.log_artifacts(store.local_path / name, path=name)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of this project, Python and the libraries that compute."""
+    return {
+        "atom-distill": project_version(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def add_seconds(store: Store, name: str, seconds: float) -> None:
+    """Add to a wall time of the output; restarts add up."""
+    known = times(store)
+    store.write_json(_TIMES_NAME, {**known, name: known.get(name, 0.0) + seconds})
+
+
+def times(store: Store) -> dict[str, float]:
+    """Wall times of the output so far, seconds by name."""
+    return {key: float(value) for key, value in _read(store, _TIMES_NAME).items()}
+
+
+def run_facts(store: Store, size: ActorSize) -> dict[str, Any]:
+    """Hardware and wall time, to stand beside every accuracy."""
+    return {
+        "hardware": f"{describe_hardware()} (driver), {size.num_actors} workers",
+        "distill_s": round(times(store).get("distill_s", 0.0), 1),
+    }
+
+
+def _read(store: Store, name: str) -> dict[str, Any]:
+    if not store.exists(name):
+        return {}
+    try:
+        value = json.loads(store.read_bytes(name))
+    except ValueError:
+        # Nothing depends on these records but continuity; a damaged one is begun anew.
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _prefix(method: str, own: str) -> str:
+    return "" if method == own else f"{method}/"
+
+
+def _slug(network: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in network)

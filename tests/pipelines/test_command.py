@@ -1,0 +1,97 @@
+"""What is around every command: exit codes, the output's place, the first lines."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atom.errors import ConfigError, DataError
+from pipelines.cluster import ClusterInfo
+from pipelines.command import output_location, project_version, run_command, say_header
+from pipelines.options import DistillCommand
+from pipelines.resources import ActorSize
+from pipelines.store import Store
+
+
+def run(work: object, *arguments: str) -> int:
+    return run_command(DistillCommand, work, arguments, prog="atom-distill")  # pyrefly: ignore[bad-argument-type]
+
+
+def test_code_of_the_work_is_the_code_of_the_command() -> None:
+    assert run(lambda command: command.ipc, "--ipc", "7") == 7
+
+
+def test_bad_input_is_one_sentence_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(_: DistillCommand) -> int:
+        raise DataError("a.jpg: broken; replace it.")
+
+    assert run(work) == 2
+    assert capsys.readouterr() == ("", "DataError: a.jpg: broken; replace it.\n")
+
+
+def test_value_out_of_range_is_refused_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda _: pytest.fail("the work began"), "--ipc", "0") == 2
+    assert capsys.readouterr().err.startswith("ConfigError: --ipc: received 0: ")
+
+
+def test_interrupt_is_code_130_and_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(_: DistillCommand) -> int:
+        raise KeyboardInterrupt
+
+    assert run(work) == 130
+    assert "The same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_bug_keeps_its_traceback() -> None:
+    def work(_: DistillCommand) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(work)
+
+
+def test_output_is_where_the_user_says_or_under_runs() -> None:
+    assert output_location(DistillCommand(output="here"), "name") == "here"
+    assert Path(output_location(DistillCommand(), "name")) == Path("runs/name")
+    assert Path(output_location(DistillCommand(smoke=True), "name")) == Path("runs/smoke-name")
+
+
+@pytest.mark.parametrize("output", ["/shared/a", "s3://bucket/a"])
+def test_place_that_outlives_a_ray_job_is_taken(monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert output_location(DistillCommand(output=output), "name") == output
+
+
+@pytest.mark.parametrize("output", ["results", None])
+def test_place_that_dies_with_a_ray_job_is_refused(
+    monkeypatch: pytest.MonkeyPatch, output: str | None
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ConfigError, match=r"deleted after it; pass an absolute path .* or a URI such as s3:"):
+        output_location(DistillCommand(output=output), "name")
+
+
+def test_first_lines_name_version_settings_resources_and_output(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cluster = ClusterInfo("local", cpus=4, gpus=0, num_nodes=1, node_cpus=(4.0,), node_gpus=(0.0,))
+    settings = {f"setting_{number}": "x-y" * 5 for number in range(12)}
+    say_header("atom-distill", settings, cluster, ActorSize(2, 2.0, 0.0), Store.open(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"atom-distill {project_version()}"
+    assert lines[1].startswith("settings: setting_0=")
+    assert max(map(len, lines[1:-2])) <= 100
+    assert all(f"{name}={value}" in " ".join(lines[1:-2]).split() for name, value in settings.items())
+    assert lines[-2].endswith("private local cluster: 1 node, 4 CPUs, 0 GPUs; 2 workers, 2 CPUs each")
+    assert lines[-1] == f"output: {tmp_path}"
+
+
+def test_signal_before_the_work_begins_ends_the_process_quietly() -> None:
+    script = (
+        "import os, signal\nfrom pipelines.command import run_command\nfrom pipelines.options import DistillCommand\n"
+        "raise SystemExit(run_command(DistillCommand, lambda c: os.kill(os.getpid(), signal.SIGINT), [], prog='p'))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "Stopped. The same command goes on from the last checkpoint.\n"

@@ -1,0 +1,162 @@
+"""The whole command through the shell: what it leaves behind, and what survives every way of ending it."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_runs import (
+    RUN_S,
+    alive,
+    checkpointed,
+    descendants,
+    environment,
+    fingerprints,
+    run,
+    start,
+    wait_for,
+)
+from tiny_digits import NETWORK, white_digits
+
+from atom.distill import GroupDistiller
+from atom.distilled import DistilledSet
+from atom.settings import DistillSettings
+from pipelines.distillation import group_classes
+from pipelines.tracking_backend import open_client
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SMALL = ("--dataset", "digits", "--network", NETWORK, "--batch-real", 8)
+MLFLOW_EVERY_S = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, list[str], str]]:
+    """Output and result of the first command anybody runs."""
+    output = tmp_path_factory.mktemp("smoke") / "out"
+    env = environment(**MLFLOW_EVERY_S)
+    return output, run("--dataset", "digits", "--smoke", "--output", output, env=env)
+
+
+def run_id_of(output: Path) -> str:
+    return json.loads((output / "mlflow_run.json").read_text())["run_id"]
+
+
+def without_ray(distilled: DistilledSet) -> np.ndarray:
+    """The images that the recorded settings give in this process, [N, C, H, W]."""
+    import torch
+
+    settings = DistillSettings.model_validate({k: v for k, v in distilled.settings.items() if k != "device"})
+    images, labels = white_digits()
+    distiller = GroupDistiller(
+        settings, channels=1, height=8, width=8, num_classes=10, device=torch.device("cpu")
+    )
+    assert settings.iterations is not None
+    groups = []
+    for group in group_classes(10, settings.classes_per_group):
+        real = {c: torch.from_numpy(images[labels == c]) for c in group}
+        first = distiller.start(group, real)
+        state = distiller.advance(first, settings.iterations, class_ids=group, real=real)
+        groups.append(state.images.reshape(-1, *state.images.shape[2:]))
+    return np.concatenate(groups)
+
+
+def test_first_command_ends_with_the_path_of_a_set_that_loads(
+    smoke: tuple[Path, tuple[int, list[str], str]],
+) -> None:
+    output, (code, lines, errors) = smoke
+    assert (code, errors) == (0, "")
+    assert lines[0].startswith("atom-distill ")
+    assert lines[-1] == str(output / "set")
+    distilled = DistilledSet.load(lines[-1])
+    assert distilled.images_NCHW.shape == (10, 1, 8, 8)
+    assert [row["method"] for row in distilled.results] == ["atom", "random", "herding", "kcenter"]
+    assert not list(output.rglob(".partial-*"))
+
+
+def test_mlflow_run_is_finished_and_complete(smoke: tuple[Path, tuple[int, list[str], str]]) -> None:
+    output, _ = smoke
+    client = open_client(f"sqlite:///{output / 'mlflow.db'}")
+    recorded = client.get_run(run_id_of(output))
+    assert recorded.info.status == "FINISHED"
+    assert recorded.info.run_name == "atom-digits-ipc1-s0"
+    assert recorded.data.params["distill.iterations"] == "4"
+    assert recorded.data.params["data.spec"] == "digits"
+    metrics = recorded.data.metrics
+    assert {"loss/total", *(f"loss/class_{c:02d}" for c in range(10))} <= set(metrics)
+    assert {"eval/convnet/acc_mean", "eval/convnet/random/acc_mean", "time/distill_s"} <= set(metrics)
+    assert len(client.get_metric_history(recorded.info.run_id, "loss/class_03")) == 4
+    assert any(name.startswith("system/") for name in metrics)
+    inputs = {i.tags[0].value: i.dataset.name for i in recorded.inputs.dataset_inputs}
+    assert inputs == {"real": "digits", "distilled": "atom-ipc1"}
+    stored = {item.path for item in client.list_artifacts(recorded.info.run_id, "set")}
+    assert {"set/distilled.safetensors", "set/set.json", "set/sheet.png", "set/README.md"} <= stored
+
+
+def test_rerun_keeps_bits_and_run_and_other_settings_are_refused(
+    smoke: tuple[Path, tuple[int, list[str], str]],
+) -> None:
+    output, (_, first_lines, _) = smoke
+    # Wall times of restarts add up, and stand in the card; the lock names its last holder.
+    volatile = ("times.json", "mlflow.db", "set.json", "README.md", ".lock")
+    before, run_id = fingerprints(output, without=volatile), run_id_of(output)
+    code, lines, _ = run("--dataset", "digits", "--smoke", "--output", output)
+    assert (code, lines[-1]) == (0, first_lines[-1])
+    after = fingerprints(output, without=volatile)
+    assert {name: after[name] for name in before} == before
+    assert run_id_of(output) == run_id
+
+    untouched = fingerprints(output, without=(".lock",))
+    code, _, errors = run(
+        "--dataset", "digits", "--smoke", "--output", output, "--seed", 1, "--classes-per-group", 4
+    )
+    assert code == 2
+    assert errors.startswith(f"StoreError: The output {output} belongs to other settings: ")
+    assert "seed (received 1, stored 0)" in errors
+    assert "classes_per_group (received 4, stored 5)" in errors
+    assert errors.count("\n") == 1
+    assert fingerprints(output, without=(".lock",)) == untouched
+
+
+def test_killed_and_stopped_command_ends_with_the_set_of_an_uninterrupted_one(
+    tmp_path: Path, mlflow_uri: str
+) -> None:
+    output = tmp_path / "out"
+    command = (*SMALL, "--iterations", 300, "--checkpoint-every", 10, "--eval-seeds", 0)
+    command = (*command, "--tracking-uri", mlflow_uri, "--output", output)
+    client = open_client(mlflow_uri)
+
+    killed = start(*command)
+    wait_for(lambda: checkpointed(output) > 0 or killed.poll() is not None)
+    left_over = descendants(killed)
+    assert any(process.name() == "raylet" for process in left_over)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(timeout=30) == -signal.SIGKILL
+    assert 0 < checkpointed(output) < 300
+    run_id = run_id_of(output)
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+    stood_at = checkpointed(output)
+    stopped = start(*command)
+    wait_for(lambda: checkpointed(output) > stood_at or stopped.poll() is not None)
+    stopped.send_signal(signal.SIGTERM)
+    _, errors = stopped.communicate(timeout=RUN_S)
+    assert stopped.returncode == 130
+    assert errors == "Stopped. The same command goes on from the last checkpoint.\n"
+    assert stood_at < checkpointed(output) < 300
+    recorded = client.get_run(run_id)
+    assert (recorded.info.status, recorded.data.tags["error"]) == ("KILLED", "stopped by SIGTERM")
+    assert not (output / "set").exists()
+
+    code, lines, _ = run(*command)
+    assert code == 0
+    distilled = DistilledSet.load(lines[-1])
+    assert np.array_equal(distilled.images_NCHW.numpy(), without_ray(distilled))
+    recorded = client.get_run(run_id)
+    assert recorded.info.status == "FINISHED"
+    assert "error" not in recorded.data.tags
+    assert run_id_of(output) == run_id
+    assert not list(output.rglob(".partial-*"))
+    # A private cluster dies with its driver; two agents of Ray's own notice after half a minute.
+    wait_for(lambda: not alive(left_over))

@@ -1,0 +1,175 @@
+"""The same bits whatever happens on the way, and failures that stay where they are."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from tiny_digits import (
+    CHUNK,
+    GROUPS,
+    ITERATIONS,
+    NUM_CLASSES,
+    digest,
+    distil,
+    kill_workers,
+    problem,
+    real_references,
+    white_digits,
+)
+
+from atom.distill import GroupDistiller
+from pipelines.distillation import Distillation, group_classes
+from pipelines.pool import Limits
+from pipelines.signals import StopSignal
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(300)]
+
+CHUNKS_OF_ALL = len(GROUPS) * ITERATIONS // CHUNK
+
+
+class LossRecorder:
+    """Stands in for the tracker: keeps the points of the loss curves."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, float, int]] = []
+
+    def log_history(self, points: list[tuple[str, float, int]]) -> None:
+        self.points += points
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Distillation:
+    """One actor, groups in order, nothing in the way."""
+    outcome = distil(tmp_path_factory.mktemp("uninterrupted"))
+    assert sorted(outcome.states) == list(range(NUM_CLASSES))
+    assert (outcome.failed, outcome.stopped, outcome.retries) == ({}, False, 0)
+    return outcome
+
+
+def test_groups_cover_all_classes_and_the_last_may_be_smaller() -> None:
+    assert group_classes(10, 4) == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
+    assert group_classes(3, 5) == [(0, 1, 2)]
+
+
+def test_images_of_a_group_are_those_of_the_core_without_ray(uninterrupted: Distillation) -> None:
+    import torch
+
+    given = problem()
+    shape = {"channels": 1, "height": 8, "width": 8, "num_classes": NUM_CLASSES}
+    distiller = GroupDistiller(given.settings, device=torch.device("cpu"), **shape)
+    images, labels = white_digits()
+    real = {c: torch.from_numpy(images[labels == c]) for c in GROUPS[2]}
+    state = distiller.advance(distiller.start(GROUPS[2], real), ITERATIONS, class_ids=GROUPS[2], real=real)
+    for row, class_id in enumerate(GROUPS[2]):
+        assert np.array_equal(uninterrupted.states[class_id].images, state.images[row])
+        assert np.array_equal(uninterrupted.states[class_id].losses, state.losses[:, row])
+
+
+@pytest.mark.parametrize(
+    ("num_actors", "order", "every"),
+    [(2, (0, 1, 2), CHUNK), (1, (2, 1, 0), CHUNK), (2, (1, 2, 0), 5), (1, (0, 1, 2), 100)],
+    ids=["two actors", "reversed order", "two actors, shuffled, other chunks", "one chunk"],
+)
+def test_actors_order_and_chunks_do_not_change_a_bit(
+    uninterrupted: Distillation, tmp_path: Path, num_actors: int, order: tuple[int, ...], every: int
+) -> None:
+    outcome = distil(tmp_path, groups=[GROUPS[i] for i in order], num_actors=num_actors, every=every)
+    assert digest(outcome) == digest(uninterrupted)
+
+
+def test_actors_killed_in_the_middle_do_not_change_a_bit(uninterrupted: Distillation, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_twice(stored: int) -> None:
+        if stored in (2, 5):
+            killed.append(kill_workers())
+
+    outcome = distil(tmp_path, num_actors=2, hook=kill_twice)
+    assert min(killed) >= 1
+    assert outcome.retries >= len(killed)
+    assert outcome.failed == {}
+    assert digest(outcome) == digest(uninterrupted)
+
+
+def test_stopped_run_goes_on_from_its_checkpoints_and_ends_with_the_same_bits(
+    uninterrupted: Distillation, tmp_path: Path
+) -> None:
+    stop = StopSignal()
+    first = distil(tmp_path, num_actors=2, stop=stop, hook=lambda stored: stored == 2 and stop.set())
+    assert first.stopped
+    assert not first.failed
+    assert sorted(first.states) != list(range(NUM_CLASSES))
+    chunks: list[int] = []
+    second = distil(tmp_path, hook=chunks.append)
+    assert len(chunks) <= CHUNKS_OF_ALL - 2
+    assert not second.stopped
+    assert digest(second) == digest(uninterrupted)
+
+
+def test_rerun_of_a_finished_distillation_starts_no_actor(
+    uninterrupted: Distillation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distil(tmp_path)
+    # Without an actor factory, anything that wanted an actor would raise.
+    monkeypatch.setattr("pipelines.distillation.RemoteDistillWorker", None)
+    again = distil(tmp_path)
+    assert again.iterations_run == 0
+    assert digest(again) == digest(uninterrupted)
+
+
+def test_another_grouping_meets_the_same_random_numbers(uninterrupted: Distillation, tmp_path: Path) -> None:
+    """It may round otherwise, and then drifts away; but first losses tell that nothing is drawn by group."""
+    other = distil(tmp_path, groups=group_classes(NUM_CLASSES, 1), every=ITERATIONS)
+    for class_id, state in uninterrupted.states.items():
+        assert np.allclose(other.states[class_id].losses[0], state.losses[0], rtol=1e-5)
+    assert len({round(float(state.losses[0]), 3) for state in other.states.values()}) == NUM_CLASSES
+
+
+def test_group_that_fails_says_why_and_the_others_finish(uninterrupted: Distillation, tmp_path: Path) -> None:
+    broken: dict[int, Any] = {**real_references(), 5: ray.put(np.zeros((20, 1, 8, 7), dtype=np.float32))}
+    outcome = distil(tmp_path, num_actors=2, real=broken)
+    assert list(outcome.failed) == [GROUPS[1]]
+    failure = outcome.failed[GROUPS[1]]
+    assert failure.reason.startswith("ShapeError: class 5: real images have shape (20, 1, 8, 7)")
+    assert "in advance" in failure.details
+    assert outcome.retries == 0
+    expected = digest(uninterrupted)
+    assert digest(outcome) == {c: expected[c] for c in (*GROUPS[0], *GROUPS[2])}
+    repaired = distil(tmp_path)
+    assert repaired.iterations_run == ITERATIONS
+    assert digest(repaired) == expected
+
+
+def test_worker_that_always_dies_ends_in_a_failure_that_counts_the_tries(tmp_path: Path) -> None:
+    chunks: list[int] = []
+
+    def kill_always(stored: int) -> None:
+        chunks.append(stored)
+        kill_workers()
+
+    outcome = distil(
+        tmp_path,
+        groups=[(3,)],
+        hook=kill_always,
+        every=1,
+        limits=Limits(max_retries=0),
+    )
+    assert chunks == [1]
+    assert outcome.failed[(3,)].reason.endswith("(gave up after 1 try)")
+    assert "its worker died" in outcome.failed[(3,)].reason
+
+
+def test_loss_curves_hold_every_iteration_once_even_across_a_restart(
+    uninterrupted: Distillation, tmp_path: Path
+) -> None:
+    stop, recorder = StopSignal(), LossRecorder()
+    tracker: Any = recorder
+    distil(tmp_path, tracker=tracker, stop=stop, hook=lambda stored: stored == 4 and stop.set())
+    distil(tmp_path, tracker=tracker)
+    curve = {(name, step): value for name, value, step in recorder.points}
+    assert len(curve) == len(recorder.points) == (NUM_CLASSES + 1) * ITERATIONS
+    total = sum(curve[f"loss/class_{class_id:02d}", 5] for class_id in range(NUM_CLASSES))
+    assert np.isclose(curve["loss/total", 5], total)
+    assert curve["loss/class_07", 5] == uninterrupted.states[7].losses[5]

@@ -1,0 +1,176 @@
+"""Trainings as tasks: kept when finished, repeated when anything changed, failed one by one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_digits import NETWORK, NUM_CLASSES, white_digits
+
+from atom import data
+from atom.errors import ConfigError
+from atom.settings import EvaluateSettings
+from pipelines import evaluation
+from pipelines.evaluation import (
+    Evaluation,
+    Row,
+    SmallSet,
+    check_baselines,
+    check_networks,
+    evaluate_sets,
+    print_evaluation,
+    row_dicts,
+    table_rows,
+)
+from pipelines.faults import Failure
+from pipelines.signals import StopSignal
+from pipelines.store import Store
+from pipelines.worker import Trial
+
+FAST = EvaluateSettings(epochs=2, batch_train=16, eval_precision="float32")
+NARROW = "convnet-w8-d1"
+
+
+def some_images(count: int, *, skip: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = white_digits()
+    rows = np.concatenate([np.flatnonzero(labels == c)[skip : skip + count] for c in range(NUM_CLASSES)])
+    return images[rows], labels[rows]
+
+
+def two_sets() -> list[SmallSet]:
+    return [
+        SmallSet("atom", {None: some_images(1)}, stored_images=NUM_CLASSES),
+        SmallSet("random", {s: some_images(1, skip=5 + s) for s in range(2)}, stored_images=NUM_CLASSES),
+    ]
+
+
+def judge(folder: Path, **changes: Any) -> Evaluation:
+    options: dict[str, Any] = {
+        "networks": [NARROW],
+        "seeds": range(2),
+        "num_classes": NUM_CLASSES,
+        "settings": FAST,
+        "identity": {"set": "x"},
+        "device_kind": "cpu",
+        "gpus_per_task": 0,
+    }
+    sets = changes.pop("sets", two_sets())
+    return evaluate_sets(sets, some_images(6, skip=20), Store.open(str(folder)), **{**options, **changes})
+
+
+def row(method: str, network: str, mean: float, n: int = 2) -> Row:
+    return Row(method, network, mean, std=1.25, n=n, epochs=2, stored_images=10, seconds=1.0)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_finished_trainings_are_kept_and_only_new_ones_are_run(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = judge(tmp_path, seeds=[0])
+    both = judge(tmp_path)
+    assert [(r.method, r.network, r.n) for r in both.rows] == [("atom", NARROW, 2), ("random", NARROW, 2)]
+    assert first.rows[0].n == 1
+    assert first.rows[0].std == 0
+    records = sorted(path.name for path in tmp_path.rglob("*.json"))
+    assert records == [f"{name}-{NARROW}-s{s}.json" for name in ("atom", "random") for s in range(2)]
+
+    real_run_tasks = evaluation.run_tasks
+    asked: list[Trial] = []
+
+    def listen(function: Any, items: Any, **options: Any) -> Any:
+        asked.extend(items)
+        return real_run_tasks(function, items, **options)
+
+    monkeypatch.setattr(evaluation, "run_tasks", listen)
+    assert judge(tmp_path).rows == both.rows
+    assert asked == []
+    judge(tmp_path, seeds=[0], identity={"set": "y"}, sets=two_sets()[:1])
+    judge(tmp_path, seeds=[0], settings=FAST.model_copy(update={"epochs": 1}), sets=two_sets()[:1])
+    assert asked == [Trial("atom", NARROW, 0)] * 2
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_accuracies_do_not_depend_on_which_other_trainings_run(ray_cluster: None, tmp_path: Path) -> None:
+    together = judge(tmp_path / "together", networks=[NARROW, NETWORK])
+    alone = judge(tmp_path / "alone", networks=[NETWORK], sets=two_sets()[1:])
+    accuracies = {(r.method, r.network): (r.mean, r.std) for r in together.rows}
+    assert accuracies["random", NETWORK] == (alone.rows[0].mean, alone.rows[0].std)
+    assert len(accuracies) == 4
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_training_that_fails_leaves_the_others_and_shows_in_the_table(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = some_images(1)
+    broken = SmallSet("broken", {None: (np.full_like(images, np.nan), labels)}, stored_images=NUM_CLASSES)
+    judged = judge(tmp_path, sets=[*two_sets(), broken], seeds=[0])
+    assert [r.method for r in judged.rows] == ["atom", "random"]
+    assert list(judged.failed) == [Trial("broken", NARROW, 0)]
+    assert judged.failed[Trial("broken", NARROW, 0)].reason.startswith("ConfigError: ")
+    print_evaluation(judged, title="Test accuracy")
+    assert f"broken-{NARROW}-s0" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_stopped_evaluation_keeps_what_is_done_and_goes_on_later(ray_cluster: None, tmp_path: Path) -> None:
+    stop = StopSignal()
+    stop.set()
+    stopped = judge(tmp_path, stop=stop)
+    assert stopped.stopped
+    assert stopped.rows == []
+    assert [r.n for r in judge(tmp_path).rows] == [2, 2]
+
+
+@pytest.mark.ray
+def test_garbled_record_of_a_training_counts_as_absent(ray_cluster: None, tmp_path: Path) -> None:
+    whole = judge(tmp_path, seeds=[0], sets=two_sets()[:1])
+    (record,) = tmp_path.rglob("*.json")
+    for content in ("{", "[1]", "{}"):
+        record.write_text(content)
+        again = judge(tmp_path, seeds=[0], sets=two_sets()[:1])
+        assert again.rows[0].mean == whole.rows[0].mean
+
+
+def test_table_has_a_line_a_set_and_a_column_a_network() -> None:
+    rows = [row("atom", "a", 50.04), row("atom", "b", 40.0), row("random", "a", 20.0, n=1)]
+    columns, lines = table_rows(rows)
+    assert columns == ["set", "images", "a", "b", "n"]
+    assert lines == [["atom", "10", "50.0 ± 1.2", "40.0 ± 1.2", "2"], ["random", "10", "20.0", "failed", "1"]]
+
+
+def test_rows_become_plain_values() -> None:
+    (plain,) = row_dicts([row("atom", "a", 50.0)])
+    assert plain == {
+        "method": "atom",
+        "network": "a",
+        "mean": 50.0,
+        "std": 1.25,
+        "n": 2,
+        "epochs": 2,
+        "stored_images": 10,
+        "seconds": 1.0,
+    }
+
+
+def test_evaluation_in_which_all_failed_prints_the_reasons_only(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = {Trial("atom", "a", 0): Failure("ValueError: no", "traceback")}
+    print_evaluation(Evaluation(failed=failed), title="Test accuracy")
+    printed = capsys.readouterr().out
+    assert "ValueError: no" in printed
+    assert "Test accuracy" not in printed
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(
+        ConfigError, match=r"--baselines best: unknown coreset; known are random, herding, kcenter"
+    ):
+        check_baselines(["random", "best"])
+    real = data.load("digits", data_dir=Path("unused"))
+    check_networks([NARROW], real)
+    with pytest.raises(ConfigError, match="no-such-net"):
+        check_networks([NARROW, "no-such-net"], real)

@@ -1,0 +1,132 @@
+"""Real images on their way to the workers: shrunk, refused, preprocessed once and for all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from atom import data
+from atom.data import RealData
+from atom.errors import ConfigError
+from atom.preprocess import Preprocess
+from atom.settings import DistillSettings
+from pipelines.options import DataSettings
+from pipelines.preparation import PREPROCESS_NAME, check_ipc, load_real, preprocessing, put_classes
+from pipelines.store import Store
+
+WHITENED = DistillSettings(zca="on")
+PLAIN = DistillSettings(zca="off")
+MOST = 140
+"""Training images of the smallest class of digits."""
+
+
+@pytest.fixture(scope="module")
+def digits() -> RealData:
+    return data.load("digits", data_dir=Path("unused"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "out"))
+
+
+def tensors_equal(one: Preprocess, other: Preprocess) -> bool:
+    ours, theirs = one.tensors(), other.tensors()
+    return set(ours) == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def refuse_to_fit(*_: object, **__: object) -> Preprocess:
+    raise AssertionError("fitted although a copy was at hand")
+
+
+def test_smoke_run_takes_the_first_images_of_every_class(digits: RealData) -> None:
+    small = load_real(DataSettings(dataset="digits"), smoke=True)
+    assert small.train.per_class_counts().tolist() == [100] * 10
+    assert small.test.per_class_counts().tolist() == [20] * 10
+    first = digits.train.indices_of(3)[0]
+    assert np.array_equal(small.train.images[small.train.indices_of(3)[0]], digits.train.images[first])
+    assert (
+        load_real(DataSettings(dataset="digits"), smoke=False).train.fingerprint == digits.train.fingerprint
+    )
+
+
+@pytest.mark.parametrize(
+    ("ipc", "factor", "init", "message"),
+    [
+        (MOST + 1, 1, "real", f"--ipc {MOST + 1}: class .* of digits has only {MOST} training images"),
+        (MOST // 4 + 1, 2, "real", rf"--factor 2 \(which starts from .*; pass --ipc {MOST // 4} or less"),
+        (MOST + 1, 2, "noise", f"--ipc {MOST + 1}: class .*; pass --ipc {MOST} or less"),
+    ],
+)
+def test_more_images_than_the_smallest_class_has_are_refused(
+    digits: RealData, ipc: int, factor: int, init: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_ipc(digits, ipc=ipc, factor=factor, init=init)
+    check_ipc(digits, ipc=ipc - 1, factor=factor, init=init)
+
+
+def test_preprocessing_of_the_output_is_used_before_any_fit(
+    digits: RealData, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    fitted = preprocessing(digits, WHITENED, store, None)
+    assert torch.get_num_threads() == threads
+    assert fitted.zca is not None
+    monkeypatch.setattr(Preprocess, "fit", refuse_to_fit)
+    assert tensors_equal(preprocessing(digits, WHITENED, store, None), fitted)
+
+
+def test_whitening_is_shared_by_outputs_through_the_cache(
+    digits: RealData, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    fitted = preprocessing(digits, WHITENED, store, cache)
+    assert [path.name[:4] for path in cache.iterdir()] == ["zca-"]
+    other = Store.open(str(tmp_path / "other"))
+    monkeypatch.setattr(Preprocess, "fit", refuse_to_fit)
+    assert tensors_equal(preprocessing(digits, WHITENED, other, cache), fitted)
+    assert other.read_bytes(PREPROCESS_NAME) == store.read_bytes(PREPROCESS_NAME)
+    third, otherwise = Store.open(str(tmp_path / "third")), WHITENED.model_copy(update={"zca_eps": 0.2})
+    with pytest.raises(AssertionError, match="fitted although"):
+        preprocessing(digits, otherwise, third, cache)
+
+
+def test_normalisation_alone_is_not_cached(digits: RealData, tmp_path: Path, store: Store) -> None:
+    assert preprocessing(digits, PLAIN, store, tmp_path / "cache").zca is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_damaged_copy_is_made_anew_with_a_warning(
+    digits: RealData, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted = preprocessing(digits, WHITENED, store, None)
+    whole = store.read_bytes(PREPROCESS_NAME)
+    store.write_bytes(PREPROCESS_NAME, whole[:-100])
+    assert tensors_equal(preprocessing(digits, WHITENED, store, None), fitted)
+    assert "is damaged and is made anew" in caplog.text
+    assert store.read_bytes(PREPROCESS_NAME) == whole
+
+
+def test_cache_that_cannot_be_written_costs_a_warning_only(
+    digits: RealData, tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    preprocessing(digits, WHITENED, store, blocked / "cache")
+    assert "the whitening is not cached" in caplog.text
+    assert store.exists(PREPROCESS_NAME)
+
+
+@pytest.mark.ray
+def test_workers_get_the_images_of_each_class_read_only(ray_cluster: None) -> None:
+    import ray
+
+    images = np.arange(2 * 5 * 3, dtype=np.float32).reshape(5, 2, 3, 1)
+    references = put_classes(images, np.array([1, 0, 1, 2, 0]), 3)
+    first, second, third = ray.get([references[c] for c in range(3)], timeout=60)
+    assert np.array_equal(first, images[[1, 4]])
+    assert np.array_equal(second, images[[0, 2]])
+    assert np.array_equal(third, images[[3]])
+    assert not first.flags.writeable
