@@ -1,0 +1,227 @@
+"""Train networks on a distilled set and test them on real images, architecture by architecture.
+
+python pipelines/evaluate.py --set runs/atom-digits-ipc1-s0/set --eval-networks convnet alexnet vgg11 resnet18
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atom.errors import ConfigError
+from atom.settings import DeviceKind, EvaluateSettings
+from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
+from pipelines.options import DataSettings, EvaluateCommand
+
+if TYPE_CHECKING:
+    from atom.data import RealData
+    from atom.distilled import DistilledSet
+    from pipelines.evaluation import Evaluation
+    from pipelines.resources import ActorSize
+    from pipelines.signals import StopSignal
+    from pipelines.store import Store
+    from pipelines.tracking import Tracker
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(EvaluateCommand, evaluate, argv, prog="atom-evaluate")
+
+
+def evaluate(command: EvaluateCommand) -> int:
+    """Load the set and the real images, train, test, record; see `run_command` for what it returns."""
+    from atom import resolve
+    from pipelines.claim import claim, lock
+    from pipelines.cluster import connect
+    from pipelines.evaluation import check_baselines, check_networks
+    from pipelines.preparation import load_real
+    from pipelines.resources import choose_size
+    from pipelines.signals import stop_on_signals
+    from pipelines.store import Store
+
+    command = command.shrunk() if command.smoke else command
+    check_baselines(command.baselines)
+    with local_set(command) as directory:
+        distilled = load_set(directory)
+        data = command.part(DataSettings)
+        if not command.dataset:
+            data = data.model_copy(update={"dataset": str(distilled.source.get("spec", ""))})
+        real = load_real(data, smoke=command.smoke)
+        check_same_source(distilled, real)
+        check_networks(command.eval_networks, real)
+        name = f"{distilled.method}-{real.name}-ipc{distilled.ipc}-seed{command.seed}"
+        location = output_location(command, f"evaluate-{name}")
+        num_trials = command.eval_seeds * len(command.eval_networks) * (1 + len(command.baselines))
+        with connect() as cluster:
+            size, device_kind = choose_size(cluster, command, threads=1, num_units=max(1, num_trials))
+            settings = resolve.resolve_evaluation(
+                command.part(EvaluateSettings), device_kind=device_kind, symbols=real.symbols
+            )
+            store = Store.open(location)
+            with lock(store):
+                identity = {
+                    "set": fingerprint(distilled),
+                    "test": real.test.fingerprint,
+                    "device": device_kind,
+                }
+                claim(store, identity)
+                shown = {**identity, **settings.model_dump(mode="json"), "networks": command.eval_networks}
+                say_header("atom-evaluate", shown, cluster, size, store)
+                job = Job(command, settings, distilled, real, store, size, device_kind)
+                with stop_on_signals() as stop, job.tracker(name) as tracker:
+                    return job.run(tracker, stop)
+
+
+@contextmanager
+def local_set(command: EvaluateCommand) -> Iterator[Path]:
+    """The set's directory; one at MLflow is fetched into a temporary directory.
+
+    Raises:
+        ConfigError: no set was named, or MLflow does not have it.
+    """
+    if not command.set:
+        raise ConfigError("--set is missing: pass the directory of a distilled set, or runs:/RUN_ID/set.")
+    if ":/" not in command.set:
+        yield Path(command.set)
+        return
+    from pipelines.tracking_backend import fetch_artifact
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield fetch_artifact(command.set, Path(folder), tracking_uri=command.tracking_uri)
+
+
+def load_set(directory: Path) -> "DistilledSet":
+    """The set in a directory, or in the `set` directory of a run's output."""
+    from atom.distilled import DistilledSet
+    from pipelines.distill import SET_NAME
+
+    inner = directory / SET_NAME
+    return DistilledSet.load(inner if inner.is_dir() and not (directory / "set.json").exists() else directory)
+
+
+def check_same_source(distilled: "DistilledSet", real: "RealData") -> None:
+    """Refuse test images of other classes or shape than the set's.
+
+    Raises:
+        ConfigError: naming the difference.
+    """
+    if distilled.class_names != real.test.class_names:
+        raise ConfigError(
+            f"--dataset {real.spec}: its classes are {', '.join(real.test.class_names[:5])}, ..., but the set was"
+            f" distilled for {', '.join(distilled.class_names[:5])}, ...; pass the set's own source."
+        )
+    if tuple(distilled.images_NCHW.shape[1:]) != tuple(real.test.images.shape[1:]):
+        raise ConfigError(
+            f"--dataset {real.spec}: its images are {real.test.images.shape[1:]}, but the set's are"
+            f" {tuple(distilled.images_NCHW.shape[1:])} (channels, height, width); pass the set's own source."
+        )
+
+
+def fingerprint(distilled: "DistilledSet") -> str:
+    """Digest of what networks are trained on: the decoded images and labels."""
+    import hashlib
+
+    images, labels = distilled.decode()
+    return hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+
+
+class Job:
+    """One run of the command with everything decided."""
+
+    def __init__(
+        self,
+        command: EvaluateCommand,
+        settings: EvaluateSettings,
+        distilled: "DistilledSet",
+        real: "RealData",
+        store: "Store",
+        size: "ActorSize",
+        device_kind: DeviceKind,
+    ) -> None:
+        self.command = command
+        self.settings = settings
+        self.distilled = distilled
+        self.real = real
+        self.store = store
+        self.size = size
+        self.device_kind = device_kind
+
+    def tracker(self, name: str) -> "Tracker":
+        """The MLflow run of this output: a new one, or that of an earlier driver continued."""
+        from pipelines.recording import start_tracker
+
+        params: dict[str, object] = {
+            **{f"evaluate.{key}": value for key, value in self.settings.model_dump().items()},
+            "evaluate.networks": " ".join(self.command.eval_networks),
+            "evaluate.seeds": self.command.eval_seeds,
+            "evaluate.seed": self.command.seed,
+            "data.spec": self.real.spec,
+            "set.path": self.command.set,
+            "set.method": self.distilled.method,
+            "set.ipc": self.distilled.ipc,
+            "set.factor": self.distilled.factor,
+        }
+        return start_tracker(self.command, self.store, experiment="evaluate", name=name, params=params)
+
+    def run(self, tracker: "Tracker", stop: "StopSignal") -> int:
+        """Everything after the decisions; returns the exit code."""
+        from pipelines.evaluation import print_evaluation, row_dicts
+        from pipelines.recording import log_accuracies, log_distilled, log_real
+
+        log_real(tracker, self.real)
+        log_distilled(tracker, self.distilled, source=self.command.set)
+        judged = self.evaluate(stop)
+        if judged.stopped:
+            return stopped(tracker, stop.signal_name)
+        title = f"{self.distilled.method}, ipc {self.distilled.ipc}: accuracy on {self.real.source.title}, %"
+        print_evaluation(judged, title=title)
+        log_accuracies(tracker, judged, own=self.distilled.method, title=title)
+        self.store.write_json("results.json", row_dicts(judged.rows))
+        if judged.failed:
+            tracker.mark("FAILED", reason=f"{len(judged.failed)} trainings failed")
+        say(self.store.where("results.json"))
+        return EXIT_FAILED if judged.failed else 0
+
+    def evaluate(self, stop: "StopSignal") -> "Evaluation":
+        """All networks on the set and its baselines."""
+        from pipelines.evaluation import evaluate_sets, small_set
+        from pipelines.pool import Limits
+
+        seeds = range(self.command.seed, self.command.seed + self.command.eval_seeds)
+        white_test = self.distilled.preprocess.apply(self.real.test.images).numpy()
+        return evaluate_sets(
+            [small_set(self.distilled), *self.baselines(seeds)],
+            (white_test, self.real.test.labels),
+            self.store,
+            networks=self.command.eval_networks,
+            seeds=seeds,
+            num_classes=self.real.train.num_classes,
+            settings=self.settings,
+            identity={"set": fingerprint(self.distilled), "test": self.real.test.fingerprint},
+            device_kind=self.device_kind,
+            gpus_per_task=self.size.gpus,
+            limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
+            stop=stop,
+        )
+
+    def baselines(self, seeds: Sequence[int]) -> list[Any]:
+        """Coresets of equal storage from the source's training images."""
+        from pipelines.baselines import coresets
+
+        if not self.command.baselines:
+            return []
+        return coresets(
+            self.command.baselines,
+            self.distilled.preprocess.apply(self.real.train.images).numpy(),
+            self.real.train.labels,
+            ipc=self.distilled.ipc,
+            num_classes=self.real.train.num_classes,
+            seed=self.command.seed,
+            seeds=seeds,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
