@@ -1,0 +1,186 @@
+"""The pages are true: links lead somewhere, flags exist, commands parse, code compiles, lists are complete."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import urllib.parse
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.options import CommandSettings, DistillCommand, EvaluateCommand, parse
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+COMMANDS: dict[str, type[CommandSettings]] = {
+    "pipelines/distill.py": DistillCommand,
+    "pipelines/evaluate.py": EvaluateCommand,
+    "atom-distill": DistillCommand,
+    "atom-evaluate": EvaluateCommand,
+}
+# Flags of other programs that the pages name.
+OTHERS = {
+    "ray": {
+        "--address",
+        "--block",
+        "--entrypoint-num-cpus",
+        "--head",
+        "--num-cpus",
+        "--num-gpus",
+        "--runtime-env",
+        "--start",
+        "--submission-id",
+        "--working-dir",
+    },
+    "mlflow": {"--backend-store-uri", "--host", "--port"},
+    "any": {"--help"},
+}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def prose(page):
+    """The page without its code blocks."""
+    return FENCE.sub("", page.read_text())
+
+
+def anchors(page):
+    """Names of a page's headings, as in the links of code hosts."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def commands(page):
+    """Command lines of this project's programs, cut into words; those with placeholders are left out."""
+    for _, block in FENCE.findall(page.read_text()):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if "'" not in line or line.count("'") % 2 == 0 else []
+            # `ray submit` puts "--" between the script and its flags.
+            place = next((i for i, word in enumerate(words) if word in COMMANDS), None)
+            if place is not None and not any("…" in word or "..." in word for word in words):
+                rest = words[place + 1 :]
+                ends = [i for i, word in enumerate(rest) if word in ("&&", "|", ">", ";")]
+                rest = rest[: ends[0]] if ends else rest
+                yield COMMANDS[words[place]], rest[1:] if rest[:1] == ["--"] else rest
+
+
+def flags_of(command):
+    """Every flag a command takes."""
+    names = {f"--{name.replace('_', '-')}" for name in command.model_fields}
+    switches = {name for name, field in command.model_fields.items() if field.annotation is bool}
+    return names | {f"--no-{name.replace('_', '-')}" for name in switches}
+
+
+def known_flags():
+    """Flags of the commands, of the benchmarks' scripts, and of other programs."""
+    scripts = " ".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+    own = flags_of(DistillCommand) | flags_of(EvaluateCommand)
+    return own | set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', scripts)) | set().union(*OTHERS.values())
+
+
+@every_page
+def test_links_lead_to_files_and_headings(page):
+    for target in LINK.findall(prose(page)):
+        if urllib.parse.urlsplit(target).scheme:
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+@every_page
+def test_flags_exist(page):
+    unknown = set(FLAG.findall(page.read_text())) - known_flags()
+    assert not unknown
+
+
+@every_page
+def test_command_lines_parse(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for command, arguments in commands(page):
+        if "--help" not in arguments:
+            parse(command, arguments, prog="docs")
+
+
+def test_command_lines_are_found():
+    """The tests above must not pass because nothing was looked at."""
+    assert sum(len(list(commands(page))) for page in PAGES) > 20
+
+
+@every_page
+def test_python_blocks_compile(page):
+    for language, block in FENCE.findall(page.read_text()):
+        if language == "python":
+            compile(block, str(page), "exec")
+
+
+def test_every_flag_is_explained():
+    explained = (ROOT / "docs" / "distil.md").read_text() + (ROOT / "docs" / "evaluate.md").read_text()
+    for command in (DistillCommand, EvaluateCommand):
+        for name in command.model_fields:
+            assert f"`--{name.replace('_', '-')}`" in explained, name
+
+
+def test_index_lists_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        if page.name != "README.md":
+            assert f"]({page.name})" in index, page.name
+
+
+def test_every_recipe_is_listed():
+    listed = (ROOT / "docs" / "reproducing.md").read_text()
+    for recipe in (ROOT / "recipes").glob("*.yaml"):
+        assert f"](../recipes/{recipe.name})" in listed, recipe.name
+
+
+def test_every_deviation_marked_in_the_code_is_listed():
+    listed = (ROOT / "docs" / "deviations.md").read_text()
+    for path in (ROOT / "atom").rglob("*.py"):
+        if "DEVIATION(" in path.read_text():
+            assert f"`{path.relative_to(ROOT).as_posix()}`" in listed, path.name
+
+
+@pytest.mark.parametrize("ignore_file", [".rayignore", ".gitignore"])
+def test_code_that_workers_import_is_uploaded(ignore_file, tmp_path):
+    """A pattern "data/" without a slash before it would leave out atom/data/ as well."""
+    if shutil.which("git") is None:
+        pytest.skip("git reads the patterns")
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    shutil.copy(ROOT / ignore_file, tmp_path / ".gitignore")
+    files = [path for folder in ("atom", "pipelines", "recipes") for path in (ROOT / folder).rglob("*.*")]
+    names = "\n".join(
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if path.suffix in (".py", ".yaml") and path.is_file()
+    )
+    ignored = subprocess.run(
+        ["git", "-C", str(tmp_path), "check-ignore", "--no-index", "--stdin"],
+        input=names,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert names
+    assert ignored.stdout == ""
+
+
+def test_runtime_env_holds_variables_only():
+    content = yaml.safe_load((ROOT / "runtime_env.yaml").read_text())
+    assert set(content) == {"env_vars"}
+    assert all(isinstance(value, str) for value in content["env_vars"].values())
+
+
+def test_cluster_file_installs_the_project_and_joins_the_cluster():
+    content = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert any("pip install ~/atom-distill" in command for command in content["setup_commands"])
+    assert content["file_mounts"] == {"~/atom-distill": "."}
+    # Without the variable the driver would compute in a private cluster on the head alone.
+    assert any("RAY_ADDRESS=auto" in command for command in content["setup_commands"])
