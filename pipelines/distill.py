@@ -259,7 +259,12 @@ class Job:
         from pipelines.recording import log_accuracies, log_artifact, log_distilled, run_facts, times
 
         facts = run_facts(self.store, self.size)
-        distilled = distilled.with_results([{**row, **facts} for row in row_dicts(judged.rows)])
+        rows = [
+            {**row, "hardware": facts["hardware"]}
+            | ({"distill_s": facts["distill_s"]} if row["method"] == distilled.method else {})
+            for row in row_dicts(judged.rows)
+        ]
+        distilled = distilled.with_results(rows)
         self.publish(distilled)
         title = f"{distilled.method}, ipc {distilled.ipc}: accuracy on {self.real.source.title}, %"
         print_evaluation(judged, title=title)

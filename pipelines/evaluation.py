@@ -239,5 +239,5 @@ def _row(
         n=len(accuracies),
         epochs=settings.epochs,
         stored_images=small.stored_images,
-        seconds=sum(value["seconds"] for value in own),
+        seconds=round(sum(value["seconds"] for value in own), 1),
     )
