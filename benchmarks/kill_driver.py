@@ -3,8 +3,8 @@
     python benchmarks/kill_driver.py --kills 10 -- --iterations 200 --eval-seeds 0
 
 What follows "--" goes to pipelines/distill.py, after --dataset digits --checkpoint-every 10. First an undisturbed
-run, whose length the moments are drawn for: every second kill falls into the start-up (imports, Ray, MLflow,
-first workers), the others into the work, after at least one new checkpoint, so that the whole comes to an end.
+run, for which the moments are drawn: every second kill falls into the start-up (imports, Ray, MLflow, first
+workers), the others into the work, after a random part of what is left, so that the whole comes to an end.
 The last start is left alone. At the end, every process of the killed drivers must be gone: the private Ray dies
 with its driver, except two agents of Ray's own, which notice after half a minute.
 """
@@ -33,10 +33,20 @@ LIMIT_S, ORPHAN_S = 3600.0, 90.0
 
 @dataclass(frozen=True)
 class Timing:
-    """How long an undisturbed run takes: to its first checkpoint, and from there to the end, seconds."""
+    """An undisturbed run: seconds to its first checkpoint and from there to the end, iterations of all classes."""
 
     startup_s: float
     work_s: float
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: in the work, `delay_s` after that many new iterations are stored; else after the start."""
+
+    phase: str
+    delay_s: float
+    iterations: int
 
 
 def main() -> int:
@@ -62,7 +72,8 @@ def main() -> int:
     rng = stream(arguments.seed, "benchmark/kill-driver")
     output, orphans = folder / "killed", list[psutil.Process]()
     for number in range(1, arguments.kills + 1):
-        moment = draw_moment(rng, timing, arguments.kills, startup=number % 2 == 1)
+        remaining, kills_left = timing.iterations - progress(output), arguments.kills - number + 1
+        moment = draw_moment(rng, timing, left=remaining, kills_left=kills_left, startup=number % 2 == 1)
         family = kill_once(arguments.command, output, moment, f"kill {number:2d} of {arguments.kills}")
         if family is None:
             return 1
@@ -98,29 +109,39 @@ def undisturbed(command: list[str], output: Path) -> Timing | None:
     if process.wait(timeout=LIMIT_S) != 0:
         print(output.with_suffix(".log").read_text())
         return None
-    return Timing(first - begun, time.monotonic() - first)
+    return Timing(first - begun, time.monotonic() - first, progress(output))
 
 
-def draw_moment(rng: np.random.Generator, timing: Timing, kills: int, *, startup: bool) -> tuple[str, float]:
-    """Phase, and seconds: since the start, or since the first new checkpoint."""
+def draw_moment(
+    rng: np.random.Generator, timing: Timing, *, left: int, kills_left: int, startup: bool
+) -> Moment:
+    """A random moment that leaves work for the kills to come, whatever else the machine is doing.
+
+    Args:
+        rng: where it comes from.
+        timing: of the undisturbed run.
+        left: iterations to do yet, summed over classes.
+        kills_left: this one included.
+        startup: which phase.
+    """
     if startup:
-        return "start-up", float(rng.uniform(0, timing.startup_s))
-    # Half of the kills fall here; together they use up a third of the work, so that other load leaves enough.
-    return "work", float(rng.uniform(0, timing.work_s * 4 / (3 * kills)))
+        return Moment("start-up", float(rng.uniform(0, timing.startup_s)), 1)
+    fraction = float(rng.uniform(0, 1 / (kills_left // 2 + 1)))
+    # Up to half a second on top, else every kill would follow a checkpoint at once.
+    return Moment("work", float(rng.uniform(0, 0.5)), max(1, int(left * fraction)))
 
 
-def kill_once(
-    command: list[str], output: Path, moment: tuple[str, float], title: str
-) -> list[psutil.Process] | None:
+def kill_once(command: list[str], output: Path, moment: Moment, title: str) -> list[psutil.Process] | None:
     """Start the command and kill it at the moment; its own processes, or None if it ended before."""
-    phase, delay_s = moment
-    before = progress(output)
+    goal = progress(output) + moment.iterations
     begun = time.monotonic()
     process = start(command, output)
-    if phase == "work":
-        wait_until(lambda: process.poll() is not None or progress(output) > before)
-    end = time.monotonic() + delay_s
-    wait_until(lambda: process.poll() is not None or time.monotonic() >= end)
+    if moment.phase == "work":
+        wait_until(lambda: process.poll() is not None or progress(output) >= goal)
+    end = time.monotonic() + moment.delay_s
+    # A start-up ends with the first new checkpoint.
+    early = (lambda: progress(output) >= goal) if moment.phase == "start-up" else (lambda: False)
+    wait_until(lambda: process.poll() is not None or time.monotonic() >= end or early())
     if process.poll() is not None:
         print(f"{title}: the run ended before, with exit code {process.returncode}; pass more --iterations")
         return None
@@ -128,7 +149,7 @@ def kill_once(
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
     print(
-        f"{title}: {phase}, {time.monotonic() - begun:.1f} s after the start, with {len(family)} processes;"
+        f"{title}: {moment.phase}, {time.monotonic() - begun:.1f} s after the start, with {len(family)} processes;"
         f" checkpoints hold {progress(output)} iterations of classes",
         flush=True,
     )
