@@ -86,7 +86,7 @@ def local_set(command: EvaluateCommand) -> Iterator[Path]:
     if ":/" not in command.set:
         yield Path(command.set)
         return
-    from pipelines.tracking_backend import fetch_artifact
+    from pipelines.tracking import fetch_artifact
 
     with tempfile.TemporaryDirectory() as folder:
         yield fetch_artifact(command.set, Path(folder), tracking_uri=command.tracking_uri)

@@ -14,8 +14,7 @@ from pipelines.evaluation import Evaluation, table_rows
 from pipelines.options import CommandSettings, TrackingSettings
 from pipelines.progress import format_table
 from pipelines.store import Store
-from pipelines.tracking import Tracker
-from pipelines.tracking_backend import default_tracking_uri
+from pipelines.tracking import Tracker, default_tracking_uri
 
 _RUN_NAME = "mlflow_run.json"
 _TIMES_NAME = "times.json"

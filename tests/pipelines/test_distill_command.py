@@ -23,7 +23,7 @@ from atom.distill import GroupDistiller
 from atom.distilled import DistilledSet
 from atom.settings import DistillSettings
 from pipelines.distillation import group_classes
-from pipelines.tracking_backend import open_client
+from pipelines.tracking.backend import open_client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -17,7 +17,7 @@ import pytest
 from command_runs import ROOT, environment, wait_for
 
 from atom.distilled import DistilledSet
-from pipelines.tracking_backend import open_client
+from pipelines.tracking.backend import open_client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

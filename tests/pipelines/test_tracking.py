@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from atom.errors import ConfigError
-from pipelines.metric_queue import MetricQueue, Point
 from pipelines.provenance import COMMIT_VARIABLE, git_commit, run_tags
 from pipelines.tracking import Tracker
-from pipelines.tracking_backend import default_tracking_uri, fetch_artifact, open_client
+from pipelines.tracking.backend import default_tracking_uri, fetch_artifact, open_client
+from pipelines.tracking.metric_queue import MetricQueue, Point
 
 Start = Callable[..., Tracker]
 

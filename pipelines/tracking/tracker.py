@@ -1,6 +1,6 @@
 """One MLflow run of a command, and its children.
 
-MLflow is imported here and in tracking_backend.py, nowhere else, and inside functions: it takes two seconds.
+MLflow is imported inside functions: it takes two seconds.
 
 Only the driver talks to MLflow, through `MlflowClient`, never through the fluent API with its global run.
 Trouble with MLflow at the start is the user's error; later it is a warning, and metrics wait in memory,
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipelines.metric_queue import MetricQueue, Point
 from pipelines.provenance import run_tags
-from pipelines.tracking_backend import (
+from pipelines.tracking.backend import (
     answering,
     dataset_input,
     describe_run,
@@ -25,6 +24,7 @@ from pipelines.tracking_backend import (
     find_run,
     open_client,
 )
+from pipelines.tracking.metric_queue import MetricQueue, Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ class Tracker:
         """A new run, or the run of an earlier driver continued.
 
         Args:
-            tracking_uri: see `tracking_backend.default_tracking_uri`.
+            tracking_uri: see `backend.default_tracking_uri`.
             experiment: made if it does not exist.
             run_name: for people.
             params: flat, dotted names; those the run has already are left alone.

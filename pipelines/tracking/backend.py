@@ -1,4 +1,4 @@
-"""Where MLflow keeps its records: choice, checks, silence. With tracking.py the only file that imports it."""
+"""Where MLflow keeps its records: choice, checks, silence."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ import numpy as np
 
 from atom.errors import ConfigError
 from pipelines.store import Store
-from pipelines.tracking_uri import checked_uri
+from pipelines.tracking.uri import checked_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
