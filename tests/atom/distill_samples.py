@@ -10,7 +10,7 @@ from torch import Tensor
 from atom.data import load
 from atom.distill import GroupDistiller, GroupState
 from atom.preprocess import Preprocess
-from atom.settings import DistillSettings
+from atom.settings import DEFAULT_DSA, DistillSettings
 from atom.streams import stream
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loss_curve.json"
@@ -81,7 +81,7 @@ def run_in_float64(
 
 
 def digits_losses(iterations: int, **values: object) -> list[list[float]]:
-    """Losses [iterations, classes] of three digits with the default augmentation."""
+    """Losses [iterations, classes] of three digits with all six augmentations."""
     train = load("digits", data_dir=Path("unused")).train
     white = Preprocess.fit(train.images, zca=False).apply(train.images)
     group = (0, 1, 2)
@@ -93,6 +93,7 @@ def digits_losses(iterations: int, **values: object) -> list[list[float]]:
             "task_balance": 0.01,
             "batch_real": 16,
             "network": "convnet-w8-d2",
+            "dsa_strategy": DEFAULT_DSA,
             "zca": "off",
             "precision": "float32",
             "compile": "off",

@@ -111,6 +111,7 @@ def test_images_of_another_size_are_refused(size: tuple[int, int]) -> None:
         ("precision", "auto"),
         ("compile", "auto"),
         ("zca", "auto"),
+        ("dsa_strategy", "auto"),
     ],
 )
 def test_an_unresolved_setting_is_refused(name: str, value: str | None) -> None:
@@ -119,5 +120,5 @@ def test_an_unresolved_setting_is_refused(name: str, value: str | None) -> None:
 
 
 def test_settings_as_a_user_writes_them_are_refused() -> None:
-    with pytest.raises(ConfigError, match="iterations, lr_img, zca, precision, compile hold"):
+    with pytest.raises(ConfigError, match="iterations, lr_img, dsa_strategy, zca, precision, compile hold"):
         GroupDistiller(DistillSettings(), channels=1, height=8, width=8, num_classes=2, device=CPU)

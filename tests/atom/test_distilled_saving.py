@@ -2,6 +2,7 @@ import os
 import resource
 import shutil
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,16 +17,18 @@ def read_all(directory):
     return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
-@pytest.fixture
+@contextmanager
 def no_space():
-    """Refuse files above a size, as a full disk would: the write raises OSError in the middle."""
+    """Refuse files above 2000 bytes, as a full disk would: the write raises OSError in the middle.
+
+    Only around the save itself: the limit holds for the whole process, pytest's own log included.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(num_bytes):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_replacing_a_set_leaves_only_the_new_one(tmp_path):
@@ -35,22 +38,18 @@ def test_replacing_a_set_leaves_only_the_new_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
-def test_full_disk_is_one_sentence_and_keeps_the_old_set(tmp_path, no_space):
+def test_full_disk_is_one_sentence_and_keeps_the_old_set(tmp_path):
     path = make_set(ipc=1).save(tmp_path / "set")
     before = read_all(path)
-    no_space(2000)
-    with pytest.raises(
-        StoreError, match=r"set cannot be written \(File too large\); free space or pass another path"
-    ):
+    problem = r"set cannot be written \(File too large\); free space or pass another path"
+    with pytest.raises(StoreError, match=problem), no_space():
         make_set(ipc=5).save(path)
-    no_space(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     assert read_all(path) == before
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
-def test_full_disk_on_a_first_save_leaves_nothing(tmp_path, no_space):
-    no_space(2000)
-    with pytest.raises(StoreError):
+def test_full_disk_on_a_first_save_leaves_nothing(tmp_path):
+    with pytest.raises(StoreError), no_space():
         make_set(ipc=5).save(tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
 
@@ -143,9 +142,8 @@ def test_loaded_set_does_not_depend_on_its_files(tmp_path):
     assert torch.equal(distilled.images_NCHW, before)
 
 
-def test_file_is_replaced_whole_or_not_at_all(tmp_path, no_space):
+def test_file_is_replaced_whole_or_not_at_all(tmp_path):
     atomic.write_file(tmp_path / "new" / "file", b"old")
-    no_space(10)
-    with pytest.raises(StoreError, match="cannot be written"):
-        atomic.write_file(tmp_path / "new" / "file", b"x" * 1000)
+    with pytest.raises(StoreError, match="cannot be written"), no_space():
+        atomic.write_file(tmp_path / "new" / "file", b"x" * 3000)
     assert read_all(tmp_path) == {"new/file": b"old"}
