@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from pipelines.tracking.backend import open_client
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 JOB_S = 300
+AGENT_S = 120
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -79,7 +81,19 @@ def job_server() -> Iterator[str]:
 
 
 def submit(address: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`ray job submit --working-dir . -- python pipelines/distill.py` with these arguments."""
+    """`ray job submit --working-dir . -- python pipelines/distill.py` with these arguments.
+
+    The server answers before the agent that starts jobs has reported to it, so a refusal for that is repeated.
+    """
+    deadline_s = time.monotonic() + AGENT_S
+    while True:
+        job = submit_once(address, *arguments)
+        if "No available agent to submit job" not in job.stderr or time.monotonic() > deadline_s:
+            return job
+        time.sleep(2)
+
+
+def submit_once(address: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(RAY, "job", "submit", "--address", address, "--working-dir", "."),
