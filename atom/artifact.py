@@ -202,7 +202,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load(path.read_bytes())
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise ArtifactError(
             f"{path} is not a safetensors file, or is cut short ({error}); it was not opened any other way,"
             f" since pickles run code: {AGAIN}."

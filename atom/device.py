@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -52,7 +52,8 @@ def kind_of(device: torch.device) -> DeviceKind:
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Context in which the networks compute in `dtype`; for float32 it does nothing."""
     if dtype == torch.float32:
-        return nullcontext()
+        # Not a null context: a caller's own autocast must not reach in here and change bits.
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=False)
     return torch.autocast(device.type, dtype=dtype)
 
 
@@ -85,12 +86,17 @@ def deterministic(device: torch.device) -> Iterator[None]:
     from torch._inductor import config as inductor
 
     before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.use_deterministic_algorithms(True)
+    # float32 means float32: TF32 keeps ten bits of the mantissa, and is on by default in convolutions.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
         with inductor.patch(deterministic=True):
             yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def matmul_rate(

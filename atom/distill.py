@@ -126,7 +126,15 @@ class GroupDistiller:
             class_ids: as in `start`.
             real: as in `start`; best on the device already, else it is copied there in every call.
             on_iteration: called with the number of iterations done, after each.
+
+        Raises:
+            ShapeError: the state is that of another number of classes.
+            ConfigError: the images of a class diverged; nothing of the call is kept.
         """
+        if len(state.images) != len(class_ids):
+            raise ShapeError(
+                f"advance: the state holds {len(state.images)} classes, but {len(class_ids)} were named."
+            )
         images = torch.from_numpy(state.images.copy()).to(self.device)
         momentum = torch.from_numpy(state.momentum.copy()).to(self.device)
         real = {class_id: real[class_id].to(self.device) for class_id in class_ids}
@@ -138,6 +146,12 @@ class GroupDistiller:
                 losses[step] = self._step(images, momentum, draw, class_ids, real)
                 if on_iteration is not None:
                     on_iteration(state.iteration + step + 1)
+        diverged = [c for c, own in zip(class_ids, images, strict=True) if not bool(own.isfinite().all())]
+        if diverged:
+            raise ConfigError(
+                f"classes {diverged}: the images are no longer finite after iteration {until}; pass a smaller --lr-img"
+                f" than {self.settings.lr_img:g}, or a network with normalisation."
+            )
         return GroupState(
             iteration=max(until, state.iteration),
             images=images.cpu().numpy(),
@@ -184,7 +198,9 @@ class GroupDistiller:
         batches = [real[c][rows_B] for c, rows_B in zip(class_ids, rows_GB, strict=True)]
         per_call = self._real_per_call()
         if per_call is None:
-            return self._real_statistics(torch.cat(batches), params_GP)
+            statistics = self._real_statistics(torch.cat(batches), params_GP)
+            # A CUDA graph's outputs are overwritten by the next compiled call: the targets need their own memory.
+            return [statistic.clone() for statistic in statistics]
         of_classes = []
         for row, batch in enumerate(batches):
             parts = [self._real_statistics(part, params_GP[row : row + 1]) for part in batch.split(per_call)]

@@ -213,7 +213,10 @@ def plain(value: Any) -> Any:
 
     Anything else becomes its string, so that a record of a run is never the reason why the run fails.
     """
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        # A path that is not UTF-8 holds surrogates, which no file could be written with.
+        return value.encode("utf-8", "backslashreplace").decode()
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None

@@ -157,7 +157,7 @@ def _read_dc(path: Path) -> list[Any]:
         _refuse_dc(path, "it holds something else", error)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         _refuse_dc(path, str(error.strerror), error)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can fail in any way
         _refuse_dc(path, "it is damaged", error)
     data = content.get("data") if isinstance(content, dict) else None
     if not isinstance(data, list) or not data:

@@ -129,6 +129,11 @@ class Preprocess:
         return cls(mean_C, std_C, zca)
 
     def _check_shape(self, images: Tensor) -> None:
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ShapeError(
+                f"images have type {images.dtype}, expected uint8 in 0..255 or floating pixels in [0, 1]; convert them"
+                " first."
+            )
         if images.ndim != 4 or images.shape[1] != len(self.mean_C):
             raise ShapeError(
                 f"images have shape {tuple(images.shape)}, but this preprocessing was fitted on"

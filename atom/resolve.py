@@ -6,7 +6,10 @@ the driver, written into the artifact, and sent to every worker, which decides n
 
 import logging
 import os
+import shlex
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -105,9 +108,17 @@ def group_flop(
     return forward * images * min(settings.classes_per_group, num_classes) * (settings.iterations or 0)
 
 
-def has_compiler() -> bool:
-    """Whether torch.compile can build CPU code here: a C++ compiler is on the path."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None or shutil.which("clang++") is not None
+def has_compiler(device_kind: DeviceKind = "cpu") -> bool:
+    """Whether torch.compile can build code here: Python's headers, and on the path what it calls.
+
+    That is $CXX or g++ for CPUs (Inductor), and $CC, gcc or clang for CUDA (Triton).
+    """
+    if device_kind == "cuda":
+        names = [*shlex.split(os.environ.get("CC", ""))[:1], "gcc", "clang"]
+    else:
+        names = shlex.split(os.environ.get("CXX", "g++"))[:1]
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    return headers and any(shutil.which(name) for name in names)
 
 
 def _compile(
@@ -121,9 +132,10 @@ def _compile(
         worth = (settings.iterations or 0) >= 500 if device_kind == "cuda" else flop >= COMPILE_WORTH_FLOP
         if not worth:
             return "off"
-    if device_kind == "cpu" and not has_compiler():
+    if not has_compiler(device_kind):
         log.warning(
-            "no C++ compiler found (g++, clang++ or $CXX): the step runs eagerly, several times slower."
+            "no compiler with Python's headers found (g++ or $CXX for CPUs, gcc, clang or $CC for CUDA): the step"
+            " runs eagerly, several times slower."
         )
         return "off"
     return "on"

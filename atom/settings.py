@@ -34,7 +34,7 @@ class MatchingSettings(Settings):
     mode: Mode = "atom"
     """What is matched. atom: spatial and channel attention; spatial: as DataDAM; channel: channel attention alone; dm:
     mean embeddings alone."""
-    power: Annotated[int, Field(ge=1, le=16)] = 4
+    power: Annotated[int, Field(ge=1, le=8)] = 4
     """Exponent p of the attention maps, for |activation|**p. Source: DataDAM, hyper-parameter table."""
     task_balance: Annotated[float, Field(ge=0)] | None = None
     """Weight λ of the embedding term, times loss_scale; default 0.01 below 64 pixels, 0.02 from there on. Source:

@@ -85,6 +85,12 @@ def _check_soft_labels(distilled: "DistilledSet", soft_NK: Tensor, where: str) -
     if soft_NK.dtype != torch.float32 or soft_NK.shape != shape:
         fail(where, f"soft labels are {soft_NK.dtype} {list(soft_NK.shape)}", f"torch.float32 {list(shape)}")
     check_finite(soft_NK, "soft labels", where)
+    if bool((soft_NK < 0).any()) or not bool(((soft_NK.sum(1) - 1).abs() < 1e-3).all()):
+        fail(
+            where,
+            "soft labels that are negative or do not sum to 1",
+            "a distribution over the classes in each row",
+        )
 
 
 def _check_preprocess(distilled: "DistilledSet", where: str) -> None:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def source_key(root: Path, files: Iterable[Path], *, options: dict[str, Any]) -> str:
     """Cheap digest of what a source would give: names, sizes and times of its files, and the options."""
     listing = [(os.path.relpath(file, root), *_size_and_time(file)) for file in sorted(files)]
-    text = json.dumps([LOADER_VERSION, sorted(options.items()), listing])
+    text = json.dumps([LOADER_VERSION, str(root.resolve()), sorted(options.items()), listing])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

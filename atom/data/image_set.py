@@ -45,7 +45,7 @@ class ImageSet:
 
         Raises:
             ShapeError: images are not uint8 [N, C, H, W], or the labels are not N integers.
-            DataError: a label is out of range.
+            DataError: a label is out of range, or a class name is empty or repeated.
         """
         images_NCHW = np.ascontiguousarray(images)
         labels_N = np.asarray(labels)
@@ -61,6 +61,10 @@ class ImageSet:
             )
         labels_N = np.ascontiguousarray(labels_N, dtype=np.int64)
         names = tuple(class_names)
+        if len(set(names)) < len(names) or not all(name.strip() for name in names):
+            raise DataError(
+                f"Class names {', '.join(map(repr, names))} hold an empty or a repeated one; rename it."
+            )
         outside = np.flatnonzero((labels_N < 0) | (labels_N >= len(names)))
         if outside.size:
             first = int(outside[0])

@@ -4,7 +4,7 @@ Every network shows the features of its blocks (`atom.nets.layers.BlockNet`), so
 """
 
 from atom.nets.counts import count_multiply_adds, count_parameters
-from atom.nets.custom import require_blocks
+from atom.nets.custom import identity, require_blocks
 from atom.nets.layers import BlockNet
 from atom.nets.registry import build, known_names
 from atom.nets.spec import ConvNetSpec, convnet_space, default_depth, parse_convnet
@@ -20,6 +20,7 @@ __all__ = [
     "count_parameters",
     "default_depth",
     "fill_weights",
+    "identity",
     "known_names",
     "parse_convnet",
     "require_blocks",

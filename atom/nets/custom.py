@@ -1,7 +1,9 @@
 """A user's own network, named `module:function` or `path/to/file.py:function`."""
 
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +54,19 @@ def require_blocks(net: nn.Module, name: str) -> BlockNet:
             "but not distil; add one that returns (list of activations, embedding), see docs/own-network.md."
         )
     return cast(BlockNet, net)  # a user's class need not inherit from it
+
+
+def identity(name: str) -> str:
+    """The name of a network, and for a user's own the digest of its source: what a stored result depends on.
+
+    Raises:
+        ConfigError: the user's function cannot be imported.
+    """
+    if ":" not in name:
+        return name
+    source = inspect.getsourcefile(inspect.unwrap(_import_function(name)))
+    content = Path(source).read_bytes() if source else b""
+    return f"{name}@{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def assert_same(left: DistilledSet, right: DistilledSet) -> None:
 @given(shapes, st.booleans(), st.booleans(), st.integers(0, 50))
 def test_save_then_load_is_identity(tmp_path, shape, zca, soft, seed):
     num_classes, ipc, channels, height, width, factor = shape
-    soft_labels = torch.rand(num_classes * ipc, num_classes) if soft else None
+    soft_labels = torch.rand(num_classes * ipc, num_classes).softmax(1) if soft else None
     distilled = make_set(
         num_classes=num_classes, ipc=ipc, channels=channels, height=height, width=width, zca=zca, seed=seed,
         factor=factor, soft_labels=soft_labels,

@@ -224,6 +224,7 @@ def test_preprocessing_of_other_channels_is_refused_before_saving(tmp_path):
             {"soft_labels": torch.zeros(8, 3)},
             r"soft labels are torch.float32 \[8, 3\], expected torch.float32 \[8, 4\]",
         ),
+        ({"soft_labels": torch.ones(8, 4)}, "negative or do not sum to 1, expected a distribution"),
         ({"soft_labels": torch.full((8, 4), float("nan"))}, "32 of 32 values of soft labels are NaN"),
         ({"class_names": ()}, "there are no class names"),
         ({"class_names": ("a", "b", "c", "\ud800")}, "can be written as UTF-8"),

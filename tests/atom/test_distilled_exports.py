@@ -125,7 +125,7 @@ def test_dd_ranking_export_holds_tensors_and_pictures_in_label_order(tmp_path):
 
 
 def test_dd_ranking_export_gives_soft_labels_where_there_are_some(tmp_path):
-    soft = torch.rand(8, 4)
+    soft = torch.rand(8, 4).softmax(1)
     path = export_dd_ranking(make_set(soft_labels=soft, factor=2), tmp_path / "ranking")
     labels = torch.load(path / "labels.pt", weights_only=True)
     assert torch.equal(labels, soft.repeat_interleave(4, 0))

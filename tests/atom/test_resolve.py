@@ -1,5 +1,6 @@
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ TINY = {"channels": 3, "height": 64, "width": 64, "num_classes": 200}
 
 @pytest.fixture(autouse=True)
 def with_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "has_compiler", lambda: True)
+    monkeypatch.setattr(resolve, "has_compiler", lambda kind="cpu": True)
 
 
 def resolved(kind: str = "cpu", shape: dict[str, int] = CIFAR, **values: object) -> DistillSettings:
@@ -127,25 +128,41 @@ def test_without_a_compiler_there_is_one_warning_and_the_eager_step(
     with caplog.at_level(logging.WARNING):
         chosen = resolved(compile=switch)
     assert (chosen.compile, chosen.precision) == ("off", "float32")
-    assert ["no C++ compiler found" in record.getMessage() for record in caplog.records] == [True]
+    assert [
+        "no compiler with Python's headers found" in record.getMessage() for record in caplog.records
+    ] == [True]
 
 
 @pytest.mark.parametrize("values", [{"compile": "off"}, {"iterations": 1}])
 def test_who_does_not_compile_needs_no_compiler(
     values: dict[str, object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(resolve, "has_compiler", lambda: False)
+    monkeypatch.setattr(resolve, "has_compiler", lambda kind="cpu": False)
     assert resolved(**values).compile == "off"
     assert not caplog.records
 
 
-@pytest.mark.parametrize("present", ["g++", "clang++", "my-c++"])
-def test_any_of_three_compilers_will_do(present: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("present", ["g++", "gcc", "my-c++", "my-cc"])
+def test_the_compiler_that_torch_would_call_is_looked_for(
+    present: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda command: command if command == present else None)
     monkeypatch.delenv("CXX", raising=False)
-    assert has_compiler() == (present != "my-c++")
-    monkeypatch.setenv("CXX", "my-c++")
-    assert has_compiler() == (present != "g++")
+    monkeypatch.delenv("CC", raising=False)
+    assert (has_compiler("cpu"), has_compiler("cuda")) == (present == "g++", present == "gcc")
+    monkeypatch.setenv("CXX", "my-c++ -O2")
+    monkeypatch.setenv("CC", "my-cc -O2")
+    assert (has_compiler("cpu"), has_compiler("cuda")) == (present == "my-c++", present in ("gcc", "my-cc"))
+
+
+def test_without_pythons_headers_nothing_can_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert not has_compiler("cpu")
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(shutil, "which", lambda command: command)
+    assert has_compiler("cpu")
 
 
 def test_a_factor_that_the_image_cannot_hold_is_refused() -> None:
