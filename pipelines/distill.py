@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def distill(command: DistillCommand) -> int:
     """Load, distil, evaluate, record; the work of the command, see `run_command` for what it returns."""
-    from atom import resolve
+    from atom import nets, resolve
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
     from pipelines.evaluation import check_baselines, check_networks
@@ -70,6 +70,7 @@ def distill(command: DistillCommand) -> int:
         with lock(store):
             identity = {
                 **settings.model_dump(mode="json"),
+                "network": nets.identity(settings.network),
                 "dataset": real.name,
                 "fingerprint": real.train.fingerprint,
                 "device": device_kind,
@@ -134,7 +135,8 @@ class Job:
         log_real(tracker, self.real)
         preprocess = preprocessing(self.real, self.settings, self.store, self.command.data_dir / "cache")
         white_train = preprocess.apply(self.real.train.images).numpy()
-        outcome = self.distil(white_train, tracker, stop)
+        with stop.polling():
+            outcome = self.distil(white_train, tracker, stop)
         if outcome.stopped:
             return stopped(tracker, stop.signal_name)
         if outcome.failed:
@@ -157,7 +159,7 @@ class Job:
 
         channels, height, width = self.real.train.images.shape[1:]
         num_classes = self.real.train.num_classes
-        outcome = distil_classes(
+        return distil_classes(
             Problem(self.settings, channels, height, width, num_classes, self.device_kind),
             group_classes(num_classes, self.settings.classes_per_group),
             put_classes(white_train, self.real.train.labels, num_classes),
@@ -167,9 +169,9 @@ class Job:
             limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
             tracker=tracker,
             stop=stop,
+            # On disk with every chunk, so that a killed driver's time counts as well.
+            on_seconds=lambda seconds: add_seconds(self.store, "distill_s", seconds),
         )
-        add_seconds(self.store, "distill_s", outcome.seconds)
-        return outcome
 
     def report_failures(self, outcome: "Distillation", tracker: "Tracker") -> int:
         """Table of the classes that failed and why."""
@@ -181,8 +183,8 @@ class Job:
             "Failed classes; the others are kept, rerun the command to try again", ["class", "reason"], rows
         )
         tracker.mark("FAILED", reason=f"{len(rows)} classes failed")
-        for failure in outcome.failed.values():
-            tracker.log_text(failure.details, "failures.txt")
+        details = [f"classes {group}:\n{failure.details}" for group, failure in outcome.failed.items()]
+        tracker.log_text("\n\n".join(details), "failures.txt")
         return EXIT_FAILED
 
     def assemble(self, outcome: "Distillation", preprocess: "Preprocess") -> "DistilledSet":
@@ -238,20 +240,22 @@ class Job:
             seeds=seeds,
         )
         white_test = distilled.preprocess.apply(self.real.test.images).numpy()
-        return evaluate_sets(
-            [small_set(distilled), *rivals],
-            (white_test, self.real.test.labels),
-            self.store,
-            networks=self.command.eval_networks,
-            seeds=seeds,
-            num_classes=num_classes,
-            settings=self.evaluation,
-            identity={"set": self.digest, "test": self.real.test.fingerprint},
-            device_kind=self.device_kind,
-            gpus_per_task=self.size.gpus,
-            limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
-            stop=stop,
-        )
+        with stop.polling():
+            return evaluate_sets(
+                [small_set(distilled, distilled.method), *rivals],
+                (white_test, self.real.test.labels),
+                self.store,
+                networks=self.command.eval_networks,
+                seeds=seeds,
+                num_classes=num_classes,
+                settings=self.evaluation,
+                identity={"test": self.real.test.fingerprint},
+                device_kind=self.device_kind,
+                gpus_per_task=self.size.gpus,
+                max_in_flight=self.command.num_actors,
+                limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
+                stop=stop,
+            )
 
     def conclude(self, distilled: "DistilledSet", judged: "Evaluation", tracker: "Tracker") -> int:
         """Print the table, put it into the card and MLflow, and name the artifact."""
@@ -271,7 +275,7 @@ class Job:
         log_distilled(tracker, distilled, source=self.store.where(SET_NAME))
         log_accuracies(tracker, judged, own=distilled.method, title=title)
         tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(self.store).items()})
-        log_artifact(tracker, self.store, SET_NAME)
+        log_artifact(tracker, distilled, SET_NAME)
         if judged.failed:
             tracker.mark("FAILED", reason=f"{len(judged.failed)} trainings failed")
         say(f"distilled in {facts['distill_s']:.0f} s on {facts['hardware']}")

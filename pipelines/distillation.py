@@ -4,7 +4,7 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,7 @@ class _Run:
                 self.states[group] = _joined(found[0], [found[1][c] for c in group])
         self.at_start = sum(self.iteration(group) for group in groups)
         self.running: dict[Group, int] = {}
+        self.points: list[tuple[str, float, int]] = []
 
     def iteration(self, group: Group) -> int:
         return self.states[group].iteration if group in self.states else 0
@@ -104,9 +105,14 @@ class _Run:
         self.checkpoints.save(state.iteration, _split(group, state))
         self.states[group] = state
         self.running.pop(group, None)
-        if self.tracker is not None:
-            self.tracker.log_history(_loss_points(group, state.losses, before, self.total))
+        self.points += _loss_points(group, state.losses, before, self.total)
         return not self.finished(group)
+
+    def send_losses(self) -> None:
+        """Pass the new points on; from a tick, so that a slow server holds up no worker's next chunk."""
+        if self.tracker is not None and self.points:
+            self.tracker.log_history(self.points)
+        self.points = []
 
     def done(self, groups: Sequence[Group]) -> int:
         """Iterations of all groups, those in work included."""
@@ -128,6 +134,7 @@ def distil_classes(
     limits: Limits | None = None,
     tracker: Tracker | None = None,
     stop: threading.Event | None = None,
+    on_seconds: Callable[[float], None] | None = None,
 ) -> Distillation:
     """Distil groups of classes on Ray actors; what is on disk is not computed again.
 
@@ -141,17 +148,20 @@ def distil_classes(
         limits: retries and time limits.
         tracker: gets the loss curves.
         stop: ends it early when set.
+        on_seconds: called after every stored chunk with the wall time since the last call.
     """
     run = _Run(problem, groups, real, checkpoints, checkpoint_every, tracker)
     open_groups = [group for group in groups if not run.finished(group)]
     num_classes = sum(len(group) for group in groups)
-    begun = time.monotonic()
+    begun = told = time.monotonic()
     result = Distillation()
     with Progress(
         "distilling", len(groups) * run.total, num_items=num_classes, done=run.at_start
     ) as progress:
 
         def show(actors: Mapping[Group, Any]) -> None:
+            if actors:
+                run.send_losses()
             answers = gather({group: actor.progress.remote() for group, actor in actors.items()})
             run.running.update(answers)
             classes = sum(len(group) for group in groups if run.finished(group))
@@ -159,6 +169,10 @@ def distil_classes(
 
         def finish(group: Group, state: GroupState) -> bool:
             more = run.finish(group, state)
+            if on_seconds is not None:
+                nonlocal told
+                told, since = time.monotonic(), told
+                on_seconds(told - since)
             show({})
             return more
 
@@ -175,7 +189,8 @@ def distil_classes(
             )
             result.failed, result.stopped, result.retries = outcome.failed, outcome.stopped, outcome.retries
         show({})
-    if tracker is not None and all(run.finished(group) for group in groups):
+    run.send_losses()
+    if tracker is not None and open_groups and all(run.finished(group) for group in groups):
         tracker.log_history(_total_points([run.states[group].losses for group in groups]))
     result.seconds = time.monotonic() - begun
     result.iterations_run = run.done(groups) - run.at_start

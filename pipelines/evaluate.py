@@ -47,11 +47,14 @@ def evaluate(command: EvaluateCommand) -> int:
         distilled = load_set(directory)
         data = command.part(DataSettings)
         if not command.dataset:
-            data = data.model_copy(update={"dataset": str(distilled.source.get("spec", ""))})
+            size = data.image_size or distilled.images_NCHW.shape[-1]
+            spec = str(distilled.source.get("spec", ""))
+            data = data.model_copy(update={"dataset": spec, "image_size": size})
         real = load_real(data, smoke=command.smoke)
         check_same_source(distilled, real)
         check_networks(command.eval_networks, real)
-        name = f"{distilled.method}-{real.name}-ipc{distilled.ipc}-seed{command.seed}"
+        digest = fingerprint(distilled)
+        name = f"{distilled.method}-{real.name}-ipc{distilled.ipc}-{digest[:8]}"
         location = output_location(command, f"evaluate-{name}")
         num_trials = command.eval_seeds * len(command.eval_networks) * (1 + len(command.baselines))
         with connect() as cluster:
@@ -62,7 +65,7 @@ def evaluate(command: EvaluateCommand) -> int:
             store = Store.open(location)
             with lock(store):
                 identity = {
-                    "set": fingerprint(distilled),
+                    "set": digest,
                     "test": real.test.fingerprint,
                     "device": device_kind,
                 }
@@ -147,6 +150,9 @@ class Job:
         self.store = store
         self.size = size
         self.device_kind = device_kind
+        from pipelines.evaluation import set_name
+
+        self.name = set_name(distilled, command.baselines)
 
     def tracker(self, name: str) -> "Tracker":
         """The MLflow run of this output: a new one, or that of an earlier driver continued."""
@@ -177,8 +183,9 @@ class Job:
             return stopped(tracker, stop.signal_name)
         title = f"{self.distilled.method}, ipc {self.distilled.ipc}: accuracy on {self.real.source.title}, %"
         print_evaluation(judged, title=title)
-        log_accuracies(tracker, judged, own=self.distilled.method, title=title)
+        log_accuracies(tracker, judged, own=self.name, title=title)
         self.store.write_json("results.json", row_dicts(judged.rows))
+        tracker.log_dict({"results": row_dicts(judged.rows)}, "results.json")
         if judged.failed:
             tracker.mark("FAILED", reason=f"{len(judged.failed)} trainings failed")
         say(self.store.where("results.json"))
@@ -191,20 +198,22 @@ class Job:
 
         seeds = range(self.command.seed, self.command.seed + self.command.eval_seeds)
         white_test = self.distilled.preprocess.apply(self.real.test.images).numpy()
-        return evaluate_sets(
-            [small_set(self.distilled), *self.baselines(seeds)],
-            (white_test, self.real.test.labels),
-            self.store,
-            networks=self.command.eval_networks,
-            seeds=seeds,
-            num_classes=self.real.train.num_classes,
-            settings=self.settings,
-            identity={"set": fingerprint(self.distilled), "test": self.real.test.fingerprint},
-            device_kind=self.device_kind,
-            gpus_per_task=self.size.gpus,
-            limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
-            stop=stop,
-        )
+        with stop.polling():
+            return evaluate_sets(
+                [small_set(self.distilled, self.name), *self.baselines(seeds)],
+                (white_test, self.real.test.labels),
+                self.store,
+                networks=self.command.eval_networks,
+                seeds=seeds,
+                num_classes=self.real.train.num_classes,
+                settings=self.settings,
+                identity={"test": self.real.test.fingerprint},
+                device_kind=self.device_kind,
+                gpus_per_task=self.size.gpus,
+                max_in_flight=self.command.num_actors,
+                limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
+                stop=stop,
+            )
 
     def baselines(self, seeds: Sequence[int]) -> list[Any]:
         """Coresets of equal storage from the source's training images."""

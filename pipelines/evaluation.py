@@ -1,5 +1,6 @@
 """How good are small sets: networks trained on each as Ray tasks, every finished training kept on disk."""
 
+import hashlib
 import json
 import statistics
 import threading
@@ -79,6 +80,7 @@ def evaluate_sets(
     identity: Mapping[str, Any],
     device_kind: DeviceKind,
     gpus_per_task: float,
+    max_in_flight: int | None = None,
     limits: Limits | None = None,
     stop: threading.Event | None = None,
 ) -> Evaluation:
@@ -91,20 +93,23 @@ def evaluate_sets(
         networks, seeds: names and training seeds.
         num_classes: of the source.
         settings: resolved.
-        identity: whatever else decides the sets' content, so that a stored result is not taken for another's.
+        identity: what the test images are; with it, the settings, the network's source and the very images
+            trained on name a stored result, so that none is taken for another's.
         device_kind, gpus_per_task: where a task computes; on a CPU it is one thread, so that results do not
             depend on the machine's size.
+        max_in_flight: trainings at once; default as many as the cluster holds.
         limits: retries and time limits.
         stop: ends it early when set.
     """
     by_name = {small.name: small for small in sets}
-    digest = settings_hash({**settings.model_dump(mode="json"), **identity})
+    if len(by_name) < len(sets):
+        raise ConfigError(
+            f"two of the sets {', '.join(small.name for small in sets)} have one name; rename one."
+        )
     trials = [Trial(small.name, network, s) for network in networks for small in sets for s in seeds]
-    found: dict[Trial, dict[str, Any]] = {}
-    for trial in trials:
-        stored = _stored(store, digest, trial)
-        if stored is not None:
-            found[trial] = stored
+    common = {**settings.model_dump(mode="json"), **identity, "device": device_kind}
+    records = _record_names(sets, trials, common)
+    found = {trial: stored for trial in trials if (stored := _stored(store, records[trial])) is not None}
     context = TrialContext(num_classes=num_classes, settings=settings, device_kind=device_kind, threads=1)
     shared = [
         ray.put({small.name: dict(small.draws) for small in sets}),
@@ -118,7 +123,7 @@ def evaluate_sets(
     ) as progress:
 
         def keep(trial: Trial, value: dict[str, Any]) -> None:
-            store.write_json(_result_name(digest, trial), value)
+            store.write_json(records[trial], {**asdict(trial), **value})
             found[trial] = value
             progress.update(len(found), items_done=len(found))
 
@@ -128,6 +133,7 @@ def evaluate_sets(
             shared=shared,
             num_cpus=0 if gpus_per_task else 1,
             num_gpus=gpus_per_task,
+            max_in_flight=max_in_flight,
             limits=limits,
             on_result=keep,
             on_tick=lambda _: progress.update(len(found), items_done=len(found)),
@@ -165,11 +171,16 @@ def print_evaluation(judged: Evaluation, *, title: str) -> None:
         print_table("Failed trainings", ["training", "reason"], reasons)
 
 
-def small_set(distilled: DistilledSet) -> SmallSet:
+def set_name(distilled: DistilledSet, baselines: Sequence[str]) -> str:
+    """How tables call a set: by its method, unless a coreset beside it has that name."""
+    return f"set ({distilled.method})" if distilled.method in baselines else distilled.method
+
+
+def small_set(distilled: DistilledSet, name: str) -> SmallSet:
     """A distilled set as networks are trained on it: decoded."""
     images, labels = distilled.decode()
     return SmallSet(
-        name=distilled.method,
+        name=name,
         draws={None: (images.numpy(), labels.numpy())},
         stored_images=len(distilled.images_NCHW),
     )
@@ -206,12 +217,31 @@ def check_baselines(names: Sequence[str]) -> None:
             raise ConfigError(f"--baselines {name}: unknown coreset; known are {', '.join(METHODS)}.")
 
 
-def _result_name(digest: str, trial: Trial) -> str:
-    return f"results/{digest}/{trial.name}.json"
+def _record_names(
+    sets: Sequence[SmallSet], trials: Sequence[Trial], common: Mapping[str, Any]
+) -> dict[Trial, str]:
+    """Where the result of each trial is kept: a name made from all that decides it, images included."""
+    from atom import nets
+
+    contents = {(small.name, seed): _content(*draw) for small in sets for seed, draw in small.draws.items()}
+    sources = {network: nets.identity(network) for network in {trial.network for trial in trials}}
+    names = {}
+    for trial in trials:
+        content = contents.get((trial.set_name, trial.seed)) or contents[trial.set_name, None]
+        key = settings_hash(
+            {**common, "train": content, "network": sources[trial.network], "seed": trial.seed}
+        )
+        names[trial] = f"results/{trial.name}-{key}.json"
+    return names
 
 
-def _stored(store: Store, digest: str, trial: Trial) -> dict[str, Any] | None:
-    name = _result_name(digest, trial)
+def _content(images_NCHW: np.ndarray, labels_N: np.ndarray) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(images_NCHW).data)
+    digest.update(np.ascontiguousarray(labels_N).data)
+    return digest.hexdigest()
+
+
+def _stored(store: Store, name: str) -> dict[str, Any] | None:
     if not store.exists(name):
         return None
     try:

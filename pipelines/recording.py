@@ -2,7 +2,9 @@
 
 import json
 import platform
+import tempfile
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from atom.data import RealData
@@ -39,7 +41,12 @@ def start_tracker(
         params=params,
         resume_run_id=known.get("run_id") if known.get("tracking_uri") == uri else None,
     )
-    store.write_json(_RUN_NAME, {"tracking_uri": uri, "run_id": tracker.run_id})
+    try:
+        store.write_json(_RUN_NAME, {"tracking_uri": uri, "run_id": tracker.run_id})
+    except BaseException as error:
+        # Without its id on disk the run would be continued by nobody: end it here.
+        with tracker:
+            raise error
     say(f"MLflow: run {tracker.run_id} at {uri}")
     return tracker
 
@@ -83,10 +90,10 @@ def log_accuracies(tracker: Tracker, judged: Evaluation, *, own: str, title: str
         tracker.set_note(f"```\n{format_table(title, *table_rows(judged.rows))}\n```")
 
 
-def log_artifact(tracker: Tracker, store: Store, name: str) -> None:
-    """A directory of a local output, file by file; on a URI it is where everybody can read it already."""
-    if store.local_path is not None:
-        tracker.log_artifacts(store.local_path / name, path=name)
+def log_artifact(tracker: Tracker, distilled: DistilledSet, name: str) -> None:
+    """The whole artifact, so that `runs:/RUN_ID/set` is a set wherever the output lies."""
+    with tempfile.TemporaryDirectory() as folder:
+        tracker.log_artifacts(distilled.save(Path(folder) / name), path=name)
 
 
 def library_versions() -> dict[str, str]:

@@ -10,6 +10,9 @@ from types import FrameType
 class StopSignal(threading.Event):
     """An event that remembers which signal set it.
 
+    Where a loop looks at it, inside `polling`, a signal only sets it. Elsewhere, in the long calls before,
+    between and after the loops, a signal raises KeyboardInterrupt: nothing would look at the event for minutes.
+
     Attributes:
         signal_name: such as "SIGTERM", or None when none came.
     """
@@ -17,18 +20,33 @@ class StopSignal(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self.signal_name: str | None = None
+        self._polled = False
+
+    @contextmanager
+    def polling(self) -> Iterator[None]:
+        """A block whose loop looks at the event about once a second and ends by itself."""
+        self._polled = True
+        try:
+            yield
+        finally:
+            self._polled = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
-        if self.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        """Handle a signal.
+
+        Raises:
+            KeyboardInterrupt: outside `polling`, or at the second Ctrl-C.
+        """
+        again = self.is_set() and number == signal.SIGINT
         self.signal_name = signal.Signals(number).name
         self.set()
+        if again or not self._polled:
+            raise KeyboardInterrupt(self.signal_name)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopSignal]:
-    """SIGTERM and the first Ctrl-C set an event instead of killing; a second Ctrl-C interrupts at once.
+    """SIGTERM and the first Ctrl-C let a loop end by itself and interrupt all else; a second Ctrl-C always interrupts.
 
     Enter it after `connect`: Ray installs handlers of its own. The old handlers are back afterwards.
     `ray job stop` kills three seconds after its SIGTERM, so what must be safe has to be on disk before.

@@ -64,9 +64,9 @@ def run_tasks(
     """
     limits = limits or Limits()
     # Ray's own retries are off: they can neither be counted nor logged here.
-    remote = ray.remote(function).options(
-        num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0, retry_exceptions=False
-    )
+    # Given to ray.remote itself, num_gpus also makes each training a process of its own: a process that was on
+    # one GPU would stay there when Ray hands it another.
+    remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0, retry_exceptions=False)(function)
     info = cluster_info("existing")
     size = max_in_flight or max(1, info.slots(cpus_per_actor=num_cpus, gpus_per_actor=num_gpus))
     queue, running, attempts = deque(items), dict[Any, _Call](), dict[Any, int]()

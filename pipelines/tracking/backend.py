@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
 
 _PAIRS_A_BATCH = 100
-_VALUE_CHARS = 6000
+VALUE_CHARS = 6000
 _DIGEST_CHARS = 36
 _DATABASE = "mlflow.db"
 _ARTIFACTS = "mlartifacts"
@@ -131,8 +131,8 @@ def describe_run(
     """Log parameters and tags, in batches and cut to the lengths MLflow takes."""
     from mlflow.entities import Param, RunTag
 
-    all_params = [Param(key, str(value)[:_VALUE_CHARS]) for key, value in params.items()]
-    all_tags = [RunTag(key, str(value)[:_VALUE_CHARS]) for key, value in tags.items()]
+    all_params = [Param(key, str(value)[:VALUE_CHARS]) for key, value in params.items()]
+    all_tags = [RunTag(key, str(value)[:VALUE_CHARS]) for key, value in tags.items()]
     for first in range(0, max(len(all_params), len(all_tags)), _PAIRS_A_BATCH):
         part = slice(first, first + _PAIRS_A_BATCH)
         client.log_batch(run_id, params=all_params[part], tags=all_tags[part])

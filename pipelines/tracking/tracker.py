@@ -17,6 +17,7 @@ import numpy as np
 
 from pipelines.provenance import run_tags
 from pipelines.tracking.backend import (
+    VALUE_CHARS,
     answering,
     dataset_input,
     describe_run,
@@ -69,9 +70,10 @@ class Tracker:
             tracking_uri: see `backend.default_tracking_uri`.
             experiment: made if it does not exist.
             run_name: for people.
-            params: flat, dotted names; those the run has already are left alone.
+            params: flat, dotted names; a run that has another value of one is not continued, since MLflow
+                never changes a parameter. Names that begin with "cluster." may differ.
             tags: further tags; `provenance.run_tags` are always set.
-            resume_run_id: run to continue; if it is gone, a new one is made.
+            resume_run_id: run to continue; if it is gone or of other parameters, a new one is made.
             system_metrics: sample processor, memory, disk and GPU figures of this machine.
 
         Raises:
@@ -82,6 +84,8 @@ class Tracker:
             run = find_run(client, resume_run_id) if resume_run_id else None
             if resume_run_id and run is None:
                 logger.warning("The MLflow run %s of this output is gone; a new one is made.", resume_run_id)
+            if run is not None and _differs(run.data.params, params):
+                tags, run = {**(tags or {}), "resumed_from": run.info.run_id}, None
             resumed = run is not None
             if run is None:
                 run = client.create_run(experiment_id(client, experiment), run_name=run_name)
@@ -90,7 +94,13 @@ class Tracker:
                 if "error" in run.data.tags:
                     client.delete_tag(run.info.run_id, "error")
             new = {key: value for key, value in params.items() if key not in run.data.params}
-            describe_run(client, run.info.run_id, params=new, tags=run_tags() | dict(tags or {}))
+            try:
+                describe_run(client, run.info.run_id, params=new, tags=run_tags() | dict(tags or {}))
+            except BaseException as error:
+                # Nobody else knows of the run yet, so nobody else would ever end it.
+                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+                client.set_terminated(run.info.run_id, "KILLED" if stopped else "FAILED")
+                raise
         tracker = cls(client, run.info.run_id, experiment_id=run.info.experiment_id)
         if system_metrics:
             tracker._start_monitor(resumed=resumed)
@@ -248,3 +258,12 @@ class Tracker:
             return None
         self._troubled = False
         return value
+
+
+def _differs(known: Mapping[str, str], params: Mapping[str, object]) -> bool:
+    """Whether a run was started with other values of what may change its results."""
+    return any(
+        key in known and known[key] != str(value)[:VALUE_CHARS]
+        for key, value in params.items()
+        if not key.startswith("cluster.")
+    )

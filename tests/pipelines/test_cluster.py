@@ -333,7 +333,7 @@ def test_address_that_leads_nowhere_is_explained_at_once(
 
 def test_first_signal_sets_the_event_and_the_second_interrupt_raises() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, stop.polling():
         assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wait(5)
@@ -341,3 +341,13 @@ def test_first_signal_sets_the_event_and_the_second_interrupt_raises() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_where_no_loop_looks_interrupts_at_once(number: signal.Signals) -> None:
+    with stop_on_signals() as stop:
+        with stop.polling():
+            pass
+        with pytest.raises(KeyboardInterrupt, match=number.name):
+            signal.raise_signal(number)
+        assert stop.signal_name == number.name

@@ -1,13 +1,15 @@
 """Trainings as tasks: kept when finished, repeated when anything changed, failed one by one."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from tiny_digits import NETWORK, NUM_CLASSES, white_digits
 
 from atom import data
+from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.settings import EvaluateSettings
 from pipelines import evaluation
@@ -20,6 +22,7 @@ from pipelines.evaluation import (
     evaluate_sets,
     print_evaluation,
     row_dicts,
+    set_name,
     table_rows,
 )
 from pipelines.faults import Failure
@@ -72,7 +75,7 @@ def test_finished_trainings_are_kept_and_only_new_ones_are_run(
     assert [(r.method, r.network, r.n) for r in both.rows] == [("atom", NARROW, 2), ("random", NARROW, 2)]
     assert first.rows[0].n == 1
     assert first.rows[0].std == 0
-    records = sorted(path.name for path in tmp_path.rglob("*.json"))
+    records = sorted(path.name.rpartition("-")[0] + ".json" for path in tmp_path.rglob("*.json"))
     assert records == [f"{name}-{NARROW}-s{s}.json" for name in ("atom", "random") for s in range(2)]
 
     real_run_tasks = evaluation.run_tasks
@@ -87,7 +90,35 @@ def test_finished_trainings_are_kept_and_only_new_ones_are_run(
     assert asked == []
     judge(tmp_path, seeds=[0], identity={"set": "y"}, sets=two_sets()[:1])
     judge(tmp_path, seeds=[0], settings=FAST.model_copy(update={"epochs": 1}), sets=two_sets()[:1])
-    assert asked == [Trial("atom", NARROW, 0)] * 2
+    other_images = SmallSet("atom", {None: some_images(1, skip=9)}, stored_images=NUM_CLASSES)
+    judge(tmp_path, seeds=[0], sets=[other_images])
+    assert asked == [Trial("atom", NARROW, 0)] * 3
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_edited_network_is_trained_again(ray_cluster: None, tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    source = (
+        "from atom.nets import build\n"
+        "def net(channels, image_size, num_classes):\n"
+        "    return build('convnet-w8-d{}', channels=channels, image_size=image_size, num_classes=num_classes)\n"
+    )
+    for depth in (1, 2):
+        file.write_text(source.format(depth))
+        judge(tmp_path / "out", networks=[f"{file}:net"], seeds=[0], sets=two_sets()[:1])
+    assert len(list((tmp_path / "out" / "results").iterdir())) == 2
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two of the sets atom, atom have one name"):
+        judge(tmp_path, sets=[two_sets()[0], two_sets()[0]])
+
+
+def test_a_saved_coreset_is_told_from_the_baseline_beside_it() -> None:
+    saved = cast(DistilledSet, SimpleNamespace(method="random"))
+    assert set_name(saved, ["random", "herding"]) == "set (random)"
+    assert set_name(saved, ["herding"]) == "random"
 
 
 @pytest.mark.ray

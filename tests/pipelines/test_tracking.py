@@ -84,6 +84,16 @@ def test_marked_status_wins_over_a_clean_exit(start: Start, client: MlflowClient
     assert run.data.tags["error"] == "SIGTERM"
 
 
+def test_run_of_other_parameters_is_not_continued(start: Start, client: MlflowClient) -> None:
+    with start(params={"evaluate.epochs": 1, "cluster.num_actors": 1}) as first:
+        pass
+    with start(params={"evaluate.epochs": 10, "cluster.num_actors": 2}, resume_run_id=first.run_id) as second:
+        assert second.run_id != first.run_id
+    assert client.get_run(second.run_id).data.tags["resumed_from"] == first.run_id
+    with start(params={"evaluate.epochs": 10, "cluster.num_actors": 8}, resume_run_id=second.run_id) as third:
+        assert third.run_id == second.run_id
+
+
 def test_restarted_driver_continues_its_run(start: Start, client: MlflowClient) -> None:
     killed = start()
     killed.log_metrics({"loss/total": 3.0}, step=1)
