@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pipelines.store import Store
     from pipelines.tracking import Tracker
 
+MLFLOW_SCHEMES = ("runs", "models", "mlflow-artifacts")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
@@ -79,20 +81,30 @@ def evaluate(command: EvaluateCommand) -> int:
 
 @contextmanager
 def local_set(command: EvaluateCommand) -> Iterator[Path]:
-    """The set's directory; one at MLflow is fetched into a temporary directory.
+    """The set's directory; one at MLflow or on another URI is fetched into a temporary directory.
 
     Raises:
         ConfigError: no set was named, or MLflow does not have it.
+        StoreError: the URI cannot be read.
     """
     if not command.set:
         raise ConfigError("--set is missing: pass the directory of a distilled set, or runs:/RUN_ID/set.")
     if ":/" not in command.set:
         yield Path(command.set)
         return
+    from pipelines.store import Store
     from pipelines.tracking import fetch_artifact
 
-    with tempfile.TemporaryDirectory() as folder:
-        yield fetch_artifact(command.set, Path(folder), tracking_uri=command.tracking_uri)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if command.set.partition(":")[0] in MLFLOW_SCHEMES:
+            yield fetch_artifact(command.set, folder, tracking_uri=command.tracking_uri)
+            return
+        store = Store.open(command.set)
+        for file in store.list():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(store.read_bytes(file))
+        yield folder
 
 
 def load_set(directory: Path) -> "DistilledSet":

@@ -127,7 +127,7 @@ class EvaluateCommand(
     """Train networks on a distilled set and test them on real images."""
 
     set: str = ""
-    """The distilled set: a directory, or an MLflow URI such as runs:/RUN_ID/set."""
+    """The distilled set: a directory, an MLflow URI such as runs:/RUN_ID/set, or a URI such as s3://bucket/out/set."""
     dataset: str = ""
     """Source of the real test images; default the one the set was distilled from."""
     baselines: tuple[str, ...] = ("random",)

@@ -13,6 +13,7 @@ from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.settings import EvaluateSettings
 from pipelines import evaluation
+from pipelines.evaluate import local_set
 from pipelines.evaluation import (
     Evaluation,
     Row,
@@ -26,6 +27,7 @@ from pipelines.evaluation import (
     table_rows,
 )
 from pipelines.faults import Failure
+from pipelines.options import EvaluateCommand
 from pipelines.signals import StopSignal
 from pipelines.store import Store
 from pipelines.worker import Trial
@@ -108,6 +110,18 @@ def test_edited_network_is_trained_again(ray_cluster: None, tmp_path: Path) -> N
         file.write_text(source.format(depth))
         judge(tmp_path / "out", networks=[f"{file}:net"], seeds=[0], sets=two_sets()[:1])
     assert len(list((tmp_path / "out" / "results").iterdir())) == 2
+
+
+def test_a_set_on_a_uri_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "set.json").write_text("{}")
+    (tmp_path / "set" / "data" / "part").write_bytes(b"x")
+    with local_set(EvaluateCommand(set=(tmp_path / "set").as_uri())) as folder:
+        assert folder != tmp_path / "set"
+        assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
+            "data/part",
+            "set.json",
+        ]
 
 
 def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
