@@ -87,7 +87,7 @@ def evaluate(
     """Train one network per seed on a small set and test each once.
 
     The accuracy of a seed depends on the sets, the network's name, the settings, the kind of device and the
-    threads, and on nothing else; not on the other seeds.
+    threads, and on whether torch.compile finds its compiler (`Evaluation.compiled` tells); not on the other seeds.
 
     Args:
         images_NCHW: the small set, decoded and preprocessed, float32.

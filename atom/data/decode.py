@@ -127,7 +127,8 @@ def decode_one(entry: Entry, *, image_size: int | None) -> Images:
     frame of an animation counts.
 
     Raises:
-        DataError: the image is missing, broken, larger than Pillow's decompression-bomb limit, or not 8-bit.
+        DataError: the image is missing, broken, larger than Pillow's decompression-bomb limit, or 16-bit grey or 32-bit
+            (16-bit colour is read by Pillow as 8-bit).
     """
     if entry.source is None:
         raise DataError(f"{entry.where}: there is no image here; expected the bytes of an encoded one.")
