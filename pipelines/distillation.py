@@ -33,7 +33,6 @@ class Distillation:
         failed: why each failed group failed.
         stopped: whether a signal ended it early.
         retries: chunks tried again after machine faults.
-        seconds: wall time of this process's part, waiting for workers included.
         iterations_run: iterations of groups computed by this process.
     """
 
@@ -41,7 +40,6 @@ class Distillation:
     failed: dict[Group, Failure] = field(default_factory=dict)
     stopped: bool = False
     retries: int = 0
-    seconds: float = 0.0
     iterations_run: int = 0
 
 
@@ -153,7 +151,7 @@ def distil_classes(
     run = _Run(problem, groups, real, checkpoints, checkpoint_every, tracker)
     open_groups = [group for group in groups if not run.finished(group)]
     num_classes = sum(len(group) for group in groups)
-    begun = told = time.monotonic()
+    told = time.monotonic()
     result = Distillation()
     with Progress(
         "distilling", len(groups) * run.total, num_items=num_classes, done=run.at_start
@@ -192,7 +190,6 @@ def distil_classes(
     run.send_losses()
     if tracker is not None and open_groups and all(run.finished(group) for group in groups):
         tracker.log_history(_total_points([run.states[group].losses for group in groups]))
-    result.seconds = time.monotonic() - begun
     result.iterations_run = run.done(groups) - run.at_start
     for group in groups:
         if run.finished(group):

@@ -17,6 +17,7 @@ from pipelines.options import CommandSettings, TrackingSettings
 from pipelines.progress import format_table
 from pipelines.store import Store
 from pipelines.tracking import Tracker, default_tracking_uri
+from pipelines.worker import network_slug
 
 _RUN_NAME = "mlflow_run.json"
 _TIMES_NAME = "times.json"
@@ -81,7 +82,7 @@ def log_accuracies(tracker: Tracker, judged: Evaluation, *, own: str, title: str
     """Mean and spread of every set and network, and the table as the run's note."""
     tracker.log_metrics(
         {
-            f"eval/{_slug(row.network)}/{_prefix(row.method, own)}{key}": value
+            f"eval/{network_slug(row.network)}/{_prefix(row.method, own)}{key}": value
             for row in judged.rows
             for key, value in (("acc_mean", row.mean), ("acc_std", row.std))
         }
@@ -137,7 +138,3 @@ def _read(store: Store, name: str) -> dict[str, Any]:
 
 def _prefix(method: str, own: str) -> str:
     return "" if method == own else f"{method}/"
-
-
-def _slug(network: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in network)

@@ -112,8 +112,12 @@ class Trial:
     @property
     def name(self) -> str:
         """Name of the trial's record in the store."""
-        network = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in self.network)
-        return f"{self.set_name}-{network}-s{self.seed}"
+        return f"{self.set_name}-{network_slug(self.network)}-s{self.seed}"
+
+
+def network_slug(network: str) -> str:
+    """A network's name as files and metrics can carry it, a user's own `path.py:function` included."""
+    return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in network)
 
 
 @dataclass(frozen=True)
