@@ -203,6 +203,7 @@ def describe_source(real: "RealData") -> dict[str, Any]:
         "spec": real.spec,
         "fingerprint": real.train.fingerprint,
         "num_train": len(real.train.labels),
+        "num_validation": 0 if real.validation is None else len(real.validation.labels),
         "image_shape": list(real.train.images.shape[1:]),
         **dataclasses.asdict(real.source),
     }

@@ -34,6 +34,11 @@ class DataSettings(Settings):
     """Whether a missing official source may be downloaded."""
     skip_broken: bool = False
     """Leave out images that cannot be read, and list them, instead of stopping at the first."""
+    validation_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training images put aside to choose by, stratified and the same for every command; sets are
+    not distilled from them."""
+    train_per_class: Annotated[int, Field(ge=1)] | None = None
+    """Use only this many training images of each class, drawn at random; default all."""
 
 
 class ClusterSettings(Settings):

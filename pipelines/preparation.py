@@ -28,7 +28,7 @@ _SMOKE_TRAIN, _SMOKE_TEST = 100, 20
 
 
 def load_real(settings: DataSettings, *, smoke: bool) -> RealData:
-    """The real images; in a smoke run at most 100 training and 20 test images a class.
+    """The real images, the validation part put aside; in a smoke run out of 100 training and 20 test images a class.
 
     Raises:
         ConfigError, DataError: see `atom.data.load`.
@@ -40,11 +40,11 @@ def load_real(settings: DataSettings, *, smoke: bool) -> RealData:
         allow_download=settings.download,
         skip_broken=settings.skip_broken,
     )
-    if not smoke:
-        return loaded
-    return loaded.with_images(
-        _first_of_each(loaded.train, _SMOKE_TRAIN), _first_of_each(loaded.test, _SMOKE_TEST)
-    )
+    if smoke:
+        loaded = loaded.with_images(
+            _first_of_each(loaded.train, _SMOKE_TRAIN), _first_of_each(loaded.test, _SMOKE_TEST)
+        )
+    return loaded.hold_out(settings.validation_frac, train_per_class=settings.train_per_class)
 
 
 def check_ipc(real: RealData, *, ipc: int, factor: int, init: str) -> None:

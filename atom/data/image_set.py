@@ -123,6 +123,8 @@ class RealData:
     source: SourceInfo
     skipped: tuple[str, ...] = ()
     """What `skip_broken` left out: one "file: reason" an image."""
+    validation: ImageSet | None = None
+    """Training images put aside to choose by, or None; see `hold_out`."""
 
     def __post_init__(self) -> None:
         """Refuse splits that do not fit each other.
@@ -153,6 +155,27 @@ class RealData:
     def with_images(self, train: ImageSet, test: ImageSet) -> "RealData":
         """The same source with other images."""
         return replace(self, train=train, test=test)
+
+    def hold_out(self, validation_frac: float, *, train_per_class: int | None = None) -> "RealData":
+        """The same source with a validation part taken out of the training images, and fewer of these kept.
+
+        Which images validate depends on the source and the share alone, so commands that are given the same
+        share agree on them, whatever `train_per_class` says.
+
+        Args:
+            validation_frac: share of the training images put aside, stratified, 0 <= share < 1; 0: none.
+            train_per_class: how many of the others each class keeps, drawn at random; None: all.
+
+        Raises:
+            ConfigError: the share or the number to keep is out of range; a class has fewer images than that.
+            DataError: a class is too small to be split.
+        """
+        train, validation = self.train, None
+        if validation_frac:
+            train, validation = split_validation(train, fraction_or_count=float(validation_frac), seed=0)
+        if train_per_class is not None:
+            train = _fewer(train, train_per_class, spec=self.spec)
+        return replace(self, train=train, validation=validation)
 
 
 def split_validation(
@@ -188,6 +211,27 @@ def split_validation(
         order = stream(seed, "data/validation", 0, class_id).permutation(len(indices))
         chosen[indices[order[:quota]]] = True
     return image_set.subset(np.flatnonzero(~chosen)), image_set.subset(np.flatnonzero(chosen))
+
+
+def _fewer(images: ImageSet, per_class: int, *, spec: str) -> ImageSet:
+    """`per_class` images of every class, in the original order."""
+    if per_class < 1:
+        # A negative number would cut from the end of a class, and leave a set that looks right.
+        raise ConfigError(
+            f"--train-per-class {per_class}: expected at least 1 training image a class of {spec}."
+        )
+    counts_K = images.per_class_counts()
+    smallest = int(counts_K.argmin())
+    if counts_K[smallest] < per_class:
+        raise ConfigError(
+            f"--train-per-class {per_class}: class {images.class_names[smallest]!r} of {spec} has only "
+            f"{counts_K[smallest]} training images; pass --train-per-class {counts_K[smallest]} or less."
+        )
+    rows = [
+        images.indices_of(c)[stream(0, "data/train_per_class", 0, c).permutation(counts_K[c])[:per_class]]
+        for c in range(images.num_classes)
+    ]
+    return images.subset(np.sort(np.concatenate(rows)))
 
 
 def _validation_quotas(counts_K: Labels, fraction_or_count: float) -> Labels:
