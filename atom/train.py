@@ -4,8 +4,12 @@ Shapes: N training images, T images asked about, B images of a batch, C channels
 K classes.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from typing import cast
 
 import torch
@@ -14,6 +18,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from atom.augment import augment, draw_params
 from atom.device import autocast, kind_of
+from atom.errors import ConfigError
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings, parse_dsa_strategy
 from atom.streams import stream
@@ -27,6 +32,26 @@ def run(net: nn.Module, images_BCHW: Tensor) -> Tensor:
     return net(images_BCHW)
 
 
+@dataclass(frozen=True)
+class Budget:
+    """When a training ends instead of after the settings' epochs: at a number of steps, or of seconds.
+
+    The step size drops at half of it, as it does at half of the epochs.
+
+    Raises:
+        ConfigError: not exactly one of the two is given, or it is not positive and finite.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [number for number in (self.steps, self.seconds) if number is not None]
+        # Not `<= 0`: NaN passes that, and a training with no end never returns.
+        if len(given) != 1 or not 0 < given[0] < math.inf:
+            raise ConfigError(f"training budget {self}: expected a positive number of steps or of seconds.")
+
+
 def train_network(
     net: nn.Module,
     images_NCHW: Tensor,
@@ -35,8 +60,10 @@ def train_network(
     settings: EvaluateSettings,
     seed: int,
     forward: Forward = run,
-) -> nn.Module:
-    """Train a network in place on a small set, and return it.
+    budget: Budget | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+) -> int:
+    """Train a network in place on a small set, and return the number of steps.
 
     Args:
         net: with its initial weights, on the device of the images.
@@ -45,11 +72,11 @@ def train_network(
         settings: of the training; unresolved defaults are resolved for the device.
         seed: of the order of the images, of DSA, and of whatever the network itself draws (dropout).
         forward: how to run the network; give a compiled one, or leave the default.
+        budget: ends the training, in the middle of an epoch if need be, or after more epochs than the settings'.
+        on_epoch: called with the number of whole epochs done; may ask the network about images.
     """
     device = images_NCHW.device
     settings = resolve_evaluation(settings, device_kind=kind_of(device))
-    dtype, operations = compute_dtype(settings), parse_dsa_strategy(settings.eval_dsa_strategy)
-    height, width = images_NCHW.shape[2:]
     optimizer = torch.optim.SGD(
         net.parameters(),
         lr=settings.lr_net,
@@ -57,29 +84,70 @@ def train_network(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    epochs = cast(int, settings.epochs)
-    layout = _layout_of(net)
-    net.train()
+    clock = _Clock(settings, budget, steps_per_epoch=-(-len(images_NCHW) // settings.batch_train))
+    dtype, layout = compute_dtype(settings), _layout_of(net)
     with _own_generators(device, seed):
-        for epoch in range(epochs):
-            if epoch == (epochs + 1) // 2:
-                optimizer.param_groups[0]["lr"] = settings.lr_net * 0.1
-            order_N = stream(seed, "evaluate/order", epoch).permutation(len(images_NCHW))
-            for number, start in enumerate(range(0, len(order_N), settings.batch_train)):
-                rows_B = torch.from_numpy(order_N[start : start + settings.batch_train]).to(device)
-                batch_BCHW = images_NCHW[rows_B]
-                if operations:
-                    rng = stream(seed, "evaluate/augment", epoch, number)
-                    params = draw_params(
-                        operations, num_rows=len(rows_B), height=height, width=width, rng=rng
-                    )
-                    batch_BCHW = augment(batch_BCHW, torch.from_numpy(params).to(device, non_blocking=True))
+        for epoch in count():
+            net.train()
+            for batch_BCHW, rows_B in _batches(images_NCHW, epoch, settings=settings, seed=seed):
+                if clock.ended():
+                    return clock.steps
+                optimizer.param_groups[0]["lr"] = settings.lr_net * clock.lr_factor()
                 with autocast(device, dtype):
                     logits_BK = forward(net, batch_BCHW.contiguous(memory_format=layout))
                 optimizer.zero_grad()
                 cross_entropy(logits_BK.float(), targets[rows_B]).backward()
                 optimizer.step()
-    return net
+                clock.steps += 1
+            if on_epoch is not None:
+                on_epoch(epoch + 1)
+            if clock.ended():
+                break
+    return clock.steps
+
+
+class _Clock:
+    """How far a training is."""
+
+    def __init__(self, settings: EvaluateSettings, budget: Budget | None, *, steps_per_epoch: int) -> None:
+        epochs = cast(int, settings.epochs)
+        self.steps = 0
+        self._budget = budget
+        self._end = steps_per_epoch * epochs
+        self._drop = steps_per_epoch * ((epochs + 1) // 2)
+        if budget is not None and budget.steps is not None:
+            self._end, self._drop = budget.steps, (budget.steps + 1) // 2
+        self._start_s = time.monotonic()
+
+    def ended(self) -> bool:
+        if self._budget is not None and self._budget.seconds is not None:
+            return self._elapsed_s() >= self._budget.seconds
+        return self.steps >= self._end
+
+    def lr_factor(self) -> float:
+        if self._budget is not None and self._budget.seconds is not None:
+            return 0.1 if self._elapsed_s() >= self._budget.seconds / 2 else 1.0
+        return 0.1 if self.steps >= self._drop else 1.0
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._start_s
+
+
+def _batches(
+    images_NCHW: Tensor, epoch: int, *, settings: EvaluateSettings, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented images [B, C, H, W] and their rows [B], every image once an epoch."""
+    device, (height, width) = images_NCHW.device, images_NCHW.shape[2:]
+    operations = parse_dsa_strategy(settings.eval_dsa_strategy)
+    order_N = stream(seed, "evaluate/order", epoch).permutation(len(images_NCHW))
+    for number, start in enumerate(range(0, len(order_N), settings.batch_train)):
+        rows_B = torch.from_numpy(order_N[start : start + settings.batch_train]).to(device)
+        batch_BCHW = images_NCHW[rows_B]
+        if operations:
+            rng = stream(seed, "evaluate/augment", epoch, number)
+            params = draw_params(operations, num_rows=len(rows_B), height=height, width=width, rng=rng)
+            batch_BCHW = augment(batch_BCHW, torch.from_numpy(params).to(device, non_blocking=True))
+        yield batch_BCHW, rows_B
 
 
 @torch.no_grad()
