@@ -4,9 +4,16 @@ Every network shows the features of its blocks (`atom.nets.layers.BlockNet`), so
 """
 
 from atom.nets.counts import count_multiply_adds, count_parameters
-from atom.nets.custom import identity, require_blocks
+from atom.nets.custom import (
+    build_with,
+    identity,
+    import_object,
+    module_digest,
+    require_blocks,
+    source_digest,
+)
 from atom.nets.layers import BlockNet
-from atom.nets.registry import build, known_names
+from atom.nets.registry import build, build_from, known_names
 from atom.nets.spec import ConvNetSpec, convnet_space, default_depth, parse_convnet
 from atom.nets.weights import WeightDraw, fill_weights
 
@@ -15,13 +22,18 @@ __all__ = [
     "ConvNetSpec",
     "WeightDraw",
     "build",
+    "build_from",
+    "build_with",
     "convnet_space",
     "count_multiply_adds",
     "count_parameters",
     "default_depth",
     "fill_weights",
     "identity",
+    "import_object",
     "known_names",
+    "module_digest",
     "parse_convnet",
     "require_blocks",
+    "source_digest",
 ]

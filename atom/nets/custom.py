@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -26,7 +27,24 @@ def build_custom(name: str, *, channels: int, image_size: Size, num_classes: int
         ConfigError: the function cannot be imported or called, returns no `nn.Module`, or the network does
             not give logits (N, num_classes), or its `blocks` not what `atom.nets.BlockNet` says.
     """
-    function = _import_function(name)
+    return build_with(
+        _import_function(name), name, channels=channels, image_size=image_size, num_classes=num_classes
+    )
+
+
+def build_with(
+    function: Callable[..., object], name: str, *, channels: int, image_size: Size, num_classes: int
+) -> nn.Module:
+    """The network that a function returns for these sizes, tried once on two blank images.
+
+    Args:
+        function: called with the three sizes as keywords.
+        name: of the network, for messages.
+        channels, image_size, num_classes: see `atom.nets.build`.
+
+    Raises:
+        ConfigError: as for `build_custom`.
+    """
     try:
         net = function(channels=channels, image_size=image_size, num_classes=num_classes)
     except Exception as error:
@@ -64,9 +82,41 @@ def identity(name: str) -> str:
     """
     if ":" not in name:
         return name
-    source = inspect.getsourcefile(inspect.unwrap(_import_function(name)))
-    content = Path(source).read_bytes() if source else b""
-    return f"{name}@{hashlib.sha256(content).hexdigest()[:16]}"
+    return f"{name}@{source_digest(_import_function(name))}"
+
+
+def module_digest(name: str, *, what: str) -> str:
+    """Digest of the file of a `module:attribute` or `path/to/file.py:attribute`, as of `source_digest`.
+
+    Args:
+        name, what: as for `import_object`.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    return _digest_of_file(_import_module(name.rpartition(":")[0], what=what))
+
+
+def source_digest(function: Callable[..., object]) -> str:
+    """Digest of the file that defines a function, class, partial or callable object, 16 characters.
+
+    What has no file, such as a builtin, has the digest of no bytes.
+    """
+    function = inspect.unwrap(function)
+    while isinstance(function, partial):
+        function = inspect.unwrap(function.func)
+    if not (inspect.isroutine(function) or inspect.isclass(function)):
+        function = type(function)  # an instance with a __call__
+    return _digest_of_file(function)
+
+
+def _digest_of_file(thing: ModuleType | Callable[..., object]) -> str:
+    try:
+        source = inspect.getsourcefile(thing)
+        content = Path(source).read_bytes() if source else b""
+    except (TypeError, OSError):  # written in C, typed at a prompt, or in an archive
+        content = b""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 @contextmanager
@@ -81,26 +131,43 @@ def _working_directory_importable() -> Iterator[None]:
 
 
 def _import_function(name: str) -> Callable[..., object]:
-    where, _, attribute = name.rpartition(":")
-    if not where or not attribute:
-        raise ConfigError(f"network {name!r}: expected module:function or path/to/file.py:function.")
-    try:
-        with _working_directory_importable():
-            module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:  # whatever the user's module does when it runs
-        raise ConfigError(
-            f"network {name!r}: cannot import {where} ({type(error).__name__}: {error}); give a module "
-            "on the import path or in the working directory, or the path of a .py file."
-        ) from error
-    function = getattr(module, attribute, None)
-    if function is None:
-        raise ConfigError(f"network {name!r}: {where} has no {attribute!r}; name a function defined there.")
+    function = import_object(name, what=f"network {name!r}")
     if not callable(function):
         raise ConfigError(
-            f"network {name!r}: {attribute!r} is {type(function).__name__}, not callable; expected a "
-            "function (channels, image_size, num_classes) -> torch.nn.Module."
+            f"network {name!r}: {name.rpartition(':')[2]!r} is {type(function).__name__}, not callable; expected"
+            " a function (channels, image_size, num_classes) -> torch.nn.Module."
         )
     return function
+
+
+def import_object(name: str, *, what: str) -> object:
+    """What a user's `module:attribute` or `path/to/file.py:attribute` means.
+
+    Args:
+        name: modules are looked for on the import path and in the working directory.
+        what: how messages begin, such as "network 'mine:net'".
+
+    Raises:
+        ConfigError: it cannot be imported, or has no such attribute.
+    """
+    where, _, attribute = name.rpartition(":")
+    if not where or not attribute:
+        raise ConfigError(f"{what}: expected module:name or path/to/file.py:name.")
+    module = _import_module(where, what=what)
+    if not hasattr(module, attribute):
+        raise ConfigError(f"{what}: {where} has no {attribute!r}; name something defined there.")
+    return getattr(module, attribute)
+
+
+def _import_module(where: str, *, what: str) -> ModuleType:
+    try:
+        with _working_directory_importable():
+            return _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except Exception as error:  # whatever the user's module does when it runs
+        raise ConfigError(
+            f"{what}: cannot import {where} ({type(error).__name__}: {error}); give a module "
+            "on the import path or in the working directory, or the path of a .py file."
+        ) from error
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -56,7 +56,13 @@ def build(name: str, *, channels: int, image_size: Size, num_classes: int) -> nn
     for label, number in (("channels", channels), ("image side", min(image_size)), ("classes", num_classes)):
         if number < 1:
             raise ConfigError(f"network {name!r}: {label} {number}, expected at least 1.")
-    make = _maker(name)
+    return build_from(_maker(name), channels=channels, image_size=image_size, num_classes=num_classes)
+
+
+def build_from(
+    make: Callable[..., nn.Module], *, channels: int, image_size: Size, num_classes: int
+) -> nn.Module:
+    """What `make` builds for these sizes, with the weights and the attribute that `build` promises."""
     # Constructors initialise from torch's global generator, which is not ours to advance.
     with torch.random.fork_rng(devices=[]):
         net = make(channels=channels, image_size=tuple(image_size), num_classes=num_classes)

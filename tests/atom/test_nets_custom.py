@@ -1,6 +1,10 @@
 """A user's own network: the printed example runs, and what does not fit is said."""
 
+import hashlib
+import math
 import re
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,16 @@ import torch
 from torch import nn
 
 from atom.errors import ConfigError
-from atom.nets import build, count_multiply_adds, require_blocks
+from atom.nets import (
+    build,
+    build_with,
+    count_multiply_adds,
+    identity,
+    import_object,
+    module_digest,
+    require_blocks,
+    source_digest,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-network.md"
 SIZES = {"channels": 1, "image_size": (8, 8), "num_classes": 10}
@@ -58,8 +71,8 @@ def test_batchnorm_in_a_users_network_is_noticed(workdir):
     [
         ("absent_module_of_nobody:make", r"cannot import absent_module_of_nobody \(ModuleNotFoundError"),
         ("absent.py:make", r"cannot import absent.py \(FileNotFoundError: no such file"),
-        ("math:", r"expected module:function"),
-        (":make", r"expected module:function"),
+        ("math:", r"expected module:name"),
+        (":make", r"expected module:name"),
         ("math:nothing", r"math has no 'nothing'"),
         ("math:pi", r"'pi' is float, not callable"),
     ],
@@ -116,3 +129,123 @@ def test_building_a_users_network_leaves_torch_generator_alone(workdir):
     state = torch.random.get_rng_state()
     assert build(name, **SIZES).training
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_function_at_hand_builds_as_one_by_name(workdir):
+    def make(channels, image_size, num_classes):
+        assert (channels, image_size, num_classes) == (1, (8, 8), 10)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    assert isinstance(build_with(make, "mine", **SIZES), nn.Sequential)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda **sizes: 1 / 0, r"network 'mine': the function failed with ZeroDivisionError"),
+        (lambda channels: nn.Flatten(), r"network 'mine': the function failed with TypeError"),
+        (lambda **sizes: "net", r"network 'mine': the function returned str, expected a torch\.nn\.Module"),
+        (
+            lambda **sizes: nn.Flatten(),
+            r"network 'mine': .* gave a tensor of shape \(2, 64\), expected logits",
+        ),
+    ],
+)
+def test_a_function_at_hand_that_does_not_fit_is_said_by_its_name(function, said):
+    with pytest.raises(ConfigError, match=said):
+        build_with(function, "mine", **SIZES)
+
+
+def test_any_object_of_a_file_or_a_module_is_imported(workdir):
+    (workdir / "things.py").write_text("number, nothing = 7, None\n", encoding="utf-8")
+    assert import_object("things.py:number", what="it") == 7
+    assert import_object(f"{workdir}/things.py:number", what="it") == 7
+    # An object that is there and None is not one that is missing.
+    assert import_object("things.py:nothing", what="it") is None
+    assert import_object("math:pi", what="it") == math.pi
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("things", "expected module:name or path/to/file.py:name"),
+        (":number", "expected module:name"),
+        ("things.py:", "expected module:name"),
+        ("things.py:number", r"cannot import things\.py \(FileNotFoundError: no such file: things\.py\)"),
+        ("math:tau_of_nobody", "math has no 'tau_of_nobody'; name something defined there"),
+    ],
+)
+def test_an_object_that_cannot_be_imported_is_said_in_the_words_of_the_caller(workdir, name, said):
+    with pytest.raises(ConfigError, match=f"^--space here: {said}"):
+        import_object(name, what="--space here")
+
+
+def test_importing_leaves_the_import_path_as_it_was(workdir):
+    (workdir / "harmless.py").write_text("thing = 1\n", encoding="utf-8")
+    before = list(sys.path)
+    import_object("harmless.py:thing", what="it")
+    with pytest.raises(ConfigError):
+        import_object("absent_module_of_nobody:thing", what="it")
+    assert sys.path == before
+
+
+CALLABLES = """
+import functools
+
+def plain(): pass
+
+class Klass:
+    def method(self): pass
+    def __call__(self): pass
+
+@functools.wraps(plain)
+def wrapped(*args): return plain(*args)
+
+@functools.cache
+def cached(): pass
+
+def closure():
+    def inner(): pass
+    return inner
+
+lam = lambda: None
+instance, bound, inner = Klass(), Klass().method, closure()
+part, part_of_part = functools.partial(plain), functools.partial(functools.partial(plain, 1), 2)
+part_of_class, part_of_instance = functools.partial(Klass), functools.partial(Klass())
+"""
+NAMES = ["plain", "Klass", "wrapped", "cached", "lam", "instance", "bound", "inner"]
+NAMES += ["part", "part_of_part", "part_of_class", "part_of_instance"]
+
+
+def test_every_kind_of_callable_has_the_digest_of_its_file(workdir):
+    (workdir / "callables.py").write_text(CALLABLES, encoding="utf-8")
+    expected = hashlib.sha256(CALLABLES.encode()).hexdigest()[:16]
+    assert module_digest("callables.py:plain", what="it") == expected
+    for name in NAMES:
+        found = import_object(f"callables.py:{name}", what="it")
+        assert source_digest(found) == expected, name  # pyrefly: ignore
+        assert identity(f"callables.py:{name}") == f"callables.py:{name}@{expected}"
+
+
+def test_a_change_of_the_file_changes_the_digest(workdir):
+    digests = set()
+    for number in range(2):
+        (workdir / f"changed_{number}.py").write_text(f"def make():\n    return {number}\n", encoding="utf-8")
+        digests.add(source_digest(import_object(f"changed_{number}.py:make", what="it")))  # pyrefly: ignore
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("builtin", [max, dict, partial(max), partial(dict), [].append])
+def test_what_has_no_file_has_the_digest_of_nothing(builtin):
+    assert source_digest(builtin) == hashlib.sha256(b"").hexdigest()[:16]
+
+
+def test_a_function_typed_at_a_prompt_has_a_digest_all_the_same():
+    scope = {"__name__": "__main__"}
+    exec("def typed(): pass\nclass Typed: pass\n", scope)
+    for name in ("typed", "Typed"):
+        assert len(source_digest(scope[name])) == 16  # pyrefly: ignore
+
+
+def test_the_identity_of_a_known_network_is_its_name():
+    assert identity("convnet-w64") == "convnet-w64"
