@@ -4,13 +4,9 @@ python pipelines/evaluate.py --set runs/atom-digits-ipc1-s0/set --eval-networks 
 """
 
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from atom.errors import ConfigError
 from atom.settings import DeviceKind, EvaluateSettings
 from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
 from pipelines.options import DataSettings, EvaluateCommand
@@ -23,8 +19,6 @@ if TYPE_CHECKING:
     from pipelines.signals import StopSignal
     from pipelines.store import Store
     from pipelines.tracking import Tracker
-
-MLFLOW_SCHEMES = ("runs", "models", "mlflow-artifacts")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,12 +34,13 @@ def evaluate(command: EvaluateCommand) -> int:
     from pipelines.evaluation import check_baselines, check_networks
     from pipelines.preparation import load_real
     from pipelines.resources import choose_size
+    from pipelines.sets import check_same_source, fingerprint, load_set, local_set
     from pipelines.signals import stop_on_signals
     from pipelines.store import Store
 
     command = command.shrunk() if command.smoke else command
     check_baselines(command.baselines)
-    with local_set(command) as directory:
+    with local_set(command.set, command.tracking_uri) as directory:
         distilled = load_set(directory)
         data = command.part(DataSettings)
         if not command.dataset:
@@ -77,69 +72,6 @@ def evaluate(command: EvaluateCommand) -> int:
                 job = Job(command, settings, distilled, real, store, size, device_kind)
                 with stop_on_signals() as stop, job.tracker(name) as tracker:
                     return job.run(tracker, stop)
-
-
-@contextmanager
-def local_set(command: EvaluateCommand) -> Iterator[Path]:
-    """The set's directory; one at MLflow or on another URI is fetched into a temporary directory.
-
-    Raises:
-        ConfigError: no set was named, or MLflow does not have it.
-        StoreError: the URI cannot be read.
-    """
-    if not command.set:
-        raise ConfigError("--set is missing: pass the directory of a distilled set, or runs:/RUN_ID/set.")
-    if ":/" not in command.set:
-        yield Path(command.set)
-        return
-    from pipelines.store import Store
-    from pipelines.tracking import fetch_artifact
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if command.set.partition(":")[0] in MLFLOW_SCHEMES:
-            yield fetch_artifact(command.set, folder, tracking_uri=command.tracking_uri)
-            return
-        store = Store.open(command.set)
-        for file in store.list():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes(store.read_bytes(file))
-        yield folder
-
-
-def load_set(directory: Path) -> "DistilledSet":
-    """The set in a directory, or in the `set` directory of a run's output."""
-    from atom.distilled import DistilledSet
-    from pipelines.distill import SET_NAME
-
-    inner = directory / SET_NAME
-    return DistilledSet.load(inner if inner.is_dir() and not (directory / "set.json").exists() else directory)
-
-
-def check_same_source(distilled: "DistilledSet", real: "RealData") -> None:
-    """Refuse test images of other classes or shape than the set's.
-
-    Raises:
-        ConfigError: naming the difference.
-    """
-    if distilled.class_names != real.test.class_names:
-        raise ConfigError(
-            f"--dataset {real.spec}: its classes are {', '.join(real.test.class_names[:5])}, ..., but the set was"
-            f" distilled for {', '.join(distilled.class_names[:5])}, ...; pass the set's own source."
-        )
-    if tuple(distilled.images_NCHW.shape[1:]) != tuple(real.test.images.shape[1:]):
-        raise ConfigError(
-            f"--dataset {real.spec}: its images are {real.test.images.shape[1:]}, but the set's are"
-            f" {tuple(distilled.images_NCHW.shape[1:])} (channels, height, width); pass the set's own source."
-        )
-
-
-def fingerprint(distilled: "DistilledSet") -> str:
-    """Digest of what networks are trained on: the decoded images and labels."""
-    import hashlib
-
-    images, labels = distilled.decode()
-    return hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
 
 class Job:

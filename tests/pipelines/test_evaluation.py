@@ -13,7 +13,6 @@ from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.settings import EvaluateSettings
 from pipelines import evaluation
-from pipelines.evaluate import local_set
 from pipelines.evaluation import (
     Evaluation,
     Row,
@@ -27,7 +26,7 @@ from pipelines.evaluation import (
     table_rows,
 )
 from pipelines.faults import Failure
-from pipelines.options import EvaluateCommand
+from pipelines.sets import local_set
 from pipelines.signals import StopSignal
 from pipelines.store import Store
 from pipelines.worker import Trial
@@ -116,7 +115,7 @@ def test_a_set_on_a_uri_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "set" / "data").mkdir(parents=True)
     (tmp_path / "set" / "set.json").write_text("{}")
     (tmp_path / "set" / "data" / "part").write_bytes(b"x")
-    with local_set(EvaluateCommand(set=(tmp_path / "set").as_uri())) as folder:
+    with local_set((tmp_path / "set").as_uri(), None) as folder:
         assert folder != tmp_path / "set"
         assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
             "data/part",

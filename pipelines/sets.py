@@ -1,0 +1,90 @@
+"""Distilled sets as commands are given them: found, fetched, checked against the real images."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from atom.data import RealData
+from atom.distilled import DistilledSet
+from atom.errors import ConfigError
+from pipelines.recording import times
+from pipelines.store import Store
+
+MLFLOW_SCHEMES = ("runs", "models", "mlflow-artifacts")
+
+
+@contextmanager
+def local_set(location: str, tracking_uri: str | None) -> Iterator[Path]:
+    """The set's directory; one at MLflow or on another URI is fetched into a temporary directory.
+
+    Args:
+        location: what --set says: a directory, an MLflow URI, or a URI of a file system.
+        tracking_uri: of MLflow; None: as for every command.
+
+    Raises:
+        ConfigError: no set was named, or MLflow does not have it.
+        StoreError: the URI cannot be read.
+    """
+    if not location:
+        raise ConfigError("--set is missing: pass the directory of a distilled set, or runs:/RUN_ID/set.")
+    if ":/" not in location:
+        yield Path(location)
+        return
+    from pipelines.tracking import fetch_artifact
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if location.partition(":")[0] in MLFLOW_SCHEMES:
+            yield fetch_artifact(location, folder, tracking_uri=tracking_uri)
+            return
+        store = Store.open(location)
+        for file in store.list():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(store.read_bytes(file))
+        yield folder
+
+
+def load_set(directory: Path) -> DistilledSet:
+    """The set in a directory, or in the `set` directory of a run's output."""
+    from pipelines.distill import SET_NAME
+
+    inner = directory / SET_NAME
+    return DistilledSet.load(inner if inner.is_dir() and not (directory / "set.json").exists() else directory)
+
+
+def check_same_source(distilled: DistilledSet, real: RealData) -> None:
+    """Refuse test images of other classes or shape than the set's.
+
+    Raises:
+        ConfigError: naming the difference.
+    """
+    if distilled.class_names != real.test.class_names:
+        raise ConfigError(
+            f"--dataset {real.spec}: its classes are {', '.join(real.test.class_names[:5])}, ..., but the set was"
+            f" distilled for {', '.join(distilled.class_names[:5])}, ...; pass the set's own source."
+        )
+    if tuple(distilled.images_NCHW.shape[1:]) != tuple(real.test.images.shape[1:]):
+        raise ConfigError(
+            f"--dataset {real.spec}: its images are {real.test.images.shape[1:]}, but the set's are"
+            f" {tuple(distilled.images_NCHW.shape[1:])} (channels, height, width); pass the set's own source."
+        )
+
+
+def fingerprint(distilled: DistilledSet) -> str:
+    """Digest of what networks are trained on: the decoded images and labels."""
+    images, labels = distilled.decode()
+    return hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+
+
+def distil_seconds(distilled: DistilledSet, directory: Path) -> float | None:
+    """Wall time of the set's distillation: by its own results, or by the output it lies in; None where unknown."""
+    for row in distilled.results:
+        if isinstance(row.get("distill_s"), int | float):
+            return float(row["distill_s"])
+    for folder in (directory, directory.parent):
+        seconds = times(Store.open(folder)).get("distill_s")
+        if seconds:
+            return seconds
+    return None
