@@ -159,7 +159,8 @@ class Progress:
 
     def update(self, done: float, *, items_done: int, loss: float | None = None) -> None:
         """Show the work done so far; a loss of None leaves the last one."""
-        changed = items_done != self._items_done
+        # Where an item is a unit, a line for each would flood a log.
+        changed = items_done != self._items_done and self._item != self._unit
         self._items_done = items_done
         self._loss = self._loss if loss is None else loss
         self._rate.update(done)
