@@ -84,7 +84,7 @@ def train_network(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    clock = _Clock(settings, budget, steps_per_epoch=-(-len(images_NCHW) // settings.batch_train))
+    clock = _Clock(settings, budget, device, steps_per_epoch=-(-len(images_NCHW) // settings.batch_train))
     dtype, layout = compute_dtype(settings), _layout_of(net)
     with _own_generators(device, seed):
         for epoch in count():
@@ -109,10 +109,13 @@ def train_network(
 class _Clock:
     """How far a training is."""
 
-    def __init__(self, settings: EvaluateSettings, budget: Budget | None, *, steps_per_epoch: int) -> None:
+    def __init__(
+        self, settings: EvaluateSettings, budget: Budget | None, device: torch.device, *, steps_per_epoch: int
+    ) -> None:
         epochs = cast(int, settings.epochs)
         self.steps = 0
         self._budget = budget
+        self._device = device
         self._end = steps_per_epoch * epochs
         self._drop = steps_per_epoch * ((epochs + 1) // 2)
         if budget is not None and budget.steps is not None:
@@ -130,6 +133,9 @@ class _Clock:
         return 0.1 if self.steps >= self._drop else 1.0
 
     def _elapsed_s(self) -> float:
+        if self._device.type == "cuda":
+            # Steps are queued faster than they are computed.
+            torch.cuda.synchronize(self._device)
         return time.monotonic() - self._start_s
 
 

@@ -21,6 +21,9 @@ from pipelines.worker import network_slug
 
 _RUN_NAME = "mlflow_run.json"
 _TIMES_NAME = "times.json"
+DISTILL_WORKER_S = "distill_worker_s"
+"""Distillation's wall time times its workers, seconds: to be compared with times that are summed over workers."""
+
 _LIBRARIES = ("torch", "numpy", "scipy", "ray", "mlflow", "safetensors")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
-from pipelines.recording import times
+from pipelines.recording import DISTILL_WORKER_S, times
 from pipelines.store import Store
 
 MLFLOW_SCHEMES = ("runs", "models", "mlflow-artifacts")
@@ -79,12 +79,14 @@ def fingerprint(distilled: DistilledSet) -> str:
 
 
 def distil_seconds(distilled: DistilledSet, directory: Path) -> float | None:
-    """Wall time of the set's distillation: by its own results, or by the output it lies in; None where unknown."""
-    for row in distilled.results:
-        if isinstance(row.get("distill_s"), int | float):
-            return float(row["distill_s"])
-    for folder in (directory, directory.parent):
-        seconds = times(Store.open(folder)).get("distill_s")
-        if seconds:
-            return seconds
-    return None
+    """Time of the set's distillation, summed over workers; None where unknown.
+
+    By the output the set lies in, else by its own results, which know the wall time only: that of one worker.
+    """
+    for name in (DISTILL_WORKER_S, "distill_s"):
+        for folder in (directory, directory.parent):
+            seconds = times(Store.open(folder)).get(name)
+            if seconds:
+                return seconds
+    found = [row.get(name) for name in (DISTILL_WORKER_S, "distill_s") for row in distilled.results]
+    return next((float(seconds) for seconds in found if isinstance(seconds, int | float)), None)
