@@ -113,12 +113,20 @@ class Tracker:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> "Tracker":
-        """A run shown below this one. If MLflow does not answer, its records go nowhere, with a warning."""
+        """A run shown below this one; the one of that name continued, if an earlier driver made it.
+
+        If MLflow does not answer, its records go nowhere, with a warning.
+        """
         tags = {"mlflow.parentRunId": self.run_id, **(tags or {})}
-        run = self._try(
-            "create a child run",
-            lambda: self._client.create_run(self._experiment_id, tags=tags, run_name=run_name),
-        )
+
+        def find_or_create() -> Any:
+            found = self._client.search_runs(
+                [self._experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{self.run_id}'"
+            )
+            known = next((run for run in found if run.info.run_name == run_name), None)
+            return known or self._client.create_run(self._experiment_id, tags=tags, run_name=run_name)
+
+        run = self._try("create a child run", find_or_create)
         run_id = run.info.run_id if run else ""
         tracker = Tracker(self._client, run_id, experiment_id=self._experiment_id)
         tracker._try(
