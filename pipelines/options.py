@@ -14,6 +14,7 @@ import tyro
 import yaml
 from pydantic import Field
 
+from apps.nas.settings import NasSettings
 from atom.errors import ConfigError
 from atom.settings import DistillSettings, EvaluateSettings, Settings
 
@@ -144,6 +145,43 @@ class EvaluateCommand(
         """The same command for a smoke run: one short training."""
         return self.model_copy(
             update={"epochs": min(self.epochs or 2, 2), "eval_seeds": min(self.eval_seeds, 1)}
+        )
+
+
+class NasCommand(
+    TrackingSettings, ClusterSettings, EvaluateSettings, NasSettings, DataSettings, CommandSettings
+):
+    """Rank the networks of a search space by training each on a distilled set, and say how far to trust it."""
+
+    set: tuple[str, ...] = ()
+    """Distilled sets: directories, MLflow URIs such as runs:/RUN_ID/set, or URIs such as s3://bucket/out/set;
+    default one that is distilled first."""
+    dataset: str = ""
+    """Source of the real images; default the one the first set was distilled from, else digits."""
+    validation_frac: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training images put aside, on which every proxy scores; sets must be distilled with the same
+    share to have never seen them."""
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Passes over a tiny set; default 200 on a GPU (DM, recalled), 100 on a CPU (DC, recalled)."""
+    seed: int = 0
+    """Seed of coresets and of the bootstrap, and of a set distilled here."""
+
+    def shrunk(self) -> Self:
+        """The same command for a smoke run: a few networks, short trainings."""
+        return self.model_copy(
+            update={
+                "sample": min(self.sample or 4, 4) if ":" not in self.space else self.sample,
+                "ipc": min(self.ipc, 2),
+                "iterations": min(self.iterations or 4, 4),
+                "epochs": min(self.epochs or 2, 2),
+                "whole_epochs": min(self.whole_epochs or 1, 1),
+                "seeds": min(self.seeds, 2),
+                "reference_seeds": min(self.reference_seeds, 2),
+                "retrain": min(self.retrain, 1),
+                "retrain_seeds": 1,
+                "resamples": min(self.resamples, 200),
+                "search_trials": min(self.search_trials, 4),
+            }
         )
 
 

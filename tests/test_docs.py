@@ -1,5 +1,6 @@
 """The pages are true: links lead somewhere, flags exist, commands parse, code compiles, lists are complete."""
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -8,9 +9,15 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from pipelines.options import CommandSettings, DistillCommand, EvaluateCommand, parse
+from apps.nas.proxies import KNOWN as PROXIES
+from apps.nas.settings import NasSettings
+from apps.nas.space import NAMED as SPACES
+from apps.nas.space import load_space
+from apps.nas.table import Row
+from pipelines.options import CommandSettings, DistillCommand, EvaluateCommand, NasCommand, parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -20,8 +27,10 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 COMMANDS: dict[str, type[CommandSettings]] = {
     "pipelines/distill.py": DistillCommand,
     "pipelines/evaluate.py": EvaluateCommand,
+    "pipelines/nas.py": NasCommand,
     "atom-distill": DistillCommand,
     "atom-evaluate": EvaluateCommand,
+    "atom-nas": NasCommand,
 }
 # Flags of other programs that the pages name.
 OTHERS = {
@@ -76,10 +85,15 @@ def flags_of(command):
     return names | {f"--no-{name.replace('_', '-')}" for name in switches}
 
 
+def unexplained(command, text):
+    """Settings of a command whose flag the text does not have."""
+    return [name for name in command.model_fields if f"`--{name.replace('_', '-')}`" not in text]
+
+
 def known_flags():
     """Flags of the commands, of the benchmarks' scripts, and of other programs."""
     scripts = " ".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
-    own = flags_of(DistillCommand) | flags_of(EvaluateCommand)
+    own = flags_of(DistillCommand) | flags_of(EvaluateCommand) | flags_of(NasCommand)
     return own | set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', scripts)) | set().union(*OTHERS.values())
 
 
@@ -122,10 +136,44 @@ def test_python_blocks_compile(page):
 
 
 def test_every_flag_is_explained():
-    explained = (ROOT / "docs" / "distil.md").read_text() + (ROOT / "docs" / "evaluate.md").read_text()
+    explained = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("distil", "evaluate"))
     for command in (DistillCommand, EvaluateCommand):
-        for name in command.model_fields:
-            assert f"`--{name.replace('_', '-')}`" in explained, name
+        assert unexplained(command, explained) == []
+    assert unexplained(NasCommand, explained + (ROOT / "docs" / "nas.md").read_text()) == []
+
+
+def test_flags_of_the_search_are_explained_on_its_page():
+    """Those that mean the same everywhere are explained once, elsewhere."""
+    own = {*NasSettings.model_fields, *NasCommand.__annotations__}
+    page = (ROOT / "docs" / "nas.md").read_text()
+    assert [name for name in unexplained(NasCommand, page) if name in own] == []
+
+
+def test_every_proxy_and_named_space_is_explained():
+    page = (ROOT / "docs" / "nas.md").read_text()
+    for name in (*PROXIES, *SPACES):
+        assert f"| `{name}` |" in page, name
+
+
+def test_every_column_of_the_results_is_explained():
+    page = (ROOT / "docs" / "nas.md").read_text()
+    names = [field.name for field in dataclasses.fields(Row)]
+    table = page.partition("| column of `results.parquet` |")[2].partition("\n\n")[0]
+    assert [name for name in names if f"`{name}`" not in table] == []
+
+
+def test_the_printed_space_of_ones_own_is_a_space(tmp_path):
+    page = (ROOT / "docs" / "nas.md").read_text()
+    before, _, after = page.partition("```python\n")
+    assert before.rstrip().endswith("`my_space.py`:")
+    (tmp_path / "my_space.py").write_text(after.partition("```")[0])
+    space = load_space(f"{tmp_path}/my_space.py:networks", channels=3, image_size=(32, 24), num_classes=7)
+    assert len(space.candidates) == 2
+    for candidate in space.candidates:
+        logits = space.build(candidate.name)(torch.zeros(2, 3, 32, 24))
+        assert logits.shape == (2, 7)
+        assert candidate.parameters
+        assert candidate.multiply_adds
 
 
 def test_index_lists_every_page():
@@ -143,7 +191,7 @@ def test_every_recipe_is_listed():
 
 def test_every_deviation_marked_in_the_code_is_listed():
     listed = (ROOT / "docs" / "deviations.md").read_text()
-    for path in (ROOT / "atom").rglob("*.py"):
+    for path in (*(ROOT / "atom").rglob("*.py"), *(ROOT / "apps").rglob("*.py")):
         if "DEVIATION(" in path.read_text():
             assert f"`{path.relative_to(ROOT).as_posix()}`" in listed, path.name
 
@@ -155,7 +203,9 @@ def test_code_that_workers_import_is_uploaded(ignore_file, tmp_path):
         pytest.skip("git reads the patterns")
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     shutil.copy(ROOT / ignore_file, tmp_path / ".gitignore")
-    files = [path for folder in ("atom", "pipelines", "recipes") for path in (ROOT / folder).rglob("*.*")]
+    files = [
+        path for folder in ("atom", "apps", "pipelines", "recipes") for path in (ROOT / folder).rglob("*.*")
+    ]
     names = "\n".join(
         path.relative_to(ROOT).as_posix()
         for path in files

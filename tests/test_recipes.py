@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from apps.nas.proxies import check_names
+from apps.nas.space import load_space, sample
 from atom.resolve import resolve_evaluation, resolve_settings
 from atom.settings import DistillSettings, EvaluateSettings
 from pipelines.evaluation import check_baselines
-from pipelines.options import DistillCommand, parse
+from pipelines.options import DistillCommand, NasCommand, parse
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+SEARCHES = sorted((ROOT / "recipes").glob("nas-*.yaml"))
+RECIPES = sorted(set((ROOT / "recipes").glob("*.yaml")) - set(SEARCHES))
 # channels, height and width, classes
 SHAPES = {
     "cifar10": (3, 32, 10),
@@ -28,13 +31,20 @@ PUBLISHED = [
     "cifar10-ipc1-laptop",
     "cifar10-ipc10-laptop",
     "fashionmnist-ipc10-laptop",
+    "cifar10-ipc10-nas-laptop",
 ]
+ITERATIONS = {"": 8000, "-laptop": 300, "-nas-laptop": 500}
 
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+every_search = pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 
 
 def parsed(path, *more):
     return parse(DistillCommand, ["--config", str(path), *more], prog="atom-distill")
+
+
+def parsed_search(path):
+    return parse(NasCommand, ["--config", str(path)], prog="atom-nas")
 
 
 def header(path):
@@ -84,9 +94,9 @@ def test_command_of_the_header_is_the_recipe_itself(path, monkeypatch):
 def test_name_of_the_file_says_what_is_distilled(path):
     command = parsed(path)
     factor = f"-factor{command.factor}" if command.factor > 1 else ""
-    laptop = "-laptop" if command.iterations == 300 else ""
+    laptop = next(kind for kind, number in ITERATIONS.items() if number == command.iterations)
     assert path.stem == f"{command.dataset}-ipc{command.ipc}{factor}{laptop}"
-    assert (command.iterations, command.epochs) == ((300, 300) if laptop else (8000, 1000))
+    assert command.epochs == (300 if laptop else 1000)
 
 
 @pytest.mark.parametrize("device_kind", ["cpu", "cuda"])
@@ -126,3 +136,53 @@ def test_what_the_recipe_leaves_out_would_be_filled_in_alike(path):
 
 def test_flags_win_over_the_recipe():
     assert parsed(ROOT / "recipes" / "cifar10-ipc1.yaml", "--iterations", "5").iterations == 5
+
+
+def test_the_searches_are_all_there():
+    assert {"nas-cifar10-720", "nas-cifar10-36-laptop", "nas-digits-laptop"} <= {
+        path.stem for path in SEARCHES
+    }
+
+
+@every_search
+def test_header_of_a_search_states_source_published_and_expected_number_cost_and_command(path):
+    fields = header(path)
+    assert {"Source", "Published", "Expected", "Cost", "Command"} <= set(fields)
+    assert "ATOM: not read" in fields["Published"]
+    assert re.search(r"\b(not run here|see benchmarks/README\.md)\b", fields["Expected"])
+    assert re.search(r"\b(measured|estimated)\b", fields["Cost"])
+
+
+@every_search
+def test_command_of_a_search_is_the_recipe_itself(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    python, script, *arguments = shlex.split(header(path)["Command"])
+    assert (python, script) == ("python", "pipelines/nas.py")
+    command = parse(NasCommand, arguments, prog="atom-nas")
+    assert command.config is not None
+    assert command.config.resolve() == path
+    assert command.output == f"runs/{path.stem}"
+    assert command.model_copy(update={"config": None, "output": None}) == parsed_search(path).model_copy(
+        update={"config": None}
+    )
+
+
+@every_search
+def test_a_search_can_be_had(path):
+    command = parsed_search(path)
+    check_names(command.proxies)
+    space = load_space(command.space, channels=3, image_size=(32, 32), num_classes=10)
+    assert command.sample is None or len(sample(space, command.sample, seed=0).names) == command.sample
+    if "early-seconds" in command.proxies:
+        assert set(command.proxies) & {"distilled", "random"}, "a set whose seconds it takes"
+
+
+@every_search
+def test_a_search_holds_out_what_its_set_was_not_distilled_from(path):
+    command = parsed_search(path)
+    for location in command.set:
+        made = parsed(ROOT / "recipes" / f"{Path(location).name}.yaml")
+        assert (made.validation_frac, made.train_per_class) == (
+            command.validation_frac,
+            command.train_per_class,
+        )

@@ -21,10 +21,12 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **changes}
 
 
-def start(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """`python pipelines/distill.py` with these arguments, begun."""
+def start(
+    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill"
+) -> subprocess.Popen[str]:
+    """`python pipelines/distill.py`, or another of the commands, with these arguments, begun."""
     return subprocess.Popen(
-        [sys.executable, "pipelines/distill.py", *map(str, arguments)],
+        [sys.executable, f"pipelines/{script}.py", *map(str, arguments)],
         cwd=ROOT,
         env=dict(env or environment()),
         stdout=subprocess.PIPE,
@@ -33,9 +35,11 @@ def start(*arguments: object, env: Mapping[str, str] | None = None) -> subproces
     )
 
 
-def run(*arguments: object, env: Mapping[str, str] | None = None) -> tuple[int, list[str], str]:
+def run(
+    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill"
+) -> tuple[int, list[str], str]:
     """Exit code, lines of standard output, and standard error of a finished command."""
-    process = start(*arguments, env=env)
+    process = start(*arguments, env=env, script=script)
     try:
         stdout, stderr = process.communicate(timeout=RUN_S)
     except BaseException:

@@ -1,0 +1,65 @@
+"""Pieces of a self-contained HTML page: its frame and style, and tables; nothing is fetched from elsewhere."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1c2530;--soft:#5d6875;--line:#dfe4e9;--page:#fff;--band:#f5f7f9}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e8ec;--soft:#a0abb7;--line:#37414b;--page:#161b21;--band:#1f262e}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:1180px;padding:1.5rem 1.25rem 4rem;color:var(--ink);background:var(--page);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+h1{font-size:1.8rem;line-height:1.2;margin:.5rem 0 1rem}h2{font-size:1.2rem;margin:2.4rem 0 .5rem}
+p{max-width:46rem}.note,figcaption{color:var(--soft);font-size:.9rem;max-width:52rem}
+figcaption{margin-top:.5rem}
+.summary{border-left:4px solid #c8550b;background:var(--band);padding:.75rem 1rem;max-width:52rem}
+.summary p{margin:.35rem 0}
+.wide{overflow-x:auto;margin:.75rem 0}.tall{max-height:36rem;overflow:auto}
+table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .5rem;text-align:right;vertical-align:top;white-space:nowrap;border-bottom:1px solid var(--line)}
+thead th{vertical-align:bottom;font-weight:600;background:var(--band)}thead th[colspan]{text-align:center}
+th:first-child,.text th,.text td{text-align:left}tbody th{font-weight:600;position:sticky;left:0;background:var(--page)}
+.text td{white-space:normal}tbody tr:hover>*{background:var(--band)}td small{display:block;color:var(--soft)}
+colgroup+colgroup{border-left:1px solid var(--line)}
+figure{margin:1rem 0 2rem}figure div{overflow-x:auto;background:#fff;border:1px solid var(--line)}
+img{display:block;width:100%;min-width:660px;padding:.5rem}summary{cursor:pointer;color:var(--soft)}
+"""
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """A whole page around pieces of HTML; the title is text and becomes the heading."""
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+    body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    groups: Sequence[tuple[str, int]] = (),
+    kind: str = "wide",
+) -> str:
+    """A table that scrolls sideways. Cells of `rows` are HTML; headings are text, `groups` span several."""
+    groups = [(name, width) for name, width in groups if width]
+    columns = "".join(f'<colgroup span="{width}"></colgroup>' for _, width in groups)
+    spans = "".join(f'<th colspan="{width}">{escape(name)}</th>' for name, width in groups)
+    head = (
+        (f"<tr>{spans}</tr>" if spans else "")
+        + "<tr>"
+        + "".join(f"<th>{escape(h)}</th>" for h in heads)
+        + "</tr>"
+    )
+    lines = (
+        f'<tr><th scope="row">{row[0]}</th><td>' + "</td><td>".join(row[1:]) + "</td></tr>" for row in rows
+    )
+    body = "\n".join(lines)
+    return f'<div class="{kind}"><table>{columns}<thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def plain(value: object) -> str:
+    """A value as a cell shows it."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,204 @@
+"""Search spaces: the 720 ConvNets of the literature, parts of them, and a user's own networks.
+
+The 720 differ in width, depth, normalisation, activation and pooling (Zhao et al., DC, and the papers after it).
+Their parameters and multiply-adds are computed by arithmetic, without building a network.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from torch import nn
+
+from apps.nas.user_space import Builder, builder_identity, user_entries
+from atom import nets
+from atom.errors import ConfigError
+from atom.nets.shapes import Size
+from atom.streams import stream
+
+NAMED = ("all", "pooled", "small")
+"""all: the 720; pooled: the 480 with pooling; small: the 240 of these with width 32 or 64."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network of a space.
+
+    Attributes:
+        name: unique in the space.
+        parameters: number of them; None where the network cannot be built.
+        multiply_adds: of one image's forward pass; a user's own number, or counted; None where unknown.
+        axes: its choices by axis, such as {"width": 64}; empty for a user's network.
+        identity: what a stored result depends on: the name, and for a user's network the digest of its source.
+    """
+
+    name: str
+    parameters: int | None
+    multiply_adds: int | None
+    axes: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+    identity: str = ""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Networks to choose from, for one image shape.
+
+    Attributes:
+        spec: what the user asked for, such as "pooled" or "my_space:networks"; workers rebuild from it.
+        candidates: in a fixed order.
+        channels, image_size, num_classes: of the images.
+    """
+
+    spec: str
+    candidates: tuple[Candidate, ...]
+    channels: int
+    image_size: Size
+    num_classes: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the networks, in order."""
+        return tuple(candidate.name for candidate in self.candidates)
+
+    def build(self, name: str) -> nn.Module:
+        """The network of that name with random weights, always the same; see `atom.nets.build`.
+
+        Raises:
+            ConfigError: it cannot be built, does not fit the images, or the user's list has lost it.
+        """
+        shape = {
+            "channels": self.channels,
+            "image_size": self.image_size,
+            "num_classes": self.num_classes,
+        }
+        if self.spec in NAMED:
+            return nets.build(name, **shape)
+        entries = user_entries(self.spec)
+        if name not in entries:
+            raise ConfigError(
+                f"--space {self.spec}: no longer lists {name!r}; give the same networks at every call, in every"
+                " process, and draw none at random."
+            )
+        builder = entries[name][0]
+        if isinstance(builder, str):
+            return nets.build(builder, **shape)
+        return nets.build_from(partial(nets.build_with, builder, name), **shape)
+
+    def with_candidates(self, candidates: Sequence[Candidate]) -> "Space":
+        """The same space with some of its networks only."""
+        return Space(self.spec, tuple(candidates), self.channels, self.image_size, self.num_classes)
+
+
+def load_space(spec: str, *, channels: int, image_size: Size, num_classes: int) -> Space:
+    """The networks of a named space, or of a user's `module:object` or `path/to/file.py:object`.
+
+    The user's object is a list of (name, builder, multiply-adds), or a function without arguments that returns
+    one. A builder is a function as in docs/own-network.md, or a name that `atom.nets.build` knows; the cost may
+    be None, and is then counted.
+
+    Raises:
+        ConfigError: the space is unknown, cannot be imported, is empty, or is not such a list.
+    """
+    shape = {"channels": channels, "image_size": image_size, "num_classes": num_classes}
+    if spec in NAMED:
+        return Space(spec, tuple(_convnet_candidate(s, **shape) for s in _named(spec)), **shape)
+    if ":" not in spec:
+        raise ConfigError(
+            f"--space {spec}: unknown; known are {', '.join(NAMED)}, and your own as module:object or"
+            " path/to/file.py:object."
+        )
+    entries = user_entries(spec)
+    empty = Space(spec, (), **shape)
+    found = [_user_candidate(empty, name, *entry) for name, entry in entries.items()]
+    return empty.with_candidates(found)
+
+
+def sample(space: Space, number: int, *, seed: int) -> Space:
+    """A stratified random sample of a space, in the space's order.
+
+    ConvNets: every choice of an axis appears about equally often, and so do pairs of choices as far as that
+    leaves room; with one seed, a smaller sample is part of a larger one. A user's networks: one out of each of
+    `number` equal parts of the list sorted by multiply-adds.
+
+    Raises:
+        ConfigError: the space has fewer networks than asked for.
+    """
+    total = len(space.candidates)
+    if not 1 <= number <= total:
+        raise ConfigError(
+            f"--sample {number}: the space {space.spec} has {total} networks; pass 1 to {total}."
+        )
+    order = stream(seed, "nas/sample").permutation(total).tolist()
+    if number == total:
+        chosen = order
+    elif all(candidate.axes for candidate in space.candidates):
+        chosen = _balanced(space.candidates, order, number)
+    else:
+        by_cost = sorted(order, key=lambda i: space.candidates[i].multiply_adds or 0)
+        ranks = {place: rank for rank, place in enumerate(order)}
+        parts = np.array_split(np.array(by_cost), number)
+        chosen = [min(part.tolist(), key=ranks.__getitem__) for part in parts]
+    return space.with_candidates([space.candidates[place] for place in sorted(chosen)])
+
+
+def _balanced(candidates: Sequence[Candidate], order: Sequence[int], number: int) -> list[int]:
+    """Greedy: always the network whose choices, then pairs of choices, have been taken least."""
+    single: Counter[object] = Counter()
+    pairs: Counter[object] = Counter()
+    left, chosen = list(order), []
+    for _ in range(number):
+        best = min(left, key=lambda i: _taken(candidates[i], single, pairs))
+        left.remove(best)
+        chosen.append(best)
+        levels = list(candidates[best].axes.items())
+        single.update(levels)
+        pairs.update((a, b) for a in levels for b in levels if a < b)
+    return chosen
+
+
+def _taken(candidate: Candidate, single: Counter[object], pairs: Counter[object]) -> tuple[int, int, int]:
+    levels = list(candidate.axes.items())
+    counts = [single[level] for level in levels]
+    # The largest count first: a sum alone would buy one overused choice with several rare ones.
+    return max(counts), sum(counts), sum(pairs[a, b] for a in levels for b in levels if a < b)
+
+
+def _named(spec: str) -> list[nets.ConvNetSpec]:
+    return [
+        s
+        for s in nets.convnet_space()
+        if (spec == "all" or s.pooling != "none") and (spec != "small" or s.width <= 64)
+    ]
+
+
+def _convnet_candidate(
+    spec: nets.ConvNetSpec, *, channels: int, image_size: Size, num_classes: int
+) -> Candidate:
+    return Candidate(
+        name=spec.name,
+        parameters=nets.count_parameters(spec, channels, image_size, num_classes=num_classes),
+        multiply_adds=nets.count_multiply_adds(spec, channels, image_size, num_classes=num_classes),
+        axes={
+            "width": spec.width,
+            "depth": spec.depth or 0,
+            "norm": spec.norm,
+            "activation": spec.activation,
+            "pooling": spec.pooling,
+        },
+        identity=spec.name,
+    )
+
+
+def _user_candidate(space: Space, name: str, builder: Builder | str, cost: int | None) -> Candidate:
+    """A network that cannot be built stays in the space: every proxy reports it as failed, with the reason."""
+    identity = builder_identity(space.spec, builder)
+    try:
+        net = space.build(name)
+        parameters = nets.count_parameters(net, space.channels, space.image_size)
+        if cost is None:
+            cost = nets.count_multiply_adds(net, space.channels, space.image_size)
+    except Exception:  # whatever the user's function does; the reason comes with the failed units
+        parameters = None
+    return Candidate(name, parameters, cost, identity=f"{space.spec}:{name}@{identity}")

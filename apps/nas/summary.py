@@ -1,0 +1,131 @@
+"""A verdict in a few plain sentences, made from its numbers."""
+
+import math
+from collections.abc import Sequence
+
+from apps.nas.plots import interval, kendall_of, number, scores_of
+from apps.nas.verdict import Estimate, ProxyVerdict, Verdict
+
+
+def summary(verdict: Verdict) -> list[str]:
+    """What the numbers say, in up to five plain sentences; "clearly" means that an interval leaves out 0.
+
+    The sentences on differences, regret and cost speak of the first proxy.
+    """
+    if not verdict.proxies:
+        return ["No proxy was judged."]
+    first = verdict.proxies[0]
+    told = (_ranking(verdict), _comparison(verdict, first), _regret(verdict, first), _ceiling(verdict))
+    return [sentence for sentence in (*told, _cost(verdict, first)) if sentence]
+
+
+def _ranking(verdict: Verdict) -> str:
+    def best(subset: str) -> tuple[str, Estimate, int]:
+        ranked = [proxy for proxy in verdict.proxies if kendall_of(proxy, subset).value is not None]
+        if not ranked:
+            return "", Estimate(None, None, None), 0
+        top = max(ranked, key=lambda proxy: kendall_of(proxy, subset).value or 0.0)
+        num = next(agreement.n for agreement in top.agreement if agreement.subset == subset)
+        return top.name, kendall_of(top, subset), num
+
+    level, total = f"{100 * verdict.level:g} % interval", len(verdict.truth)
+    name, tau, num = best("all")
+    if not name:
+        return f"With {total} networks no rank correlation can be computed, so no proxy can be judged."
+    bounds = f", {level} {interval(tau)}" if interval(tau) else ", too few networks for an interval"
+    text = f"Of {len(verdict.proxies)} proxies, {name} orders the networks most like the reference "
+    if len(verdict.proxies) == 1:
+        text = f"{name} is the one proxy compared with the reference "
+    text += f"({verdict.reference_name}): Kendall's τ-b is {number(tau.value)} (1 is the same order, 0 none){bounds}, "
+    text += f"{num} of {total} networks"
+    if tau.low is not None and tau.low <= 0:
+        text += "; that may be chance, since the interval reaches down to 0 or below"
+    name, tau, num = best("top 20 %")
+    if not name:
+        return text + "; the true top 20 % are too few to be ranked."
+    bounds = interval(tau) or "without an interval"
+    return (
+        text
+        + f"; among the true top 20 % {name} does best (τ-b {number(tau.value)} {bounds}, {num} networks)."
+    )
+
+
+def _comparison(verdict: Verdict, first: ProxyVerdict) -> str:
+    groups: dict[str, list[str]] = {}
+    for difference in verdict.differences:
+        if difference.subset != "all" or difference.coefficient != "kendall":
+            continue
+        if first.name not in (difference.first, difference.second):
+            continue
+        ahead = difference.first == first.name
+        low, high = difference.estimate.low, difference.estimate.high
+        if low is None or high is None:
+            group = "cannot be compared with that of"
+        elif low <= 0 <= high:
+            group = "does not differ clearly from that of"
+        else:
+            group = f"is clearly {'higher' if (low > 0) == ahead else 'lower'} than that of"
+        groups.setdefault(group, []).append(difference.second if ahead else difference.first)
+    if not groups:
+        return ""
+    told = _listed([f"{group} {_listed(names)}" for group, names in groups.items()], "; it ")
+    return f"On the same networks, the τ-b of {first.name} over all networks {told}."
+
+
+def _regret(verdict: Verdict, first: ProxyVerdict) -> str:
+    known = scores_of(first, verdict)
+    if not known or first.pick not in known:
+        return ""
+    best = max(known, key=lambda name: verdict.truth[name])
+    gap = verdict.truth[best] - first.pick_truth
+    regret = next((top.regret for top in first.top if top.k == 1), Estimate(gap, None, None))
+    tied = "" if math.isclose(regret.value or 0.0, gap, abs_tol=0.005) else " on average over its ties"
+    return (
+        f"The pick of {first.name}, {first.pick}, reaches {number(first.pick_truth)} % and the best network, {best}, "
+        f"{number(verdict.truth[best])} %, so trusting the pick alone costs {number(regret.value)} points{tied}"
+        f"{' ' + interval(regret) if interval(regret) else ''}."
+    )
+
+
+def _ceiling(verdict: Verdict) -> str:
+    ceiling = verdict.ceiling
+    if ceiling.kendall is None:
+        reason = (
+            "has no second seed to compare with" if ceiling.num_seeds < 2 else "has no order in some seed"
+        )
+        return f"The reference {reason}, so how far it agrees with itself is unknown."
+    top = (
+        "" if ceiling.kendall_top is None else f", and at {number(ceiling.kendall_top)} on the true top 20 %"
+    )
+    return (
+        f"Any two of the {ceiling.num_seeds} seeds of the reference agree at τ-b {number(ceiling.kendall)} on average"
+        f"{top}: another training of the reference would do about as well, and only a proxy with less noise of its "
+        "own could do better."
+    )
+
+
+def _cost(verdict: Verdict, first: ProxyVerdict) -> str:
+    total = first.train_seconds + (first.prepare_seconds or 0.0)
+    text = f"{first.name} took {duration(total)}"
+    if first.prepare_seconds is None:
+        text += ", without its preparation, whose time is unknown"
+    elif first.prepare_seconds > 0:
+        text += f", {duration(first.prepare_seconds)} of preparation included"
+    if total <= 0 or verdict.reference_seconds <= 0:
+        return text + "."
+    ratio = verdict.reference_seconds / total
+    times = f"{ratio:.3g} times less" if ratio >= 1 else f"{1 / ratio:.3g} times more"
+    return f"{text}: {times} than the reference, which took {duration(verdict.reference_seconds)}."
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the unit that suits it; "–" for None."""
+    if seconds is None:
+        return "–"
+    units = ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h"), (math.inf, 86_400, "days"))
+    unit, name = next((unit, name) for limit, unit, name in units if seconds < limit)
+    return f"{seconds / unit:.3g} {name}"
+
+
+def _listed(items: Sequence[str], last: str = " and ") -> str:
+    return ", ".join(items[:-1]) + last + items[-1] if len(items) > 1 else "".join(items)

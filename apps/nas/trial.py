@@ -1,0 +1,266 @@
+"""One unit of work: one network, one proxy, one seed; a pure function of the images and the settings.
+
+N training images, B images of a batch, T images asked about, C channels, H height, W width, K classes
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apps.nas.proxies import Proxy
+from apps.nas.space import Space
+from apps.nas.zero_cost import zero_cost_score
+from atom import nets
+from atom.device import deterministic, use_threads
+from atom.errors import AtomError
+from atom.settings import EvaluateSettings
+from atom.streams import stream
+from atom.train import Budget, compute_dtype, predict, train_network
+
+ZERO_COST_BATCH = 64
+"""Real images that a zero-cost score looks at. Source: Abdelfattah et al., ICLR 2021."""
+
+# Reference and proxies share neither weights nor the order of images, or noise would count as agreement.
+_REFERENCE_SEEDS = 1_000_000
+
+Labelled = tuple[Tensor, Tensor]
+"""Preprocessed float32 images [N, C, H, W] and their int64 labels [N]."""
+
+
+class NotFiniteError(AtomError):
+    """A network's outputs hold NaN or infinity after training."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One score to be found.
+
+    Attributes:
+        network: its name in the space.
+        proxy: name of the proxy.
+        seed: of weights, order and augmentation, or of the batch a zero-cost score looks at.
+    """
+
+    network: str
+    proxy: str
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The real images in one preprocessing."""
+
+    train: Labelled
+    validation: Labelled
+    test: Labelled
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a unit came to.
+
+    Attributes:
+        score: larger is better; validation accuracy in percent where the network was trained.
+        test_accuracy: in percent; of the whole training set only, for the report.
+        steps: of the training.
+        train_seconds: wall time of the training, or of the zero-cost score.
+        score_seconds: wall time of asking about validation and test images.
+    """
+
+    score: float
+    test_accuracy: float | None = None
+    steps: int = 0
+    train_seconds: float = 0.0
+    score_seconds: float = 0.0
+
+
+OnEpoch = Callable[[int, Callable[[], Score]], None]
+"""Called after every epoch with the number of epochs done and a function that finds the score so far."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How all networks are trained: the same for every proxy but for the length.
+
+    Attributes:
+        settings: resolved; its epochs are those on a tiny set.
+        whole_epochs: epochs on the whole training set.
+        steps: of "early-steps", the steps that a training on the tiny set takes.
+        threads: CPU threads of a worker.
+    """
+
+    settings: EvaluateSettings
+    whole_epochs: int
+    steps: int
+    threads: int = 1
+
+
+def run_unit(
+    unit: Unit,
+    proxy: Proxy,
+    *,
+    space: Space,
+    small: Mapping[str, Mapping[int | None, tuple[np.ndarray, np.ndarray]]],
+    real: Mapping[str, Images],
+    recipe: Recipe,
+    device: torch.device,
+    seconds: float | None = None,
+) -> Score:
+    """Score one network by one proxy.
+
+    Args:
+        unit: what to score.
+        proxy: by what.
+        space: where the network's name comes from.
+        small: tiny sets by proxy, and by training seed or under None for all seeds: images and labels.
+        real: real images by preprocessing, as tensors on `device`.
+        recipe: of the training.
+        device: where to compute.
+        seconds: training time of the proxy of equal seconds.
+
+    Raises:
+        ConfigError: the network cannot be built or does not fit the images.
+        NotFiniteError: its outputs are not finite.
+    """
+    return train_unit(
+        unit, proxy, space=space, small=small, real=real, recipe=recipe, device=device, seconds=seconds
+    )[1]
+
+
+def train_unit(
+    unit: Unit,
+    proxy: Proxy,
+    *,
+    space: Space,
+    small: Mapping[str, Mapping[int | None, tuple[np.ndarray, np.ndarray]]],
+    real: Mapping[str, Images],
+    recipe: Recipe,
+    device: torch.device,
+    seconds: float | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> tuple[nn.Module, Score]:
+    """The network as the proxy left it, on `device`, and its score; arguments and errors as for `run_unit`."""
+    images = real[proxy.real]
+    with use_threads(recipe.threads), deterministic(device):
+        net = space.build(unit.network)
+        seed = unit.seed + (_REFERENCE_SEEDS if proxy.kind == "whole" else 0)
+        nets.fill_weights(net, stream(seed, "nas/weights"))
+        net = net.to(device)
+        if proxy.kind == "zero-cost":
+            return net, _without_training(net, unit, space, images.train)
+        net = net.to(memory_format=_layout(net, device))
+        train, settings, budget = images.train, recipe.settings, None
+        if proxy.kind == "set":
+            draws = small[proxy.name]
+            train = _on(device, *(draws[None] if None in draws else draws[unit.seed]))
+        elif proxy.kind == "whole":
+            settings = settings.model_copy(update={"epochs": recipe.whole_epochs})
+        else:
+            budget = Budget(seconds=seconds) if proxy.kind == "seconds" else Budget(steps=recipe.steps)
+        looks = _Looks(net, images.validation, settings, on_epoch, -(-len(train[1]) // settings.batch_train))
+        steps = train_network(
+            net,
+            *train,
+            settings=settings,
+            seed=seed,
+            budget=budget,
+            on_epoch=looks.hook if on_epoch else None,
+        )
+        score = looks.score(steps)
+        if proxy.kind == "whole":
+            begun = time.perf_counter()
+            test = accuracy_or_error(net, images.test, settings)
+            score = replace(
+                score, test_accuracy=test, score_seconds=score.score_seconds + time.perf_counter() - begun
+            )
+    return net, score
+
+
+class _Looks:
+    """Scores of one network while it is trained; the time that they take counts as scoring, not as training."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        validation: Labelled,
+        settings: EvaluateSettings,
+        on_epoch: OnEpoch | None,
+        steps_per_epoch: int,
+    ) -> None:
+        self._net, self._validation, self._settings = net, validation, settings
+        self._on_epoch, self._steps_per_epoch = on_epoch, steps_per_epoch
+        self._begun_s, self._away_s, self._score_s = time.perf_counter(), 0.0, 0.0
+
+    def hook(self, epoch: int) -> None:
+        """Let somebody look at the network, who may take his time."""
+        assert self._on_epoch is not None, "only given to a training that is looked at"
+        begun_s = time.perf_counter()
+        self._on_epoch(epoch, lambda: self.score(epoch * self._steps_per_epoch))
+        self._away_s += time.perf_counter() - begun_s
+
+    def score(self, steps: int) -> Score:
+        """The score after this many steps."""
+        device = self._validation[0].device
+        _wait_for(device)
+        begun_s = time.perf_counter()
+        # A network that draws even when it is asked must not be trained differently for having been asked.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            validation = accuracy_or_error(self._net, self._validation, self._settings)
+        done_s = time.perf_counter()
+        self._score_s += done_s - begun_s
+        return Score(validation, None, steps, begun_s - self._begun_s - self._away_s, self._score_s)
+
+
+def accuracy_or_error(net: nn.Module, images: Labelled, settings: EvaluateSettings) -> float:
+    """Share of images that the network labels rightly, in percent.
+
+    Raises:
+        NotFiniteError: a logit is NaN or infinite.
+    """
+    logits_TK = predict(net, images[0], dtype=compute_dtype(settings))
+    if not bool(logits_TK.isfinite().all()):
+        bad = int((~logits_TK.isfinite().all(dim=1)).sum())
+        raise NotFiniteError(
+            f"the network's outputs hold NaN or infinity for {bad} of {len(logits_TK)} images after training."
+        )
+    return 100.0 * (logits_TK.argmax(dim=1) == images[1].cpu()).double().mean().item()
+
+
+def rows_of_batch(num_images: int, seed: int) -> np.ndarray:
+    """Which training images the zero-cost scores of a seed look at, at most `ZERO_COST_BATCH`."""
+    order = stream(seed, "nas/zero-cost").permutation(num_images)
+    return np.sort(order[:ZERO_COST_BATCH])
+
+
+def _without_training(net: nn.Module, unit: Unit, space: Space, train: Labelled) -> Score:
+    known: dict[str, Any] = {c.name: c for c in space.candidates}
+    rows_B = torch.from_numpy(rows_of_batch(len(train[1]), unit.seed)).to(train[0].device)
+    begun = time.perf_counter()
+    if unit.proxy == "multiply-adds" and known[unit.network].multiply_adds is not None:
+        # A user may know the cost better than a counter of convolutions and products does.
+        score = float(known[unit.network].multiply_adds)
+    else:
+        score = zero_cost_score(unit.proxy, net, images_BCHW=train[0][rows_B], labels_B=train[1][rows_B])
+    return Score(score, train_seconds=time.perf_counter() - begun)
+
+
+def _on(device: torch.device, images_NCHW: np.ndarray, labels_N: np.ndarray) -> Labelled:
+    # A tiny set: copied, so that nothing can write to what others read.
+    return torch.tensor(images_NCHW, device=device), torch.tensor(labels_N, device=device).long()
+
+
+def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
+    # Eager, one core, images a second, contiguous against channels_last: batch norm 596, 1353; no norm 3608,
+    # 5156; but group norm, which is instance norm too, 682, 285 (64 or 32 wide, 32x32 pixels, bfloat16).
+    grouped = any(isinstance(module, nn.GroupNorm) for module in net.modules())
+    return torch.contiguous_format if device.type == "cpu" and grouped else torch.channels_last
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

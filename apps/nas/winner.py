@@ -1,0 +1,197 @@
+"""The network that a search delivers: a directory with weights, preprocessing, description and instructions.
+
+`model.safetensors`, `preprocess.safetensors` and `winner.json` are read back by `load_winner`; `README.md` is for
+people, and holds the code that does the same step by step.
+"""
+
+# N images, C channels, H height, W width
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from apps.nas.space import Space
+from apps.nas.winner_readme import write_readme
+from atom.errors import ArtifactError
+from atom.preprocess import Preprocess
+from atom.soundness import fail
+
+FORMAT_VERSION = 1
+MODEL, PREPROCESS, CONFIG, README = (
+    "model.safetensors",
+    "preprocess.safetensors",
+    "winner.json",
+    "README.md",
+)
+AGAIN = "copy the directory again from where it was made, or run the search again"
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Spread(BaseModel):
+    """Accuracy in percent of trainings that differ in the seed, and of the one that is delivered."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    mean: float
+    std: float | None
+    """None where there is one training only."""
+    n: Positive
+    delivered: float
+
+
+class Config(BaseModel):
+    """`winner.json`, all that the other files do not say."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    format_version: int
+    network: Annotated[str, Field(min_length=1)]
+    space: Annotated[str, Field(min_length=1)]
+    """What --space was; the network's name is looked up there."""
+    identity: str = ""
+    """The network's name, and for a user's own the digest of its source when it was trained."""
+    channels: Positive
+    image_size: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    num_classes: Positive
+    class_names: list[str]
+    seed: int
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    chosen_by: dict[str, Any] = {}
+    """The proxy, the network's mean score by it, and how many networks had one."""
+    training: dict[str, Any] = {}
+    validation_accuracy: Spread
+    test_accuracy: Spread
+    data: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    git_commit: str | None = None
+    sha256: dict[str, str]
+    """Of the two tensor files: their own format notices a short file, not a flipped bit."""
+
+
+def model_bytes(net: nn.Module, *, network: str, seed: int) -> bytes:
+    """The content of `model.safetensors`: all parameters and buffers, contiguous, on the CPU.
+
+    Args:
+        net: trained.
+        network, seed: written into the header, for those who meet this file alone.
+    """
+    return _tensor_bytes(net.state_dict(), {"network": network, "seed": seed})
+
+
+def winner_files(
+    config: Mapping[str, Any], model: bytes, *, preprocess: Preprocess, directory: str, title: str
+) -> dict[str, bytes]:
+    """Content by file name of what `load_winner` reads, and the README.
+
+    Args:
+        config: the fields of `Config` but for the format version and the digests.
+        model: from `model_bytes`.
+        preprocess: of the images that the network was trained on.
+        directory: where the files will lie, for the code in the README.
+        title: of the source of the images, such as "CIFAR-10".
+    """
+    tensors = {MODEL: model, PREPROCESS: _tensor_bytes(preprocess.tensors(), {})}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in tensors.items()}
+    checked = Config.model_validate({**config, "format_version": FORMAT_VERSION, "sha256": digests})
+    text = json.dumps(checked.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    readme = write_readme(checked, directory=directory, title=title)
+    return {**tensors, CONFIG: text.encode(), README: readme.encode()}
+
+
+def load_winner(directory: str | Path) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
+    """The delivered network with its weights on the CPU in evaluation mode, its preprocessing and `winner.json`.
+
+    `net(preprocess.apply(images_NCHW))` gives logits for uint8 images [N, C, H, W], in the order of
+    `config["class_names"]`.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or the weights do not fit the network.
+        ConfigError: the network is a user's own, and cannot be imported from here, or its list has lost it.
+    """
+    folder = Path(directory).expanduser()
+    for name in (CONFIG, MODEL, PREPROCESS):
+        if not (folder / name).is_file():
+            raise ArtifactError(
+                f"{folder}: {name} is missing, expected a local directory with {CONFIG}, {MODEL} and"
+                f" {PREPROCESS}; check the path, or {AGAIN}."
+            )
+    config = _read_config(folder / CONFIG)
+    weights, tensors = (_read_tensors(folder / name, config.sha256[name]) for name in (MODEL, PREPROCESS))
+    try:
+        preprocess = Preprocess.from_tensors(tensors)
+    except ArtifactError as error:
+        raise ArtifactError(f"{folder / PREPROCESS}: {error}") from error
+    return _rebuilt(config, weights, folder / MODEL), preprocess, config.model_dump()
+
+
+def _rebuilt(config: Config, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+    height, width = config.image_size
+    space = Space(config.space, (), config.channels, (height, width), config.num_classes)
+    todo = "bring its source back to what it was when it was trained, or run the search again"
+    net = space.build(config.network)
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{path}: does not fit {config.network!r} ({problem}); {todo}.") from error
+    return net.eval()
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is not JSON ({error}), expected the winner's description; {AGAIN}."
+        ) from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        todo = "install a newer version of this project, or run the search again"
+        fail(str(path), f"format version {version!r}", f"{FORMAT_VERSION}", todo)
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise ArtifactError(
+            f"{path}: {name}: {first['msg']}, received {first['input']!r:.80}; {AGAIN}."
+        ) from error
+    if len(config.class_names) != config.num_classes:
+        fail(str(path), f"{len(config.class_names)} class names", f"{config.num_classes}", AGAIN)
+    if not {MODEL, PREPROCESS} <= config.sha256.keys():
+        fail(str(path), f"digests of {sorted(config.sha256)}", f"of {MODEL} and {PREPROCESS}", AGAIN)
+    return config
+
+
+def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            fail(str(path), "another content", f"the one that {CONFIG} names by its digest", AGAIN)
+        return load(content)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} is not a safetensors file, or is cut short ({error}); {AGAIN}."
+        ) from error
+
+
+def _tensor_bytes(named: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    # Clones: safetensors refuses tensors that share memory. One header entry: several come in random order.
+    clean = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in named.items()
+    }
+    return save(clean, metadata={"atom": json.dumps({**header, "format_version": FORMAT_VERSION})})

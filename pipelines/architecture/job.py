@@ -1,0 +1,277 @@
+"""One architecture search with everything decided: which units there are, their scores, and what is kept of them."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import ray
+
+from apps.nas.packing import unit_cost
+from apps.nas.proxies import DISTILLED, Proxy
+from apps.nas.table import Row, Table, from_parquet
+from apps.nas.trial import Recipe, Score, Unit
+from atom.data import RealData
+from atom.errors import ConfigError
+from atom.resolve import resolve_evaluation, resolve_settings
+from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
+from pipelines.architecture.plan import Given, Plan
+from pipelines.architecture.proxies import Material, gather, keys_of
+from pipelines.architecture.scored import Scored
+from pipelines.architecture.trials import Shared
+from pipelines.architecture.tuning import run_units
+from pipelines.distillation import ActorSize
+from pipelines.options import NasCommand
+from pipelines.pool import Limits
+from pipelines.preparation import preprocessing
+from pipelines.progress import Progress
+from pipelines.recording import add_seconds, log_distilled, log_real, start_tracker
+from pipelines.signals import StopSignal
+from pipelines.store import Store
+from pipelines.tracking import Tracker
+
+if TYPE_CHECKING:
+    from pipelines.architecture.winner import Winners
+
+TABLE = "results.parquet"
+
+
+class NasJob:
+    """One run of the command with everything decided."""
+
+    def __init__(
+        self,
+        command: NasCommand,
+        decided: Plan,
+        given: Given,
+        real: RealData,
+        store: Store,
+        size: ActorSize,
+        device_kind: DeviceKind,
+    ) -> None:
+        self.command = command
+        self.plan = decided
+        self.space = decided.space
+        self.given = given
+        self.real = real
+        self.store = store
+        self.size = size
+        self.device_kind: DeviceKind = device_kind
+        self.limits = Limits(command.max_retries, chunk_timeout_s=command.timeout_s)
+        self.recipe = self._recipe()
+        self.material = self._gather()
+        self.table = self._table()
+        self._shared: Shared | None = None
+        known = [c.multiply_adds for c in self.space.candidates if c.multiply_adds is not None]
+        average = fmean(known) if known else 0.0
+        self.costs = {c.name: c.multiply_adds or average for c in self.space.candidates}
+
+    def _recipe(self) -> Recipe:
+        on_gpu = self.device_kind == "cuda"
+        asked = self.command.part(EvaluateSettings)
+        asked = asked.model_copy(update={"epochs": self.command.epochs or (200 if on_gpu else 100)})
+        settings = resolve_evaluation(asked, device_kind=self.device_kind, symbols=self.real.symbols)
+        images = self.plan.ipc * self.real.train.num_classes
+        if self.given:
+            images = len(self.given[0][0].decode()[1])
+        per_epoch = -(-images // settings.batch_train)
+        whole = self.command.whole_epochs or (100 if on_gpu else 10)
+        assert settings.epochs is not None, "resolved"
+        return Recipe(settings, whole_epochs=whole, steps=per_epoch * settings.epochs)
+
+    def _gather(self) -> Material:
+        sets = [distilled for distilled, _ in self.given]
+        if sets:
+            preprocess = sets[0].preprocess
+        else:
+            channels, height, width = self.real.train.images.shape[1:]
+            shape = {"channels": channels, "height": height, "width": width}
+            settings = resolve_settings(
+                DistillSettings(),
+                device_kind="cpu",
+                num_classes=self.real.train.num_classes,
+                symbols=self.real.symbols,
+                **shape,
+            )
+            preprocess = preprocessing(self.real, settings, self.store, self.command.data_dir / "cache")
+        names = [name for name in self.command.proxies if self.given or name != DISTILLED]
+        return gather(
+            names,
+            sets,
+            [seconds for _, seconds in self.given],
+            self.real,
+            preprocess,
+            ipc=self.plan.ipc,
+            seeds=self.command.seeds,
+            seed=self.command.seed,
+        )
+
+    def _table(self) -> Table:
+        rows: list[Row] = []
+        if self.store.exists(TABLE):
+            rows = from_parquet(self.store.read_bytes(TABLE), where=self.store.where(TABLE))
+        return Table(lambda content: self.store.write_bytes(TABLE, content), rows=rows)
+
+    @property
+    def primary(self) -> Proxy:
+        """The first proxy: it picks the winner."""
+        return self.material.proxies[0]
+
+    def tracker(self, name: str) -> Tracker:
+        """The MLflow run of this output: a new one, or that of an earlier driver continued."""
+        settings = self.recipe.settings.model_dump()
+        params: dict[str, object] = {
+            **{f"train.{key}": value for key, value in settings.items()},
+            "nas.mode": self.command.mode,
+            "nas.space": self.command.space,
+            "nas.networks": len(self.space.candidates),
+            "nas.proxies": " ".join(proxy.name for proxy in self.material.proxies),
+            "nas.seeds": self.command.seeds,
+            "nas.reference": self.command.reference,
+            "nas.reference_seeds": self.command.reference_seeds,
+            "nas.whole_epochs": self.recipe.whole_epochs,
+            "nas.ipc": self.plan.ipc,
+            "data.spec": self.real.spec,
+            "data.fingerprint": self.real.train.fingerprint,
+            "data.validation_frac": self.command.validation_frac,
+            "cluster.num_actors": self.size.num_actors,
+            "cluster.device": self.device_kind,
+        }
+        return start_tracker(self.command, self.store, experiment="nas", name=name, params=params)
+
+    def log_inputs(self, tracker: Tracker) -> None:
+        """The real images and the distilled sets as inputs of the run."""
+        log_real(tracker, self.real)
+        for (distilled, _), location in zip(
+            self.given, self.command.set or ("distilled here",), strict=False
+        ):
+            log_distilled(tracker, distilled, source=location)
+
+    def shared(self, seconds: Mapping[str, float] | None = None) -> Shared:
+        """What trials need; the images go into Ray's object store once."""
+        if self._shared is None:
+            self._shared = Shared(
+                proxies={proxy.name: proxy for proxy in self.material.proxies},
+                space=self.space,
+                recipe=self.recipe,
+                device_kind=self.device_kind,
+                small=ray.put(self.material.draws()),
+                real=ray.put(dict(self.material.real)),
+                timeout_s=self.command.timeout_s,
+            )
+        kept = self._shared
+        return kept if seconds is None else replace(kept, seconds=seconds)
+
+    def rank(self, stop: StopSignal) -> Scored:
+        """Every network by every proxy: the tiny sets, then what takes their time, then the whole set."""
+        scored = Scored()
+        labels = {"seconds": "scoring, equal seconds", "whole": "reference"}
+        for kinds in (("set", "steps", "zero-cost"), ("seconds",), ("whole",)):
+            proxies = [proxy for proxy in self.material.proxies if proxy.kind in kinds]
+            seconds = self._equal_seconds(scored) if kinds == ("seconds",) else None
+            units = [
+                Unit(network, proxy.name, seed)
+                for network in self.space.names
+                for proxy in proxies
+                for seed in proxy.seeds(self._num_seeds(proxy))
+                if seconds is None or network in seconds
+            ]
+            if units and not scored.stopped:
+                self._run(units, scored, stop, label=labels.get(kinds[0], "scoring"), seconds=seconds)
+        return scored
+
+    def _num_seeds(self, proxy: Proxy) -> int:
+        return self.command.reference_seeds if proxy.kind == "whole" else self.command.seeds
+
+    def _run(
+        self,
+        units: Sequence[Unit],
+        scored: Scored,
+        stop: StopSignal,
+        *,
+        label: str,
+        seconds: Mapping[str, float] | None,
+    ) -> None:
+        """Score what the table does not have yet, and add everything to `scored`."""
+        keys = keys_of(units, self.material, self.space, self.recipe, self.device_kind)
+        known = {unit for unit, row in self.table.select(keys).items() if row.status == "done"}
+        left = [unit for unit in units if unit not in known]
+        done = len(known)
+        begun_s = time.monotonic()
+        with Progress(
+            label, len(units), num_items=len(units), unit="scores", item="scores", done=done
+        ) as progress:
+
+            def keep(unit: Unit, score: Score) -> None:
+                nonlocal done
+                self.table.append(Row.of(unit, score, key=keys[unit]))
+                done += 1
+                progress.update(done, items_done=done)
+
+            def tick() -> None:
+                self.table.tick()
+                progress.update(done, items_done=done)
+
+            try:
+                with stop.polling():
+                    outcome = run_units(
+                        left,
+                        self.shared(seconds),
+                        cost=self.cost,
+                        size=self.size,
+                        limits=self.limits,
+                        on_score=keep,
+                        on_tick=tick,
+                        packs_per_worker=self.command.packs_per_worker or None,
+                        stop=stop,
+                    )
+                for unit, failure in outcome.failed.items():
+                    self.table.append(Row.failure(unit, failure.reason, key=keys[unit]))
+            finally:
+                self.table.flush()
+        scored.rows |= self.table.select(keys)
+        scored.stopped = outcome.stopped
+        scored.wall_seconds += time.monotonic() - begun_s
+        scored.unit_seconds += outcome.unit_seconds
+        add_seconds(self.store, f"{label.split(',')[0]}_s", time.monotonic() - begun_s)
+
+    def cost(self, unit: Unit) -> float:
+        """Predicted time of a unit, see `apps.nas.packing.unit_cost`."""
+        validation = self.real.validation
+        return unit_cost(
+            self.material.named(unit.proxy),
+            self.recipe,
+            multiply_adds=self.costs[unit.network],
+            num_train=len(self.real.train.labels),
+            num_validation=0 if validation is None else len(validation.labels),
+            num_test=len(self.real.test.labels),
+        )
+
+    def _equal_seconds(self, scored: Scored) -> dict[str, float]:
+        """Training seconds by network: what the first tiny set took, and its share of the preparation."""
+        first = next((proxy for proxy in self.material.proxies if proxy.kind == "set"), None)
+        if first is None:
+            raise ConfigError(
+                "--proxies early-seconds: needs a tiny set whose time it takes; add distilled or random."
+            )
+        times: dict[str, list[float]] = {}
+        for row in scored.of(first.name):
+            times.setdefault(row.network, []).append(row.train_seconds)
+        total = sum(sum(values) for values in times.values())
+        share = 1.0 + (first.prepare_seconds or 0.0) / total if total else 1.0
+        return {network: fmean(values) * share for network, values in times.items()}
+
+    def search(self, stop: StopSignal) -> Scored:
+        """ASHA and Optuna over the same space."""
+        from pipelines.architecture.search import search_best
+
+        return search_best(self, stop)
+
+    def retrain(self, scored: Scored, stop: StopSignal) -> "Winners | None":
+        """The best networks by the first proxy, trained on the whole set."""
+        if not self.command.retrain:
+            return None
+        from pipelines.architecture.winner import retrain
+
+        return retrain(self, scored, stop)

@@ -1,0 +1,81 @@
+"""What a search comes to before any work: which networks, which reference, which size of sets; and what it refuses."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.nas.proxies import WHOLE
+from apps.nas.reference import read_reference
+from apps.nas.space import Space, load_space, sample
+from atom.data import RealData
+from atom.distilled import DistilledSet
+from atom.errors import ConfigError
+from pipelines.architecture.proxies import say_held_out
+from pipelines.options import NasCommand
+from pipelines.preparation import check_ipc
+from pipelines.sets import check_same_source
+
+Given = Sequence[tuple[DistilledSet, float | None]]
+"""Distilled sets and the seconds that each took, None where unknown."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command comes to before any work: space, reference table, size of the sets."""
+
+    space: Space
+    reference: Mapping[str, tuple[float, ...]]
+    ipc: int
+    seeds: int = 1
+
+    @property
+    def space_name(self) -> str:
+        """For names of runs and directories."""
+        spec = re.sub(r"[^\w.-]+", "_", self.space.spec)
+        return f"{spec}-{len(self.space.candidates)}"
+
+    @property
+    def num_units(self) -> int:
+        """No more workers than this are of use."""
+        return len(self.space.candidates) * self.seeds
+
+    def shown(self, command: NasCommand, identity: Mapping[str, object]) -> dict[str, object]:
+        """Settings for the head of the output."""
+        skipped = {"config", "output", "smoke", "tracking_uri", "experiment", "set"}
+        asked = {
+            name: value
+            for name, value in command.model_dump().items()
+            if name not in skipped and value is not None and value != ""
+        }
+        return {**asked, **identity, "networks": len(self.space.candidates), "ipc": self.ipc}
+
+
+def plan(command: NasCommand, given: Given, real: RealData) -> Plan:
+    """Check what was asked for against the images, and settle it.
+
+    Raises:
+        ConfigError, DataError: it does not fit.
+    """
+    channels, height, width = real.train.images.shape[1:]
+    for distilled, _ in given:
+        check_same_source(distilled, real)
+        say_held_out(distilled, real, validation_frac=command.validation_frac)
+    ipc = given[0][0].ipc if given else command.ipc
+    check_ipc(real, ipc=ipc, factor=1, init="real")
+    space = load_space(
+        command.space, channels=channels, image_size=(height, width), num_classes=real.train.num_classes
+    )
+    if command.sample is not None:
+        space = sample(space, command.sample, seed=command.sample_seed)
+    reference: dict[str, tuple[float, ...]] = {}
+    if command.reference not in ("none", WHOLE):
+        known = read_reference(Path(command.reference))
+        reference = {name: known[name] for name in space.names if name in known}
+        if not reference:
+            raise ConfigError(
+                f"--reference {command.reference}: knows none of the {len(space.names)} networks of"
+                f" --space {command.space}; its first is {next(iter(known))!r}, the space's {space.names[0]!r}."
+            )
+    seeds = max(command.seeds, command.reference_seeds, command.retrain_seeds)
+    return Plan(space, reference, ipc, seeds)

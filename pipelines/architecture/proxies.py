@@ -1,0 +1,226 @@
+"""What proxies are made of: the sets as the user named them, coresets of equal storage, the real images around them."""
+
+# N images, C channels, H height, W width
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from apps.nas.proxies import DISTILLED, EARLY_SECONDS, EARLY_STEPS, WHOLE, Proxy
+from apps.nas.space import Space
+from apps.nas.trial import ZERO_COST_BATCH, Recipe, Unit
+from atom.coreset import METHODS as CORESETS
+from atom.data import RealData
+from atom.distilled import DistilledSet
+from atom.preprocess import Preprocess
+from atom.settings import DeviceKind
+from pipelines.architecture.trials import RealArrays
+from pipelines.baselines import coresets
+from pipelines.claim import settings_hash
+from pipelines.command import say
+from pipelines.evaluation import SmallSet, small_set
+
+MAIN = "main"
+"""The preprocessing of the first set, which every proxy without a set of its own takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """All proxies of a run and the images they use.
+
+    Attributes:
+        proxies: in the order asked for, whole included.
+        small: tiny sets by proxy.
+        real: the real images by preprocessing.
+        seeds: trainings of each network on each tiny set.
+        contents: digest of the images of each tiny set and of each preprocessing of the real ones, by name.
+    """
+
+    proxies: tuple[Proxy, ...]
+    small: Mapping[str, SmallSet]
+    real: Mapping[str, RealArrays]
+    seeds: int = 1
+    contents: Mapping[Any, str] = field(default_factory=dict)
+
+    def named(self, name: str) -> Proxy:
+        """The proxy of that name."""
+        return next(proxy for proxy in self.proxies if proxy.name == name)
+
+    @property
+    def first_set(self) -> str | None:
+        """The first proxy that is a tiny set."""
+        return next((proxy.name for proxy in self.proxies if proxy.kind == "set"), None)
+
+    @property
+    def prepare_seconds(self) -> float:
+        """What the first tiny set cost before the first network; 0 where unknown."""
+        return (self.named(self.first_set).prepare_seconds or 0.0) if self.first_set else 0.0
+
+    @property
+    def without_whole(self) -> tuple[Proxy, ...]:
+        """All but the reference."""
+        return tuple(proxy for proxy in self.proxies if proxy.kind != "whole")
+
+    def draws(self) -> dict[str, dict[int | None, tuple[np.ndarray, np.ndarray]]]:
+        """The tiny sets as workers take them."""
+        return {name: dict(small.draws) for name, small in self.small.items()}
+
+
+def gather(
+    names: Sequence[str],
+    sets: Sequence[DistilledSet],
+    set_seconds: Sequence[float | None],
+    real: RealData,
+    preprocess: Preprocess,
+    *,
+    ipc: int,
+    seeds: int,
+    seed: int,
+) -> Material:
+    """The proxies of these names, "distilled" standing for all the sets.
+
+    Args:
+        names: as given to --proxies.
+        sets: the distilled sets; each is a proxy of its own, named by its method.
+        set_seconds: what each took to distil; None where unknown.
+        real: with a validation part.
+        preprocess: of every proxy without a set of its own.
+        ipc: of coresets.
+        seeds: trainings of a network, for each of which random coresets are drawn anew.
+        seed: of the coresets.
+    """
+    arrays: dict[str, RealArrays] = {MAIN: _arrays(real, preprocess)}
+    small: dict[str, SmallSet] = {}
+    proxies: list[Proxy] = []
+    num_train = len(real.train.labels)
+    for name in names:
+        if name == DISTILLED:
+            for distilled, spent in zip(sets, set_seconds, strict=True):
+                own = _free_name(distilled.method, [MAIN, *names, *small])
+                where = MAIN
+                if _digest(distilled.preprocess) != _digest(preprocess):
+                    where = own
+                    arrays[own] = _arrays(real, distilled.preprocess)
+                small[own] = small_set(distilled, own)
+                proxies.append(Proxy(own, "set", where, len(distilled.images_NCHW), spent))
+        elif name in CORESETS:
+            white, labels = arrays[MAIN]["train"]
+            begun_s = time.perf_counter()
+            made = coresets(
+                [name],
+                white,
+                labels,
+                ipc=ipc,
+                num_classes=real.train.num_classes,
+                seed=seed,
+                seeds=range(seeds),
+            )
+            small[name] = made[0]
+            spent = time.perf_counter() - begun_s
+            proxies.append(Proxy(name, "set", MAIN, made[0].stored_images, spent))
+        elif name in (EARLY_STEPS, EARLY_SECONDS):
+            proxies.append(Proxy(name, "steps" if name == EARLY_STEPS else "seconds", MAIN, num_train))
+        elif name == WHOLE:
+            proxies.append(Proxy(name, "whole", MAIN, num_train))
+        else:
+            proxies.append(Proxy(name, "zero-cost", MAIN, 0))
+    contents = {name: _content_of(parts) for name, parts in arrays.items()}
+    draws = {(n, s): _content(*draw) for n, each in small.items() for s, draw in each.draws.items()}
+    return Material(tuple(proxies), small, arrays, seeds, {**contents, **draws})
+
+
+def held_out(distilled: DistilledSet, real: RealData) -> bool:
+    """Whether a set is known not to have seen the images that proxies score on."""
+    return distilled.source.get("fingerprint") == real.train.fingerprint
+
+
+def say_held_out(distilled: DistilledSet, real: RealData, *, validation_frac: float) -> None:
+    """Say so if a set may have seen the images that proxies score on."""
+    if not held_out(distilled, real):
+        say(
+            f"Note: the set {distilled.method} was distilled from other training images than those of this run;"
+            " it may have seen the validation images. Distil it with the same --validation-frac"
+            f" {validation_frac:g} and --train-per-class to rule that out."
+        )
+
+
+def keys_of(
+    units: Sequence[Unit], material: Material, space: Space, recipe: Recipe, device_kind: DeviceKind
+) -> dict[Unit, str]:
+    """By unit, the digest of all that decides its score; the seconds of "early-seconds" are the clock's."""
+    identities = {candidate.name: candidate.identity for candidate in space.candidates}
+    costs = {candidate.name: candidate.multiply_adds for candidate in space.candidates}
+    common = {"device": device_kind, "threads": recipe.threads}
+    keys = {}
+    for unit in units:
+        proxy = material.named(unit.proxy)
+        key: dict[str, Any] = {
+            **common,
+            "network": identities[unit.network],
+            "proxy": unit.proxy,
+            "kind": proxy.kind,
+            "seed": unit.seed,
+            "real": material.contents[proxy.real],
+        }
+        settings = recipe.settings.model_dump(mode="json")
+        if proxy.kind == "zero-cost":
+            key |= {"batch": ZERO_COST_BATCH, "multiply_adds": costs[unit.network]}
+        elif proxy.kind == "whole":
+            key |= {**settings, "epochs": recipe.whole_epochs}
+        else:
+            key |= settings
+            if proxy.kind == "set":
+                seeded = material.contents.get((proxy.name, unit.seed))
+                key["train"] = seeded or material.contents[proxy.name, None]
+            elif proxy.kind == "steps":
+                key["steps"] = recipe.steps
+            else:
+                # What it takes its seconds from; the seconds themselves are the clock's.
+                key["shared_by"] = [
+                    sorted(identities.values()),
+                    material.seeds,
+                    round(material.prepare_seconds),
+                ]
+                key["first"] = sorted(
+                    content
+                    for name, content in material.contents.items()
+                    if isinstance(name, tuple) and name[0] == material.first_set
+                )
+        keys[unit] = settings_hash(key)
+    return keys
+
+
+def _arrays(real: RealData, preprocess: Preprocess) -> RealArrays:
+    assert real.validation is not None, "the command asks for a validation part"
+    parts = {"train": real.train, "validation": real.validation, "test": real.test}
+    return {name: (preprocess.apply(part.images).numpy(), part.labels) for name, part in parts.items()}
+
+
+def _free_name(method: str, taken: Sequence[str]) -> str:
+    """The method, or the method with a number where another proxy has that name."""
+    name, number = method, 2
+    while name in taken:
+        name, number = f"{method}-{number}", number + 1
+    return name
+
+
+def _digest(preprocess: Preprocess) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(preprocess.tensors().items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _content_of(parts: RealArrays) -> str:
+    return "-".join(_content(*parts[name])[:16] for name in sorted(parts))
+
+
+def _content(images_NCHW: np.ndarray, labels_N: np.ndarray) -> str:
+    digest = hashlib.sha256(repr(images_NCHW.shape).encode())
+    digest.update(np.ascontiguousarray(images_NCHW).data)
+    digest.update(np.ascontiguousarray(labels_N).data)
+    return digest.hexdigest()

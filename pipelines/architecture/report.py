@@ -1,0 +1,220 @@
+"""What a search tells: the tables on the screen, the JSON, the HTML page, and the runs in MLflow."""
+
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from apps.nas.report import render_report, render_scores
+from apps.nas.summary import summary
+from apps.nas.table import Row
+from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
+from atom.device import describe_hardware
+from pipelines.architecture.job import NasJob
+from pipelines.architecture.proxies import held_out
+from pipelines.architecture.recorded import REPORT, log_stored, record
+from pipelines.architecture.scored import Scored
+from pipelines.command import project_version, say
+from pipelines.progress import format_duration, print_table
+from pipelines.provenance import git_commit
+from pipelines.recording import library_versions, times
+from pipelines.tracking import Tracker
+
+if TYPE_CHECKING:
+    from pipelines.architecture.winner import Winners
+
+REFERENCE = "reference.csv"
+
+
+def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tracker) -> int:
+    """Print, write and record everything; returns how many scores failed."""
+    if job.command.mode == "search":
+        from pipelines.architecture.search import publish_search
+
+        return publish_search(job, scored, winners, tracker)
+    best = winners.rows if winners is not None else []
+    failed = [(row.network, row.proxy, row.reason) for row in scored.failed]
+    if winners is not None:
+        failed += [(unit.network, "retrain", failure.reason) for unit, failure in winners.failed.items()]
+    failures = grouped(failed)
+    title = f"{job.real.source.title}: {len(job.space.candidates)} networks of {job.space.spec}"
+    page: dict[str, Any] = {
+        "title": title,
+        "facts": facts(job, scored),
+        "failures": failures,
+        "winners": best,
+    }
+    print_ranking(job, scored)
+    verdict = verdict_of(job, scored)
+    if verdict is not None:
+        say()
+        print_table(f"Against {verdict.reference_name}", *table(verdict))
+        if verdict.differences:
+            say()
+            print_table("Differences between proxies on the same networks", *difference_table(verdict))
+        say()
+        for sentence in summary(verdict):
+            say(sentence)
+        lost = len(job.space.names) - len(verdict.truth)
+        if lost:
+            page["facts"]["networks without a reference"] = (
+                f"{lost}: no row, or not every seed; they do not count"
+            )
+        job.store.write_json("verdict.json", {**to_dict(verdict), "facts": page["facts"]})
+        html = render_report(verdict, **page)
+    else:
+        scores = {proxy.name: scored.complete(proxy.name, job.space.names) for proxy in job.material.proxies}
+        html = render_scores(scores, **page)
+    job.store.write_bytes(REPORT, html.encode())
+    if failures:
+        say()
+        say("Failed; the others are ranked")
+        for network, proxies, reason in failures:
+            say(f"  {network} ({proxies}): {reason}")
+    if best:
+        say()
+        print_winners(best)
+        say(f"delivered in {winners.directory if winners else ''}")
+    record(job, scored, verdict, tracker, html=html)
+    if winners is not None and winners.directory:
+        log_stored(job.store, tracker, job.store.list("winner"), path="winner")
+    return len(failed)
+
+
+def grouped(failed: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """(network, proxy, reason) with the proxies of one network and reason in one row."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for network, proxy, reason in failed:
+        proxies = found.setdefault((network, reason), [])
+        if proxy not in proxies:
+            proxies.append(proxy)
+    return [(network, ", ".join(proxies), reason) for (network, reason), proxies in found.items()]
+
+
+def print_winners(rows: list[dict[str, Any]]) -> None:
+    """The networks that were trained in full."""
+    cells = [[_shown(value) for value in row.values()] for row in rows]
+    print_table("Trained on the whole set", list(rows[0]), cells)
+
+
+def verdict_of(job: NasJob, scored: Scored) -> Verdict | None:
+    """The proxies judged by the reference, or None where there is none, or none for networks that were scored."""
+    whole = [proxy for proxy in job.material.proxies if proxy.kind == "whole"]
+    truth: Mapping[str, tuple[float, ...]] = job.plan.reference
+    name, seconds = str(job.command.reference), 0.0
+    if whole and not truth:
+        rows = sorted(scored.of(whole[0].name), key=lambda row: row.seed)
+        truth = {
+            network: tuple(row.test_accuracy or 0.0 for row in rows if row.network == network)
+            for network in job.space.names
+            if any(row.network == network for row in rows)
+        }
+        name = (
+            f"test accuracy after {job.recipe.whole_epochs} epochs on all {whole[0].images} training images"
+        )
+        seconds = sum(row.train_seconds + row.score_seconds for row in rows)
+    others = job.material.without_whole
+    if not truth or not others:
+        return None
+    return judge(
+        [
+            ProxyScores(
+                proxy.name,
+                scored.complete(proxy.name, job.space.names),
+                images=proxy.images,
+                train_seconds=sum(row.train_seconds + row.score_seconds for row in scored.of(proxy.name)),
+                prepare_seconds=proxy.prepare_seconds,
+            )
+            for proxy in others
+        ],
+        truth,
+        reference_name=name,
+        reference_seconds=seconds,
+        seed=job.command.seed,
+        resamples=job.command.resamples,
+        level=job.command.level,
+    )
+
+
+def reference_csv(rows: Sequence[Row]) -> str:
+    """The whole-set accuracies as a table that --reference takes."""
+    lines = ["network,seed,accuracy,validation_accuracy"]
+    lines += [f"{row.network},{row.seed},{row.test_accuracy},{row.score}" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def print_ranking(job: NasJob, scored: Scored) -> None:
+    """The ten best networks by the first proxy."""
+    scores = scored.complete(job.primary.name, job.space.names)
+    costs = {candidate.name: candidate for candidate in job.space.candidates}
+    best = sorted(scores, key=lambda network: -fmean(scores[network]))[:10]
+    rows = [
+        [
+            network,
+            _spread(scores[network]),
+            _shown(costs[network].parameters),
+            _shown(costs[network].multiply_adds),
+        ]
+        for network in best
+    ]
+    columns = ["network", f"{job.primary.name}", "parameters", "multiply-adds"]
+    print_table(f"The best {len(rows)} of {len(scores)} networks by {job.primary.name}", columns, rows)
+
+
+def facts(job: NasJob, scored: Scored) -> dict[str, str]:
+    """What a reader needs to judge and repeat the run."""
+    command, settings, real = job.command, job.recipe.settings, job.real
+    validation = 0 if real.validation is None else len(real.validation.labels)
+    unsure = [distilled.method for distilled, _ in job.given if not held_out(distilled, real)]
+    unseen = f"; {', '.join(unsure)} may have been distilled from some of them" if unsure else ""
+    spent = times(job.store)
+    shown = {"scoring_s": "scoring", "reference_s": "reference", "distill_s": "distillation"}
+    walls = [f"{label} {format_duration(spent[key])}" for key, label in shown.items() if key in spent]
+    return {
+        "images": (
+            f"{real.source.title}: {len(real.train.labels)} training, {validation} validation (held out, proxies"
+            f" score on them{unseen}), {len(real.test.labels)} test images (reference and winner only)"
+        ),
+        "training on tiny sets": (
+            f"{settings.epochs} epochs, batch {settings.batch_train}, SGD {settings.lr_net:g}, momentum"
+            f" {settings.momentum_net:g}, weight decay {settings.weight_decay:g}, DSA"
+            f" {settings.eval_dsa_strategy}, {settings.eval_precision}"
+        ),
+        "training on the whole set": f"{job.recipe.whole_epochs} epochs, otherwise the same",
+        "early stopping": f"{job.recipe.steps} steps on the whole set",
+        "seeds": (
+            f"{command.seeds} a proxy, {command.reference_seeds} for the reference; of coresets and bootstrap"
+            f" {command.seed}"
+        ),
+        "hardware": f"{describe_hardware()} (driver), {job.size.num_actors} workers",
+        "wall time": ", ".join(walls) or "nothing was left to do",
+        "share of the wall time that is work": _busy(job, scored),
+        "command": shlex.join(["atom-nas", *sys.argv[1:]]),
+        "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
+        "commit": git_commit() or f"not known (version {project_version()})",
+    }
+
+
+def _busy(job: NasJob, scored: Scored) -> str:
+    if not scored.wall_seconds or not scored.unit_seconds:
+        return "nothing was left to do"
+    share = scored.unit_seconds / (scored.wall_seconds * job.size.num_actors)
+    return (
+        f"{100 * share:.0f} %: {format_duration(scored.unit_seconds)} in trainings and scores on"
+        f" {job.size.num_actors} workers, {format_duration(scored.wall_seconds)} from start to end (this driver)"
+    )
+
+
+def _spread(values: tuple[float, ...]) -> str:
+    return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{fmean(values):.4g}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "?"
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return (
+        f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if isinstance(value, float) else str(value)
+    )

@@ -1,0 +1,203 @@
+"""The best networks by the first proxy, trained on the whole training set; the best of them is delivered.
+
+Each training leaves its weights and then a record under `retrain/`, which a later driver takes up. That is not inside
+`winner/`, since that directory appears, and is replaced, as a whole.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+from apps.nas.proxies import WHOLE, Proxy
+from apps.nas.space import Space
+from apps.nas.trial import Images, Recipe, Unit, train_unit
+from apps.nas.winner import model_bytes
+from atom.device import resolve_device
+from atom.settings import DeviceKind
+from pipelines.architecture.job import NasJob
+from pipelines.architecture.proxies import MAIN, Material, keys_of
+from pipelines.architecture.scored import Scored
+from pipelines.architecture.search_record import search_name
+from pipelines.architecture.trials import RealArrays
+from pipelines.architecture.winner_files import WINNER, Record, candidate_of, config_of, deliver, row_of
+from pipelines.cluster import as_tensor
+from pipelines.faults import Failure
+from pipelines.progress import Progress
+from pipelines.recording import add_seconds
+from pipelines.signals import StopSignal
+from pipelines.store import Store
+from pipelines.tasks import run_tasks
+from pipelines.worker import network_slug
+
+WORK = "retrain"
+_NUMBERS = ("score", "test_accuracy", "steps", "train_seconds", "score_seconds")
+
+
+@dataclass
+class Winners:
+    """What became of the best networks.
+
+    Attributes:
+        stopped: whether a signal ended it early; then nothing was delivered.
+        failed: why a training came to nothing, after retries.
+        rows: one a network with at least one training, the best by the proxy first: its name, proxy score, mean and
+            standard deviation (None for one training) over n trainings of validation and test accuracy in
+            percent, parameters, multiply-adds (None where unknown), and whether it is the one delivered.
+        directory: where the delivered network lies; empty if none was.
+    """
+
+    stopped: bool = False
+    failed: dict[Unit, Failure] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    directory: str = ""
+
+
+def retrain(job: NasJob, scored: Scored, stop: StopSignal) -> Winners:
+    """Train the `--retrain` best networks of the first proxy with every seed, and deliver the best of them.
+
+    A training is the reference's of the same seed, so its accuracy is the same too. Network and seed are chosen by
+    validation accuracy alone: first the network with the best mean, then its best seed.
+
+    Raises:
+        StoreError: the output cannot be written.
+    """
+    chosen = best_networks(job, scored)
+    material = _with_whole(job.material, len(job.real.train.labels))
+    units = [Unit(name, WHOLE, seed) for name in chosen for seed in range(job.command.retrain_seeds)]
+    keys = keys_of(units, material, job.space, job.recipe, job.device_kind)
+    names = {unit: f"{WORK}/{network_slug(unit.network)}-s{unit.seed}-{keys[unit]}" for unit in units}
+    found: dict[Unit, Record] = {}
+    for unit, name in names.items():
+        stored = _stored(job.store, name)
+        if stored is not None:
+            found[unit] = stored
+    result = _train(job, units, material.named(WHOLE), names, found, stop)
+    if result.stopped or not found:
+        return result
+    own = {name: {u.seed: found[u] for u in units if u in found and u.network == name} for name in chosen}
+    own = {name: records for name, records in own.items() if records}
+    means = {name: fmean(record["score"] for record in records.values()) for name, records in own.items()}
+    best = max(means, key=means.__getitem__)  # of equals the first, which the proxy prefers
+    result.rows = [
+        row_of(candidate_of(job.space, name), chosen[name], records, delivered=name == best)
+        for name, records in own.items()
+    ]
+    seed = max(own[best], key=lambda s: own[best][s]["score"])
+    config = config_of(
+        job, best, own[best], seed, proxy_score=chosen[best], networks=len(_ranked(job, scored))
+    )
+    deliver(job, config, job.store.read_bytes(f"{names[Unit(best, WHOLE, seed)]}.safetensors"))
+    result.directory = job.store.where(WINNER)
+    return result
+
+
+def best_networks(job: NasJob, scored: Scored) -> dict[str, float]:
+    """Mean scores of the best `--retrain` networks by the first proxy, best first."""
+    return dict(list(_ranked(job, scored).items())[: job.command.retrain])
+
+
+def _ranked(job: NasJob, scored: Scored) -> dict[str, float]:
+    """Mean scores of all networks that have one for every seed; of equals, the cheaper one comes first."""
+    name = search_name(job.primary.name) if job.command.mode == "search" else job.primary.name
+    failed = {row.network for row in scored.failed if row.proxy == name}
+    means = {network: mean for network, mean in scored.means(name).items() if network not in failed}
+    if job.command.mode == "search":
+        # A network that was stopped early has a score of another length: it comes after the finished ones.
+        steps = {row.network: row.steps for row in scored.of(name)}
+        finished = max(steps.values(), default=0)
+        means = {network: mean for network, mean in means.items() if steps[network] == finished}
+    costs = {candidate.name: candidate.multiply_adds for candidate in job.space.candidates}
+
+    def place(network: str) -> tuple[float, float, str]:
+        cost = costs[network]
+        return -means[network], math.inf if cost is None else cost, network
+
+    return {network: means[network] for network in sorted(means, key=place)}
+
+
+def train_winner(
+    unit: Unit,
+    real: Mapping[str, RealArrays],
+    proxy: Proxy,
+    space: Space,
+    recipe: Recipe,
+    device_kind: DeviceKind,
+) -> tuple[dict[str, Any], bytes]:
+    """Fields of the score, and the weights as safetensors: what a Ray task does."""
+    device = resolve_device(device_kind)
+    parts = {
+        part: (as_tensor(images_NCHW).to(device), as_tensor(labels_N).to(device))
+        for part, (images_NCHW, labels_N) in real[proxy.real].items()
+    }
+    images = {proxy.real: Images(**parts)}
+    net, score = train_unit(unit, proxy, space=space, small={}, real=images, recipe=recipe, device=device)
+    return asdict(score), model_bytes(net, network=unit.network, seed=unit.seed)
+
+
+def _train(
+    job: NasJob,
+    units: Sequence[Unit],
+    proxy: Proxy,
+    names: Mapping[Unit, str],
+    found: dict[Unit, Record],
+    stop: StopSignal,
+) -> Winners:
+    """Train what has no record yet, and add everything to `found`."""
+    left = [unit for unit in units if unit not in found]
+    if not left:
+        return Winners()
+    begun_s = time.monotonic()
+    with Progress(
+        "retraining", len(units), num_items=len(units), unit="trainings", item="trainings", done=len(found)
+    ) as progress:
+
+        def keep(unit: Unit, value: tuple[dict[str, Any], bytes]) -> None:
+            score, weights = value
+            record = {**asdict(unit), **score, "sha256": hashlib.sha256(weights).hexdigest()}
+            # In this order: a record says that its weights are there.
+            job.store.write_bytes(f"{names[unit]}.safetensors", weights)
+            job.store.write_json(f"{names[unit]}.json", record)
+            found[unit] = record
+            progress.update(len(found), items_done=len(found))
+
+        with stop.polling():
+            outcome = run_tasks(
+                train_winner,
+                left,
+                shared=[job.shared().real, proxy, job.space, job.recipe, job.device_kind],
+                num_cpus=job.size.cpus,
+                num_gpus=job.size.gpus,
+                max_in_flight=job.command.num_actors,
+                limits=job.limits,
+                on_result=keep,
+                on_tick=lambda _: progress.update(len(found), items_done=len(found)),
+                stop=stop,
+            )
+    add_seconds(job.store, "retrain_s", time.monotonic() - begun_s)
+    return Winners(stopped=outcome.stopped, failed=outcome.failed)
+
+
+def _with_whole(material: Material, num_train: int) -> Material:
+    """The material with the whole training set as a proxy, whether or not it is the reference too."""
+    if any(proxy.name == WHOLE for proxy in material.proxies):
+        return material
+    return replace(material, proxies=(*material.proxies, Proxy(WHOLE, "whole", MAIN, num_train)))
+
+
+def _stored(store: Store, name: str) -> Record | None:
+    """The record of a training whose weights are there and whole."""
+    if not store.exists(f"{name}.json") or not store.exists(f"{name}.safetensors"):
+        return None
+    try:
+        record = json.loads(store.read_bytes(f"{name}.json"))
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not {*_NUMBERS, "sha256"} <= record.keys():
+        return None
+    digest = hashlib.sha256(store.read_bytes(f"{name}.safetensors")).hexdigest()
+    return record if digest == record["sha256"] else None

@@ -1,0 +1,118 @@
+"""What is told and delivered of networks trained on the whole set: the lines of tables, and the winner's directory."""
+
+import math
+from collections.abc import Mapping
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load
+
+from apps.nas.space import Candidate, Space
+from apps.nas.winner import winner_files
+from atom.preprocess import Preprocess
+from pipelines.preparation import PREPROCESS_NAME
+from pipelines.provenance import git_commit
+from pipelines.recording import library_versions
+
+if TYPE_CHECKING:
+    from pipelines.architecture.job import NasJob
+
+WINNER = "winner"
+
+Record = Mapping[str, Any]
+"""Of one training: the fields of `apps.nas.trial.Score`, and `sha256` of its weights."""
+
+
+def candidate_of(space: Space, name: str) -> Candidate:
+    """The network of that name."""
+    return next(candidate for candidate in space.candidates if candidate.name == name)
+
+
+def _spread(records: Mapping[int, Record], key: str) -> dict[str, Any]:
+    values = [record[key] for record in records.values()]
+    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "n": len(values)}
+
+
+def row_of(
+    candidate: Candidate, proxy_score: float, records: Mapping[int, Record], *, delivered: bool
+) -> dict[str, Any]:
+    """A network's line in tables; see `pipelines.architecture.winner.Winners`."""
+    validation, test = _spread(records, "score"), _spread(records, "test_accuracy")
+    return {
+        "network": candidate.name,
+        "proxy score": proxy_score,
+        "validation mean": validation["mean"],
+        "validation std": validation["std"],
+        "test mean": test["mean"],
+        "test std": test["std"],
+        "n": test["n"],
+        "parameters": candidate.parameters,
+        "multiply_adds": candidate.multiply_adds,
+        "delivered": delivered,
+    }
+
+
+def config_of(
+    job: "NasJob",
+    network: str,
+    records: Mapping[int, Record],
+    seed: int,
+    *,
+    proxy_score: float,
+    networks: int,
+) -> dict[str, Any]:
+    """The fields of `apps.nas.winner.Config`."""
+    candidate, real, space = candidate_of(job.space, network), job.real, job.space
+    assert real.validation is not None, "the command asks for a validation part"
+    settings = job.recipe.settings.model_dump(mode="json")
+    score = proxy_score if math.isfinite(proxy_score) else None  # JSON knows no infinity
+    return {
+        "network": network,
+        "space": space.spec,
+        "identity": candidate.identity,
+        "channels": space.channels,
+        "image_size": list(space.image_size),
+        "num_classes": space.num_classes,
+        "class_names": list(real.train.class_names),
+        "seed": seed,
+        "parameters": candidate.parameters,
+        "multiply_adds": candidate.multiply_adds,
+        "chosen_by": {"proxy": job.primary.name, "score": score, "networks": networks},
+        "training": {**settings, "epochs": job.recipe.whole_epochs, "device": job.device_kind},
+        "validation_accuracy": {**_spread(records, "score"), "delivered": records[seed]["score"]},
+        "test_accuracy": {**_spread(records, "test_accuracy"), "delivered": records[seed]["test_accuracy"]},
+        "data": {
+            "spec": real.spec,
+            "fingerprint": real.train.fingerprint,
+            "validation_fingerprint": real.validation.fingerprint,
+            "test_fingerprint": real.test.fingerprint,
+            "validation_frac": job.command.validation_frac,
+        },
+        "versions": library_versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def _preprocess(job: "NasJob") -> Preprocess:
+    """Of the images that proxies without a set of their own are trained on, the whole training set among them."""
+    if job.given:
+        return job.given[0][0].preprocess
+    return Preprocess.from_tensors(load(job.store.read_bytes(PREPROCESS_NAME)))
+
+
+def deliver(job: "NasJob", config: Mapping[str, Any], model: bytes) -> None:
+    """Put the files of `apps.nas.winner` into the output, all at once; `model` are the weights chosen.
+
+    Raises:
+        StoreError: the output cannot be written.
+    """
+    files = winner_files(
+        config,
+        model,
+        preprocess=_preprocess(job),
+        directory=job.store.where(WINNER) if job.store.local_path is not None else WINNER,
+        title=job.real.source.title,
+    )
+    with job.store.publish_directory(WINNER) as staging:
+        for name, content in files.items():
+            (staging / name).write_bytes(content)

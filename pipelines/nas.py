@@ -1,0 +1,167 @@
+"""Rank the networks of a search space by training each on a distilled set, and say how far to trust the ranking.
+
+python pipelines/nas.py --space small --sample 24 --reference whole
+ray job submit --working-dir . -- python pipelines/nas.py --set /srv/atom/c10/set --output /srv/atom/nas
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from atom.errors import ConfigError
+from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
+from pipelines.options import DataSettings, DistillCommand, NasCommand
+
+if TYPE_CHECKING:
+    from atom.distilled import DistilledSet
+    from pipelines.architecture.job import NasJob
+    from pipelines.signals import StopSignal
+    from pipelines.store import Store
+    from pipelines.tracking import Tracker
+
+OWN_SET = "distilled"
+"""Directory of the output in which a set is distilled when none is given."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(NasCommand, search, argv, prog="atom-nas")
+
+
+def search(command: NasCommand) -> int:
+    """Load, score, judge, report; see `run_command` for what it returns."""
+    from apps.nas.proxies import DISTILLED, WHOLE, check_names
+    from pipelines.architecture.job import NasJob
+    from pipelines.architecture.plan import plan
+    from pipelines.claim import claim, lock
+    from pipelines.cluster import connect
+    from pipelines.preparation import load_real
+    from pipelines.resources import choose_size
+    from pipelines.signals import stop_on_signals
+    from pipelines.store import Store
+
+    command = command.shrunk() if command.smoke else command
+    check_names(command.proxies)
+    if command.mode == "search" and command.reference == WHOLE:
+        raise ConfigError(
+            "--reference whole: --mode search trains no reference; pass a table, none, or --mode rank, and --retrain"
+            " to train the best networks on the whole set."
+        )
+    if command.reference == WHOLE and WHOLE not in command.proxies:
+        command = command.model_copy(update={"proxies": (*command.proxies, WHOLE)})
+    if command.set and DISTILLED not in command.proxies:
+        raise ConfigError("--set: no proxy uses it; add distilled to --proxies, or leave --set out.")
+    with given_sets(command) as given:
+        data = command.part(DataSettings)
+        if not command.dataset:
+            data = data.model_copy(update=_source_of(given, data.image_size))
+        real = load_real(data, smoke=command.smoke)
+        decided = plan(command, given, real)
+        name = f"{'search' if command.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
+        location = output_location(command, f"nas-{name}")
+        with connect() as cluster:
+            size, device_kind = choose_size(cluster, command, threads=1, num_units=decided.num_units)
+            store = Store.open(location)
+            with lock(store):
+                identity = {
+                    "train": real.train.fingerprint,
+                    "validation": real.validation.fingerprint if real.validation else None,
+                    "device": device_kind,
+                }
+                claim(store, identity)
+                say_header("atom-nas", decided.shown(command, identity), cluster, size, store)
+                if not given and DISTILLED in command.proxies:
+                    code, given = distil_first(command, data, store, location)
+                    if code:
+                        return code
+                job = NasJob(command, decided, given, real, store, size, device_kind)
+                with stop_on_signals() as stop, job.tracker(name) as tracker:
+                    return run(job, tracker, stop)
+
+
+def run(job: "NasJob", tracker: "Tracker", stop: "StopSignal") -> int:
+    """Everything after the decisions; returns the exit code."""
+    from pipelines.architecture.report import publish
+
+    job.log_inputs(tracker)
+    scored = job.search(stop) if job.command.mode == "search" else job.rank(stop)
+    winners = None if scored.stopped else job.retrain(scored, stop)
+    if scored.stopped or (winners is not None and winners.stopped):
+        return stopped(tracker, stop.signal_name)
+    failures = publish(job, scored, winners, tracker)
+    if failures:
+        tracker.mark("FAILED", reason=f"{failures} scores failed")
+    say(job.store.where("report.html"))
+    return EXIT_FAILED if failures else 0
+
+
+@contextmanager
+def given_sets(command: NasCommand) -> Iterator[list[tuple["DistilledSet", float | None]]]:
+    """The sets that --set names, each with the seconds that it took to distil, None where unknown.
+
+    Raises:
+        ConfigError, ArtifactError, StoreError: one cannot be found or read.
+    """
+    from pipelines.sets import distil_seconds, load_set, local_set
+
+    with ExitStack() as stack:
+        found = []
+        for location in command.set:
+            directory = stack.enter_context(local_set(location, command.tracking_uri))
+            distilled = load_set(directory)
+            found.append((distilled, distil_seconds(distilled, directory)))
+        yield found
+
+
+def _source_of(
+    given: Sequence[tuple["DistilledSet", float | None]], image_size: int | None
+) -> dict[str, object]:
+    """Source and size of the first set's real images, else digits."""
+    if not given:
+        return {"dataset": "digits"}
+    distilled = given[0][0]
+    size = image_size or distilled.images_NCHW.shape[-1]
+    return {"dataset": str(distilled.source.get("spec", "")), "image_size": size}
+
+
+def distil_first(
+    command: NasCommand, data: DataSettings, store: "Store", location: str
+) -> tuple[int, list[tuple["DistilledSet", float | None]]]:
+    """A set distilled from the training part of this very run, by atom-distill; exit code and the set."""
+    from pathlib import Path
+
+    from pipelines.distill import SET_NAME, distill
+    from pipelines.recording import DISTILL_WORKER_S, times
+    from pipelines.sets import load_set, local_set
+    from pipelines.store import Store
+    from pipelines.tracking import default_tracking_uri
+
+    output = f"{location.rstrip('/')}/{OWN_SET}"
+    asked = DistillCommand.model_validate(
+        {
+            **data.model_dump(),
+            "ipc": command.ipc,
+            "iterations": command.iterations,
+            "seed": command.seed,
+            "baselines": (),
+            "eval_seeds": 0,
+            "output": output,
+            "smoke": command.smoke,
+            "num_actors": command.num_actors,
+            "gpus_per_actor": command.gpus_per_actor,
+            "max_retries": command.max_retries,
+            "timeout_s": command.timeout_s,
+            "tracking_uri": command.tracking_uri or default_tracking_uri(store.local_path),
+        }
+    )
+    say("No --set: distilling one first")
+    code = distill(asked)
+    if code:
+        return code, []
+    with local_set(output if "://" in output else str(Path(output) / SET_NAME), None) as directory:
+        return 0, [(load_set(directory), times(Store.open(output)).get(DISTILL_WORKER_S))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""What proxies are made of, and by which key a score is known again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from apps.nas.proxies import KNOWN, WITHOUT_SEEDS, Proxy, check_names
+from apps.nas.settings import NasSettings
+from apps.nas.space import Candidate, load_space
+from apps.nas.trial import Recipe, Unit
+from atom.data import ImageSet, RealData, SourceInfo
+from atom.distilled import DistilledSet
+from atom.errors import ConfigError
+from atom.preprocess import Preprocess
+from atom.settings import EvaluateSettings
+from pipelines.architecture.proxies import MAIN, gather, keys_of, say_held_out
+
+K, H, W = 3, 8, 6
+SPACE = load_space("small", channels=1, image_size=(H, W), num_classes=K)
+NETWORK, OTHER = SPACE.names[:2]
+SETTINGS = EvaluateSettings(epochs=3, eval_dsa_strategy="none", eval_precision="float32")
+RECIPE = Recipe(SETTINGS, whole_epochs=2, steps=5)
+NAMES = ("distilled", "random", "herding", "early-steps", "early-seconds", "synflow", "parameters", "whole")
+
+
+def image_set(count, seed, names=("a", "b", "c")):
+    rng = np.random.default_rng(seed)
+    images_NCHW = rng.integers(0, 256, (count, 1, H, W), dtype=np.uint8)
+    return ImageSet.create(images_NCHW, np.arange(count) % K, names)
+
+
+def real_data(**parts):
+    given = {"train": image_set(30, 1), "test": image_set(12, 2), "validation": image_set(9, 3), **parts}
+    return RealData("x", "made:up", source=SourceInfo("Made up", "nobody", "none", ""), **given)
+
+
+REAL = real_data()
+PREPROCESS = Preprocess.fit(REAL.train.images, zca=False)
+BRIGHT = Preprocess(PREPROCESS.mean_C + 0.25, PREPROCESS.std_C)
+
+
+def distilled(method="atom", preprocess=PREPROCESS, factor=1, seed=0):
+    images_NCHW = torch.from_numpy(
+        np.random.default_rng(seed).standard_normal((6, 1, H, W), dtype=np.float32)
+    )
+    labels_N = torch.arange(K).repeat_interleave(2)
+    source = {"fingerprint": REAL.train.fingerprint}
+    return DistilledSet(
+        images_NCHW, labels_N, ("a", "b", "c"), 2, method, preprocess, factor=factor, source=source
+    )
+
+
+def gathered(names=NAMES, sets=None, real=REAL, preprocess=PREPROCESS, *, ipc=2, seeds=2, seed=0):
+    sets = [distilled()] if sets is None else sets
+    return gather(names, sets, [4.5] * len(sets), real, preprocess, ipc=ipc, seeds=seeds, seed=seed)
+
+
+def key(proxy, material=None, *, network=NETWORK, seed=0, space=SPACE, recipe=RECIPE, device="cpu"):
+    unit = Unit(network, proxy, seed)
+    return keys_of([unit], material or MATERIAL, space, recipe, device)[unit]
+
+
+MATERIAL = gathered()
+PROXIES = ("atom", *NAMES[1:])
+TRAINED = tuple(name for name in PROXIES if name not in ("synflow", "parameters"))
+
+
+def changed_settings(**changes):
+    return replace(RECIPE, settings=SETTINGS.model_copy(update=changes))
+
+
+def test_every_known_proxy_and_the_defaults_are_accepted():
+    check_names(KNOWN)
+    check_names(NasSettings().proxies)
+    assert set(WITHOUT_SEEDS) < set(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("random", "randon"), "--proxies randon: unknown proxy; known are distilled, .*whole"),
+        (("random", "synflow", "random"), "--proxies random: is named twice; name every proxy once"),
+        (("",), "--proxies : unknown"),
+    ],
+)
+def test_unknown_and_repeated_proxies_are_refused(names, said):
+    with pytest.raises(ConfigError, match=said):
+        check_names(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds"), [("parameters", 1), ("multiply-adds", 1), ("synflow", 3), ("atom", 3)]
+)
+def test_counts_need_one_seed_only(name, seeds):
+    assert Proxy(name, "zero-cost", MAIN, 0).seeds(3) == range(seeds)
+    assert Proxy(name, "zero-cost", MAIN, 0).seeds(0) == range(0)
+
+
+def test_proxies_come_in_the_order_asked_for_with_their_kind_and_storage():
+    found = [(proxy.name, proxy.kind, proxy.images) for proxy in MATERIAL.proxies]
+    assert found == [
+        ("atom", "set", 6),
+        ("random", "set", 6),
+        ("herding", "set", 6),
+        ("early-steps", "steps", 30),
+        ("early-seconds", "seconds", 30),
+        ("synflow", "zero-cost", 0),
+        ("parameters", "zero-cost", 0),
+        ("whole", "whole", 30),
+    ]
+    spent = [proxy.prepare_seconds for proxy in MATERIAL.proxies]
+    assert spent[0] == 4.5
+    assert all(seconds is not None and 0 <= seconds < 4 for seconds in spent[1:])
+    assert spent[3:] == [0.0] * 5
+    assert MATERIAL.named("herding").name == "herding"
+    assert [proxy.name for proxy in MATERIAL.without_whole] == [name for name, *_ in found[:-1]]
+
+
+def test_real_images_come_preprocessed_by_part():
+    for name, part in (("train", REAL.train), ("validation", REAL.validation), ("test", REAL.test)):
+        images_NCHW, labels_N = MATERIAL.real[MAIN][name]
+        np.testing.assert_array_equal(images_NCHW, PREPROCESS.apply(part.images).numpy())
+        np.testing.assert_array_equal(labels_N, part.labels)
+
+
+def test_coresets_are_real_training_images_as_many_a_class_as_asked_for():
+    draws, train = MATERIAL.draws(), MATERIAL.real[MAIN]["train"]
+    rows = {image.tobytes(): int(label) for image, label in zip(*train, strict=True)}
+    assert set(draws["random"]) == {0, 1}
+    assert set(draws["herding"]) == set(draws["atom"]) == {None}
+    for images_NCHW, labels_N in (*draws["random"].values(), draws["herding"][None]):
+        assert np.bincount(labels_N).tolist() == [2, 2, 2]
+        assert [rows[image.tobytes()] for image in images_NCHW] == labels_N.tolist()
+    assert draws["random"][0][0].tobytes() != draws["random"][1][0].tobytes()
+
+
+def test_a_set_is_trained_on_decoded_and_counted_as_stored():
+    material = gathered(("distilled",), [distilled(factor=2)])
+    assert len(material.draws()["atom"][None][1]) == 4 * 6
+    assert material.named("atom").images == 6
+
+
+def test_sets_of_one_method_or_of_a_coresets_name_get_names_of_their_own():
+    sets = [distilled("atom"), distilled("atom"), distilled("random"), distilled(MAIN)]
+    material = gathered(("distilled", "random"), sets)
+    assert [proxy.name for proxy in material.proxies] == ["atom", "atom-2", "random-2", "main-2", "random"]
+
+
+def test_a_set_with_another_preprocessing_brings_its_own_real_images():
+    material = gathered(("distilled", "random"), [distilled(), distilled("dm", BRIGHT)])
+    assert [(proxy.name, proxy.real) for proxy in material.proxies] == [
+        ("atom", MAIN),
+        ("dm", "dm"),
+        ("random", MAIN),
+    ]
+    expected = BRIGHT.apply(REAL.test.images).numpy()
+    np.testing.assert_array_equal(material.real["dm"]["test"][0], expected)
+    assert set(gathered(sets=[distilled(), distilled("dm")]).real) == {MAIN}
+
+
+def test_a_set_of_other_images_is_said_and_one_of_these_is_not(capsys):
+    say_held_out(distilled(), REAL, validation_frac=0.1)
+    assert capsys.readouterr() == ("", "")
+    say_held_out(distilled(), real_data(train=image_set(30, 9)), validation_frac=0.1)
+    said = "".join(capsys.readouterr())
+    assert "may have seen the validation images" in " ".join(said.split())
+
+
+def test_all_units_have_different_keys_and_the_same_ones_every_time():
+    units = [Unit(n, p, s) for n in (NETWORK, OTHER) for p in PROXIES for s in (0, 1)]
+    keys = keys_of(units, MATERIAL, SPACE, RECIPE, "cpu")
+    assert list(keys) == units
+    assert len(set(keys.values())) == len(units)
+    assert keys_of(units, gathered(), SPACE, RECIPE, "cpu") == keys
+
+
+def test_a_key_does_not_depend_on_what_else_is_scored():
+    # The proxy of equal seconds takes them from the first tiny set, and has a test of its own.
+    alone = [proxy for proxy in PROXIES if proxy != "early-seconds"]
+    units = [Unit(NETWORK, proxy, 0) for proxy in alone]
+    few = SPACE.with_candidates(SPACE.candidates[:1])
+    more = gathered((*reversed(NAMES), "kcenter", "naswot"), seeds=5)
+    known = keys_of(units, MATERIAL, SPACE, RECIPE, "cpu")
+    for order in (units, units[::-1]):
+        assert keys_of(order, more, few, RECIPE, "cpu") == known
+    assert all(key(proxy) == known[Unit(NETWORK, proxy, 0)] for proxy in alone)
+
+
+def test_equal_seconds_depend_on_the_set_that_they_are_taken_from():
+    assert key("early-seconds") != key("early-seconds", gathered(sets=[distilled(seed=1)]))
+    assert key("early-seconds") != key("early-seconds", gathered(tuple(reversed(NAMES))))
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_every_key_changes_with_seed_network_and_kind_of_device(proxy):
+    changed = [
+        key(proxy, seed=1),
+        key(proxy, network=OTHER),
+        key(proxy, device="cuda"),
+        key(proxy, recipe=replace(RECIPE, threads=2)),
+    ]
+    assert key(proxy) not in changed
+    assert len(set(changed)) == len(changed)
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_every_key_changes_with_what_a_users_network_is_made_of(proxy):
+    keys = {
+        key(proxy, network="mine", space=SPACE.with_candidates([Candidate("mine", 1, 2, identity=identity)]))
+        for identity in ("mine@1", "mine@2")
+    }
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_every_key_changes_with_the_real_images_and_labels(proxy, part):
+    given = getattr(REAL, part)
+    pixel = given.images.copy()
+    pixel[-1, 0, -1, -1] ^= 1
+    labels = given.labels.copy()
+    labels[[0, 1]] = labels[[1, 0]]
+    others = [ImageSet.create(pixel, given.labels, ("a", "b", "c"))]
+    others.append(ImageSet.create(given.images, labels, ("a", "b", "c")))
+    keys = {key(proxy), *(key(proxy, gathered(real=real_data(**{part: other}))) for other in others)}
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_every_key_changes_with_the_preprocessing(proxy):
+    assert key(proxy) != key(proxy, gathered(sets=[distilled(preprocess=BRIGHT)], preprocess=BRIGHT))
+
+
+def test_the_preprocessing_of_one_set_is_no_matter_of_the_others():
+    material = gathered(sets=[distilled(preprocess=BRIGHT)])
+    assert key("atom") != key("atom", material)
+    assert all(key(proxy) == key(proxy, material) for proxy in PROXIES[1:])
+
+
+@pytest.mark.parametrize("proxy", TRAINED)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr_net": 0.5},
+        {"momentum_net": 0.5},
+        {"weight_decay": 0.0},
+        {"batch_train": 16},
+        {"eval_dsa_strategy": "color"},
+        {"eval_precision": "bfloat16"},
+    ],
+)
+def test_keys_of_trainings_change_with_every_setting(proxy, changes):
+    assert key(proxy) != key(proxy, recipe=changed_settings(**changes))
+
+
+def test_every_setting_of_a_training_was_tried():
+    tried = {"lr_net", "momentum_net", "weight_decay", "batch_train", "eval_dsa_strategy", "eval_precision"}
+    assert tried | {"epochs"} == set(EvaluateSettings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed"),
+    [
+        (changed_settings(epochs=9), {"atom", "random", "herding", "early-steps", "early-seconds"}),
+        (replace(RECIPE, whole_epochs=9), {"whole"}),
+        (replace(RECIPE, steps=9), {"early-steps"}),
+        (changed_settings(lr_net=0.5), set(TRAINED)),
+    ],
+    ids=["epochs", "whole epochs", "steps", "step size"],
+)
+def test_lengths_change_the_keys_of_what_they_decide_and_none_without_training(recipe, changed):
+    assert {proxy for proxy in PROXIES if key(proxy) != key(proxy, recipe=recipe)} == changed
+
+
+def test_the_key_of_a_set_changes_with_its_images_and_that_of_a_coreset_with_its_seed_and_size():
+    assert key("atom") != key("atom", gathered(sets=[distilled(seed=1)]))
+    others = [gathered(seed=1), gathered(ipc=3)]
+    assert len({key("random"), *(key("random", other) for other in others)}) == 3
+    assert key("herding") != key("herding", gathered(ipc=3))
+    for unmoved in ("atom", "early-steps", "synflow", "whole"):
+        assert all(key(unmoved) == key(unmoved, other) for other in others)
+
+
+def test_a_users_own_cost_is_part_of_the_key_of_a_score_without_training():
+    keys = {
+        key("parameters", network="n", space=SPACE.with_candidates([Candidate("n", 1, cost, identity="n")]))
+        for cost in (1, 2, None)
+    }
+    assert len(keys) == 3
+
+
+def test_the_order_of_images_in_a_set_is_part_of_its_key():
+    given = distilled()
+    swapped = replace(given, images_NCHW=given.images_NCHW[[1, 0, 2, 3, 4, 5]])
+    assert key("atom") != key("atom", gathered(sets=[swapped]))

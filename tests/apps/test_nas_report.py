@@ -1,0 +1,344 @@
+import base64
+import dataclasses
+import math
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apps.nas import plots
+from apps.nas.report import render_report
+from apps.nas.summary import duration, summary
+from apps.nas.verdict import (
+    Agreement,
+    Ceiling,
+    Difference,
+    Estimate,
+    ProxyVerdict,
+    TopK,
+    Verdict,
+)
+
+NONE = Estimate(None, None, None)
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+NETWORKS = [f"net-{place}" for place in range(8)]
+TRUTH = {name: 80.0 - 5 * place for place, name in enumerate(NETWORKS)}
+
+
+def proxy_verdict(name: str, scores: dict[str, float], **changes: Any) -> ProxyVerdict:
+    """One proxy with invented statistics; the report must print them, not compute them."""
+    agreement = (
+        Agreement("all", 8, Estimate(0.71, 0.41, 0.88), Estimate(0.82, 0.55, 0.93)),
+        Agreement("top 20 %", 2, NONE, NONE),
+    )
+    top = (TopK(1, Estimate(0.0, 0.0, 1.0), Estimate(2.0, 1.0, 4.0), Estimate(5.0, 0.0, 15.0)),)
+    made = ProxyVerdict(name, 8, 2, agreement, top, 500, 600.0, 1200.0, "net-1", 75.0, scores)
+    return dataclasses.replace(made, **changes)
+
+
+def difference(second: str, low: float | None, high: float | None) -> Difference:
+    value = None if low is None or high is None else (low + high) / 2
+    return Difference("atom", second, "all", "kendall", 8, Estimate(value, low, high), 0.04)
+
+
+@pytest.fixture(scope="module")
+def verdict() -> Verdict:
+    falling = {name: 50.0 - place for place, name in enumerate(NETWORKS)}
+    failed = {name: score for name, score in falling.items() if name != "net-3"} | {"net-5": -math.inf}
+    sizes = {name: 1e4 * 4.0 ** (place // 2) for place, name in enumerate(NETWORKS)}
+    undefined = (Agreement("all", 8, NONE, NONE),)
+    proxies = (
+        proxy_verdict("atom", failed, n=7),
+        proxy_verdict("parameters", sizes, images=0, train_seconds=0.0, prepare_seconds=0.0),
+        proxy_verdict("<b>&random", falling, prepare_seconds=None),
+        proxy_verdict("constant", dict.fromkeys(NETWORKS, 1.0), agreement=undefined, top=()),
+    )
+    differences = (
+        difference("parameters", -0.1, 0.3),
+        difference("<b>&random", 0.05, 0.4),
+        difference("constant", None, None),
+    )
+    return Verdict(
+        level=0.95,
+        resamples=999,
+        truth=TRUTH,
+        truth_std=dict.fromkeys(NETWORKS, 0.5),
+        reference_seconds=18_000.0,
+        reference_name="whole set, 50 epochs",
+        ceiling=Ceiling(3, 0.93, 0.98),
+        proxies=proxies,
+        differences=differences,
+    )
+
+
+@pytest.fixture(scope="module")
+def page(verdict: Verdict) -> str:
+    return render_report(
+        verdict,
+        title="Search <script>alert(1)</script>",
+        facts={"command": "nas.py --note 'a < b'", "seeds": "3"},
+        failures=[("net-3", "atom", "loss became NaN & stopped")],
+        winners=[{"network": "net-0", "accuracy": 81.2345}, {"network": "net-9", "note": None}],
+    )
+
+
+class Outline(HTMLParser):
+    """Open tags, the tags that closed nothing, and all visible text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def outline(page: str) -> Outline:
+    return Outline(page)
+
+
+def test_every_tag_is_closed_in_order(outline):
+    assert outline.open == []
+    assert outline.wrong == []
+
+
+def test_the_page_fetches_nothing(page, outline):
+    assert len(outline.links) == 3
+    assert all(link.startswith("data:image/") for link in outline.links)
+    assert "http" not in page
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_text_from_outside_is_escaped(page, outline):
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "Search <script>alert(1)</script>" in outline.text
+    assert "<b>&random" in outline.text
+    assert "nas.py --note 'a < b'" in outline.text
+
+
+def test_every_proxy_network_failure_winner_and_fact_is_named(outline, verdict):
+    for word in [*(proxy.name for proxy in verdict.proxies), *NETWORKS, "whole set, 50 epochs"]:
+        assert word in outline.text
+    assert ["net-3", "atom", "loss became NaN & stopped"] in outline.rows
+    assert ["net-0", "81.23", "–"] in outline.rows
+    assert ["seeds", "3"] in outline.rows
+
+
+def test_every_row_of_a_table_is_as_wide_as_its_headings(page):
+    tables = re.findall(r"<table>.*?</table>", page, flags=re.DOTALL)
+    assert len(tables) == 7
+    for table in tables:
+        groups = sum(int(width) for width in re.findall(r'<th colspan="(\d+)"', table))
+        rows = [row for row in Outline(table).rows if row]
+        widths = {len(row) for row in (rows[1:] if groups else rows)} | ({groups} if groups else set())
+        assert len(widths) == 1
+
+
+def test_the_verdict_row_holds_estimates_with_intervals_and_costs(outline):
+    row = next(row for row in outline.rows if row[0] == "atom" and "20 min" in row)
+    assert row[1:5] == ["500", "2", "20 min", "10 min"]
+    assert row[5:8] == ["8", "0.71[0.41, 0.88]", "0.82[0.55, 0.93]"]
+    assert row[-2:] == ["net-1", "75.00"]
+
+
+def test_undefined_and_unknown_values_are_dashes(outline):
+    constant = [row for row in outline.rows if row[0] == "constant"]
+    assert constant[0][6:8] == ["–", "–"]
+    assert set(constant[1][1:]) == {"–"}
+    unknown = next(row for row in outline.rows if row[0] == "<b>&random")
+    assert unknown[3] == "–"
+    assert "None" not in outline.text
+    assert "nan" not in outline.text
+
+
+def test_networks_without_score_and_ties_are_shown_as_they_are(outline):
+    rows = {row[0]: row for row in outline.rows if len(row) == 11}
+    assert rows["net-3"][3:5] == ["–", "–"]
+    assert rows["net-5"][3:5] == ["−∞", "7"]
+    assert rows["net-6"][5:7] == ["640,000", "1.5"]
+    assert rows["net-0"][1:3] == ["80.00 ± 0.50", "1"]
+
+
+def test_summary_tells_a_clear_difference_from_an_unclear_one(verdict):
+    sentence = summary(verdict)[1]
+    assert "does not differ clearly from that of parameters" in sentence
+    assert "is clearly higher than that of <b>&random" in sentence
+    assert "cannot be compared with that of constant" in sentence
+
+
+def test_a_difference_is_read_from_either_side(verdict):
+    turned = Difference("parameters", "atom", "all", "kendall", 8, Estimate(0.2, 0.1, 0.3), 0.01)
+    sentence = summary(dataclasses.replace(verdict, differences=(turned,)))[1]
+    assert "atom over all networks is clearly lower than that of parameters" in sentence
+
+
+def test_summary_has_the_best_the_regret_the_ceiling_and_the_cost(verdict):
+    sentences = summary(verdict)
+    assert 3 <= len(sentences) <= 5
+    assert "atom orders the networks most like the reference" in sentences[0]
+    assert "0.71 (1 is the same order, 0 none), 95 % interval [0.41, 0.88], 8 of 8" in sentences[0]
+    assert "costs 5.00 points [0.00, 15.00]" in sentences[2]
+    assert "agree at τ-b 0.93" in sentences[3]
+    assert "took 30 min, 20 min of preparation included: 10 times less" in sentences[4]
+
+
+def test_summary_admits_a_best_proxy_that_may_be_chance(verdict):
+    weak = (Agreement("all", 8, Estimate(0.2, -0.3, 0.6), NONE),)
+    proxies = (dataclasses.replace(verdict.proxies[0], agreement=weak),)
+    assert "may be chance" in summary(dataclasses.replace(verdict, proxies=proxies))[0]
+
+
+def test_summary_says_what_is_unknown(verdict):
+    proxy = dataclasses.replace(verdict.proxies[3], prepare_seconds=None)
+    bare = dataclasses.replace(verdict, proxies=(proxy,), differences=(), ceiling=Ceiling(1, None, None))
+    text = " ".join(summary(bare))
+    assert "no proxy can be judged" in text
+    assert "no second seed" in text
+    assert "whose time is unknown" in text
+
+
+def test_a_dearer_proxy_is_said_to_cost_more(verdict):
+    proxy = dataclasses.replace(verdict.proxies[0], train_seconds=36_000.0, prepare_seconds=0.0)
+    assert "2 times more than the reference" in summary(dataclasses.replace(verdict, proxies=(proxy,)))[-1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0.0, "0 s"),
+        (0.25, "0.25 s"),
+        (90, "90 s"),
+        (600, "10 min"),
+        (9000, "2.5 h"),
+        (8.64e5, "10 days"),
+    ],
+)
+def test_durations_come_in_a_unit_that_suits_them(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.001, "0.00"), (-1.5, "−1.50"), (math.nan, "–"), (math.inf, "–"), (None, "–")]
+)
+def test_numbers_have_a_true_minus_and_no_negative_zero(value, text):
+    assert plots.number(value) == text
+
+
+def test_ranks_of_ties_are_their_mid_rank_and_minus_infinity_is_last():
+    assert plots.ranks_of({"a": -math.inf, "b": 2.0, "c": 2.0, "d": 9.0}) == {
+        "a": 4,
+        "b": 2.5,
+        "c": 2.5,
+        "d": 1,
+    }
+
+
+def test_each_proxy_has_a_panel_and_only_sizes_a_log_axis(verdict):
+    figure = plots.scatter_figure(verdict)
+    assert [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes] == [
+        p.name for p in verdict.proxies
+    ]
+    assert [axes.get_xscale() for axes in figure.axes] == ["linear", "log", "linear", "linear"]
+
+
+def test_a_failed_network_is_marked_in_its_panel(verdict):
+    panel = plots.scatter_figure(verdict).axes[0]
+    offsets = [np.asarray(marks.get_offsets()) for marks in panel.collections if hasattr(marks, "get_sizes")]
+    at_edge = {float(y) for points in offsets for x, y in points if x == 0.02}
+    assert at_edge == {TRUTH["net-3"], TRUTH["net-5"]}
+
+
+def test_rank_flow_puts_the_reference_first_and_leaves_a_gap_for_a_failure(verdict):
+    top = dataclasses.replace(verdict, truth={**TRUTH, "net-3": 99.0})
+    (axes,) = plots.rank_flow_figure(top).axes
+    heads = [label.get_text().split("\n")[0] for label in axes.get_xticklabels()]
+    assert heads == ["reference", "atom", "parameters", "<b>&random", "constant"]
+    best = np.asarray(axes.lines[0].get_ydata())
+    assert best[0] == 1
+    assert np.isnan(best[1])
+
+
+def test_rank_flow_of_many_networks_has_a_log_axis_and_ten_colours():
+    names = [f"n{place}" for place in range(200)]
+    truth = {name: float(place) for place, name in enumerate(names)}
+    many = Verdict(
+        level=0.95,
+        resamples=9,
+        truth=truth,
+        truth_std={},
+        reference_seconds=1.0,
+        reference_name="r",
+        ceiling=Ceiling(1, None, None),
+        proxies=(proxy_verdict("atom", truth, n=200),),
+        differences=(),
+    )
+    (axes,) = plots.rank_flow_figure(many).axes
+    assert axes.get_yscale() == "log"
+    assert len(axes.lines) == 10
+
+
+def test_cost_figure_labels_each_proxy_that_has_a_coefficient_once(verdict):
+    (axes,) = plots.cost_quality_figure(verdict).axes
+    labels = sorted(text.get_text() for text in axes.texts)
+    assert labels == ["<b>&random (preparation ?)", "atom", "parameters"]
+
+
+def test_names_with_dollar_signs_are_not_read_as_formulae(verdict):
+    proxies = tuple(dataclasses.replace(proxy, name=f"$\\x$ {proxy.name}") for proxy in verdict.proxies)
+    strange = dataclasses.replace(verdict, proxies=proxies, reference_name="$^$")
+    for draw in (plots.scatter_figure, plots.rank_flow_figure, plots.cost_quality_figure):
+        assert plots.picture(draw(strange)).startswith("data:image/svg+xml")
+
+
+def test_a_picture_over_the_limit_becomes_png(verdict):
+    figure = plots.cost_quality_figure(verdict)
+    head, _, data = plots.picture(figure, max_bytes=1000).partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(data).startswith(b"\x89PNG")
+
+
+def test_the_same_verdict_becomes_the_same_bytes(verdict):
+    first, second = (plots.picture(plots.cost_quality_figure(verdict)) for _ in range(2))
+    assert first == second
+
+
+def test_a_verdict_that_says_nothing_still_becomes_a_page(verdict):
+    proxy = proxy_verdict(
+        "atom", {"net-0": 1.0}, n=1, agreement=(Agreement("all", 1, NONE, NONE),), top=(), pick=""
+    )
+    truth = {name: TRUTH[name] for name in NETWORKS[:2]}
+    bare = dataclasses.replace(
+        verdict, truth=truth, proxies=(proxy,), differences=(), ceiling=Ceiling(1, None, None)
+    )
+    outline = Outline(render_report(bare, title="t", facts={}))
+    assert outline.wrong == []
+    assert "Failures" not in outline.text
+    assert "Winners" not in outline.text
+    assert "Differences" not in outline.text

@@ -1,0 +1,218 @@
+"""A user's own list of networks: what is taken, what is refused, and that workers build the same."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from apps.nas.space import load_space, sample
+from atom.errors import ConfigError
+from atom.nets import build, count_multiply_adds, count_parameters
+
+ROOT = Path(__file__).parents[2]
+TINY = {"channels": 1, "image_size": (8, 8), "num_classes": 3}
+HEAD = """
+import torch
+from functools import partial
+from torch import nn
+
+def linear(channels, image_size, num_classes, inner=4):
+    height, width = image_size
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, inner), nn.ReLU(),
+                         nn.Linear(inner, num_classes))
+
+def broken(channels, image_size, num_classes):
+    raise ValueError("out of order")
+"""
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def user_space(folder, body, *, file="mine.py", name="networks"):
+    (folder / file).write_text(HEAD + body, encoding="utf-8")
+    return f"{file}:{name}"
+
+
+def test_a_list_a_function_and_a_generator_function_of_the_same_networks_are_the_same_space(workdir):
+    body = "networks = [('a', linear, 100), ['b', partial(linear, inner=8), None]]\n"
+    body += "def listed():\n    return networks\n"
+    body += "def generated():\n    yield from networks\n"
+    spec = user_space(workdir, body)
+    names = ("networks", "listed", "generated")
+    spaces = [load_space(spec.replace(":networks", f":{name}"), **TINY) for name in names]
+    for space in spaces:
+        assert space.names == ("a", "b")
+        assert [c.parameters for c in space.candidates] == [65 * 4 + 5 * 3, 65 * 8 + 9 * 3]
+        # A user's own number is kept, None is counted.
+        assert [c.multiply_adds for c in space.candidates] == [100, 64 * 8 + 8 * 3]
+        assert all(c.axes == {} for c in space.candidates)
+
+
+def test_a_builder_may_be_a_known_name(workdir):
+    spec = user_space(workdir, "networks = [('mine', 'convnet-w8-d2', None), ('other', 'vit', 5)]\n")
+    space = load_space(spec, **TINY)
+    known = build("convnet-w8-d2", **TINY)
+    assert space.candidates[0].parameters == count_parameters(known, 1, (8, 8))
+    assert space.candidates[0].multiply_adds == count_multiply_adds(known, 1, (8, 8))
+    ours = space.build("mine").state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in known.state_dict().items())
+
+
+def test_numbers_of_numpy_are_costs(workdir):
+    body = "import numpy as np\nnetworks = [('a', linear, np.int64(7)), ('b', linear, np.float32(9.0))]\n"
+    costs = [c.multiply_adds for c in load_space(user_space(workdir, body), **TINY).candidates]
+    assert costs == [7, 9]
+    assert all(type(cost) is int for cost in costs)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("networks = []", r"--space mine\.py:networks: is empty; list at least one"),
+        ("networks = 3", r"gave no list of networks \(TypeError: 'int' object is not iterable\); expected"),
+        ("def networks():\n    1 / 0", r"gave no list of networks \(ZeroDivisionError: division by zero\)"),
+        ("def networks(size):\n    return []", r"gave no list of networks \(TypeError: networks\(\) missing"),
+        ("networks = iter([('a', linear, 1)])", r"an iterator can be read only once"),
+        (
+            "networks = [('a', linear)]",
+            r"entry 0 is \('a', <function .*expected \(name, builder, multiply-adds",
+        ),
+        ("networks = [('a', linear, 1), linear]", r"entry 1 is <function"),
+        ("networks = {'a': linear}", r"entry 0 is 'a'"),
+        ("networks = [(1, linear, 1)]", r"entry 0 is \(1, "),
+        ("networks = [('', linear, 1)]", r"entry 0 is \('', "),
+        ("networks = [('a', 5, 1)]", r"entry 0 is \('a', 5, 1\)"),
+        ("networks = [('a', linear, -1)]", r"-1\); expected"),
+        ("networks = [('a', linear, 0)]", r"0\); expected"),
+        ("networks = [('a', linear, True)]", r"True\); expected"),
+        ("networks = [('a', linear, '1e6')]", r"'1e6'\); expected"),
+        ("networks = [('a', linear, float('nan'))]", r"nan\); expected"),
+        ("networks = [('a', linear, float('inf'))]", r"inf\); expected"),
+        ("networks = [('a', linear, 1), ('a', broken, 2)]", r"the name 'a' comes twice; give every network"),
+        ("other = []", r"--space mine\.py:networks: mine\.py has no 'networks'"),
+        (
+            "import nothing_of_that_name",
+            r"--space mine\.py:networks: cannot import mine\.py \(ModuleNotFound",
+        ),
+    ],
+)
+def test_a_list_that_is_none_is_refused(workdir, body, said):
+    with pytest.raises(ConfigError, match=said):
+        load_space(user_space(workdir, body + "\n"), **TINY)
+
+
+def test_an_unknown_space_is_refused_with_the_known_ones():
+    with pytest.raises(
+        ConfigError, match="--space tiny: unknown; known are all, pooled, small, and your own"
+    ):
+        load_space("tiny", **TINY)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "('bad', broken, 50)",
+        "('bad', 'convnet-w8-d2-nonsense', 50)",
+        "('bad', 'absent.py:make', 50)",
+        "('bad', lambda channels, image_size, num_classes: nn.Linear(3, 3), 50)",
+        "('bad', lambda channels, image_size, num_classes: 3, 50)",
+        "('bad', dict, 50)",
+        "('bad', partial(max), 50)",
+    ],
+)
+def test_a_network_that_cannot_be_built_stays_in_the_space_and_says_why_when_built(workdir, entry):
+    space = load_space(user_space(workdir, f"networks = [('good', linear, None), {entry}]\n"), **TINY)
+    good, bad = space.candidates
+    assert good.parameters is not None
+    assert (bad.name, bad.parameters, bad.multiply_adds) == ("bad", None, 50)
+    with pytest.raises(ConfigError, match="network"):
+        space.build("bad")
+
+
+def test_the_cost_of_a_network_that_cannot_be_built_is_unknown(workdir):
+    space = load_space(user_space(workdir, "networks = [('bad', broken, None)]\n"), **TINY)
+    assert space.candidates[0].multiply_adds is None
+    assert sample(space, 1, seed=0) == space
+    with pytest.raises(ConfigError, match="network 'bad': the function failed with ValueError: out of order"):
+        space.build("bad")
+
+
+def test_a_list_that_loses_a_network_is_said(workdir):
+    body = "import itertools\ncalls = itertools.count()\n"
+    body += "def networks():\n    return [(f'n{next(calls)}', linear, 1)]\n"
+    space = load_space(user_space(workdir, body), **TINY)
+    with pytest.raises(ConfigError, match=r"no longer lists 'n0'; give the same networks at every call"):
+        space.build("n0")
+
+
+def test_a_users_network_has_the_same_weights_every_time_and_leaves_the_generator_alone(workdir):
+    space = load_space(user_space(workdir, "networks = [('a', linear, None)]\n"), **TINY)
+    before = torch.get_rng_state()
+    first, again = (space.build("a").state_dict() for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def identities(folder, body, name, **shape):
+    file = f"{name}.py"
+    return [
+        c.identity for c in load_space(user_space(folder, body, file=file), **{**TINY, **shape}).candidates
+    ]
+
+
+def test_an_identity_changes_with_the_file_of_the_builder_and_with_that_of_the_list(workdir):
+    (workdir / "parts_of_test.py").write_text(HEAD, encoding="utf-8")
+    body = "import parts_of_test\nnetworks = [('a', partial(parts_of_test.linear, inner={}), 1)]\n"
+    # Results of inner=4 must not be taken for those of inner=5, though the code of both is in one file.
+    first, second = (identities(workdir, body.format(inner), f"space_{inner}")[0] for inner in (4, 5))
+    digests = [each.partition("@")[2].split("-") for each in (first, second)]
+    assert digests[0][0] != digests[1][0]
+    assert digests[0][1] == digests[1][1]
+
+
+def test_identities_of_one_file_differ_by_name_and_those_of_known_names_follow_the_name(workdir):
+    body = "networks = [('a', linear, 1), ('b', linear, 1), ('c', 'convnet-w8-d1', 1)]\n"
+    a, b, c = identities(workdir, body, "several")
+    assert a.replace(":a@", ":b@") == b
+    assert a != b
+    assert c == "several.py:networks:c@convnet-w8-d1"
+
+
+def test_a_pickled_space_builds_in_another_process_where_the_file_lies(workdir):
+    spec = user_space(workdir, "networks = [('a', partial(linear, inner=6), None)]\n")
+    space = load_space(spec, **TINY)
+    again = pickle.loads(pickle.dumps(space))
+    assert again == space
+    (workdir / "space.pickle").write_bytes(pickle.dumps(space))
+    code = "import pickle, torch; space = pickle.load(open('space.pickle', 'rb'))\n"
+    code += "print(sum(p.detach().double().sum() for p in space.build('a').parameters()).item())"
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=workdir,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    expected = sum(p.detach().double().sum() for p in space.build("a").parameters())
+    assert float(finished.stdout) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_a_network_of_a_user_may_need_no_parameters(workdir):
+    body = "class Pool(nn.Module):\n    def __init__(self, channels, image_size, num_classes):\n"
+    body += "        super().__init__()\n        self.num_classes = num_classes\n"
+    body += "    def forward(self, images):\n"
+    body += "        return images.flatten(1)[:, : self.num_classes]\n"
+    space = load_space(user_space(workdir, body + "networks = [('pool', Pool, 3)]\n"), **TINY)
+    assert space.candidates[0].parameters == 0
+    assert isinstance(space.build("pool"), nn.Module)

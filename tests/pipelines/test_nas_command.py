@@ -1,0 +1,186 @@
+"""Ranking through the shell: a whole run, the same run after kills, a user's own space with broken networks."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from command_runs import RUN_S, descendants, environment, run, start, wait_for
+
+from apps.nas.table import Row, from_parquet
+from pipelines.tracking.backend import open_client
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+RANK = (
+    "--proxies",
+    *("random", "early-steps", "parameters", "naswot"),
+    *("--space", "small", "--sample", 5, "--epochs", 8, "--whole-epochs", 2, "--ipc", 2),
+    *("--reference", "whole", "--resamples", 200),
+)
+BROKEN_SPACE = """
+import torch
+from torch import nn
+
+
+def linear(channels, image_size, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], num_classes))
+
+
+def raising(channels, image_size, num_classes):
+    raise RuntimeError("no such layer")
+
+
+def wrong_size(channels, image_size, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(7, num_classes))
+
+
+class Broken(nn.Module):
+    def __init__(self, num_features, num_classes):
+        super().__init__()
+        self.linear = nn.Linear(num_features, num_classes)
+
+    def forward(self, images):
+        return self.linear(images.flatten(1)) * float("nan")
+
+
+def broken(channels, image_size, num_classes):
+    return Broken(channels * image_size[0] * image_size[1], num_classes)
+
+
+networks = [
+    ("linear", linear, 640),
+    ("conv", "convnet-w8-d1", None),
+    ("raises", raising, None),
+    ("wrong-size", wrong_size, None),
+    ("nan", broken, None),
+]
+"""
+
+
+def rows_of(output: Path) -> list[Row]:
+    path = output / "results.parquet"
+    return from_parquet(path.read_bytes(), where=str(path)) if path.exists() else []
+
+
+def without_times(output: Path) -> list[tuple[object, ...]]:
+    """The table but for the clock's columns."""
+    return [
+        (r.network, r.proxy, r.seed, r.status, r.score, r.test_accuracy, r.steps, r.key)
+        for r in rows_of(output)
+    ]
+
+
+def kill_one_worker(command: subprocess.Popen[str]) -> bool:
+    """SIGKILL to one process that scores; whether there was one."""
+    for process in descendants(command):
+        if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::ResourceTrainable"):
+            os.kill(process.pid, signal.SIGKILL)
+            return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Output and lines of a run that nobody disturbs."""
+    output = tmp_path_factory.mktemp("nas") / "out"
+    code, lines, errors = run(*RANK, "--output", output, script="nas")
+    assert code == 0, errors
+    return output, lines
+
+
+def test_a_ranking_ends_with_table_verdict_and_report(whole: tuple[Path, list[str]]) -> None:
+    output, lines = whole
+    assert lines[-1] == str(output / "report.html")
+    assert "<html" in (output / "report.html").read_text()
+    verdict = json.loads((output / "verdict.json").read_text())
+    assert [proxy["name"] for proxy in verdict["proxies"]] == [
+        "random",
+        "early-steps",
+        "parameters",
+        "naswot",
+    ]
+    assert verdict["ceiling"]["num_seeds"] == 2
+    assert len(rows_of(output)) == 5 * (2 + 2 + 1 + 2 + 2)
+    assert set(pq.read_table(output / "results.parquet")["status"].to_pylist()) == {"done"}
+
+
+def test_mlflow_holds_the_verdict_and_a_child_run_for_each_proxy(whole: tuple[Path, list[str]]) -> None:
+    output, _ = whole
+    client = open_client(f"sqlite:///{output / 'mlflow.db'}")
+    parent = client.get_run(json.loads((output / "mlflow_run.json").read_text())["run_id"])
+    assert parent.info.status == "FINISHED"
+    children = client.search_runs(
+        [parent.info.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    names = {child.info.run_name: child for child in children}
+    assert set(names) == {"random", "early-steps", "parameters", "naswot", "whole"}
+    assert {child.info.status for child in children} == {"FINISHED"}
+    assert "kendall/all" in names["random"].data.metrics
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "results.parquet", "verdict.json", "plots"} <= files
+
+
+def test_killed_worker_and_killed_driver_leave_the_same_table(
+    whole: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    first = start(*RANK, "--output", output, script="nas")
+    wait_for(lambda: len(rows_of(output)) >= 3, limit_s=RUN_S)
+    wait_for(lambda: kill_one_worker(first))
+    known = len(rows_of(output))
+    wait_for(lambda: len(rows_of(output)) >= known + 3, limit_s=RUN_S)
+    first.kill()
+    first.communicate(timeout=RUN_S)
+    left = len(rows_of(output))
+    assert left < len(rows_of(whole[0])), "killed too late to show anything"
+    code, lines, errors = run(*RANK, "--output", output, script="nas")
+    assert code == 0, errors
+    assert any("scoring" in line or "reference" in line for line in lines)
+    assert without_times(output) == without_times(whole[0])
+
+
+def test_one_network_a_trial_gives_the_same_table(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    code, _, errors = run(*RANK, "--packs-per-worker", 0, "--num-actors", 1, "--output", output, script="nas")
+    assert code == 0, errors
+    assert without_times(output) == without_times(whole[0])
+
+
+def test_sigterm_ends_with_130_and_a_killed_run(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = start(*RANK, "--output", output, script="nas")
+    wait_for(lambda: len(rows_of(output)) >= 1, limit_s=RUN_S)
+    command.send_signal(signal.SIGTERM)
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 130, errors
+    client = open_client(f"sqlite:///{output / 'mlflow.db'}")
+    run_id = json.loads((output / "mlflow_run.json").read_text())["run_id"]
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
+def test_broken_networks_are_reported_and_the_others_ranked(tmp_path: Path) -> None:
+    (tmp_path / "broken_space.py").write_text(BROKEN_SPACE)
+    output = tmp_path / "out"
+    code, lines, errors = run(
+        *("--space", f"{tmp_path / 'broken_space.py'}:networks", "--proxies", "random", "parameters"),
+        *("--epochs", 2, "--ipc", 1, "--seeds", 1, "--output", output),
+        script="nas",
+        env=environment(),
+    )
+    assert code == 1, errors
+    shown = "\n".join(lines)
+    assert (
+        "raises (random, parameters): network 'raises': the function failed with RuntimeError: no such layer"
+        in shown
+    )
+    assert (
+        "wrong-size (random, parameters): network 'wrong-size': failed on images of shape (2, 1, 8, 8)"
+        in shown
+    )
+    assert "nan (random): the network's outputs hold NaN or infinity" in shown
+    assert "The best 2 of 2 networks by random" in shown
+    assert "no such layer" in (output / "report.html").read_text()

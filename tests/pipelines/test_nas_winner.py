@@ -1,0 +1,249 @@
+"""The best networks trained on the whole set: which they are, what is delivered, and what a second driver repeats."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from apps.nas.proxies import WHOLE, Proxy
+from apps.nas.space import Candidate
+from apps.nas.table import Row
+from apps.nas.trial import Images, Score, Unit, run_unit
+from apps.nas.winner import load_winner
+from atom.train import accuracy
+from pipelines.architecture import winner
+from pipelines.architecture.job import NasJob
+from pipelines.architecture.plan import plan
+from pipelines.architecture.scored import Scored
+from pipelines.architecture.winner import Winners, best_networks, retrain
+from pipelines.distillation import ActorSize
+from pipelines.options import DataSettings, NasCommand
+from pipelines.preparation import load_real
+from pipelines.signals import StopSignal
+from pipelines.store import Store
+
+SPACE = """
+def network(width):
+    def made(*, channels, image_size, num_classes):
+        from atom.nets import build
+
+        return build(f"convnet-w{width}-d1", channels=channels, image_size=image_size, num_classes=num_classes)
+
+    return made
+
+
+def broken(*, channels, image_size, num_classes):
+    raise ValueError("no such luck")
+
+
+networks = [("narrow", network(4), 1000), ("wide", network(8), 2000), ("broken", broken, 10)]
+"""
+
+
+def scored(scores: Mapping[str, tuple[float, ...]], proxy: str = "parameters") -> Scored:
+    rows = [
+        Row.of(Unit(network, proxy, seed), Score(value), key="x")
+        for network, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    return Scored(rows={row.unit: row for row in rows})
+
+
+def nas_job(folder: Path, **changes: Any) -> NasJob:
+    path = folder / "few_networks.py"
+    if not path.exists():
+        path.write_text(SPACE)
+    asked = {
+        "space": f"{path}:networks",
+        "dataset": "digits",
+        "train_per_class": 12,
+        "data_dir": folder / "data",
+        "proxies": ("parameters",),
+        "epochs": 1,
+        "whole_epochs": 1,
+        "batch_train": 32,
+        "eval_precision": "float32",
+        "retrain": 2,
+        "retrain_seeds": 2,
+    }
+    command = NasCommand.model_validate({**asked, **changes})
+    real = load_real(command.part(DataSettings), smoke=False)
+    size, store = ActorSize(2, cpus=1, gpus=0), Store.open(folder / "out")
+    return NasJob(command, plan(command, [], real), [], real, store, size, "cpu")
+
+
+def ranking_job(**changes: Any) -> NasJob:
+    """As much of a job as choosing takes."""
+    options = {"retrain": 2, "mode": "rank", **changes}
+    costs = {"a": 500, "b": 20, "c": 20, "dear": 10_000, "unknown": None}
+    candidates = tuple(Candidate(name, 1, cost) for name, cost in costs.items())
+    job = SimpleNamespace(
+        command=SimpleNamespace(**options),
+        primary=Proxy("random", "set", "main", 10),
+        space=SimpleNamespace(candidates=candidates),
+    )
+    return cast(NasJob, job)
+
+
+def refuse_to_train(*arguments: object, **options: object) -> None:
+    raise AssertionError("nothing was left to train")
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({"a": (50.0, 70.0), "dear": (90.0, 10.0), "c": (65.0, 65.0)}, ["c", "a"]),
+        ({"dear": (60.0,), "a": (60.0,), "b": (10.0,)}, ["a", "dear"]),
+        ({"c": (60.0,), "b": (60.0,), "a": (60.0,)}, ["b", "c"]),
+        ({"unknown": (60.0,), "dear": (60.0,)}, ["dear", "unknown"]),
+        ({"b": (1.0,)}, ["b"]),
+        ({}, []),
+    ],
+    ids=["by mean", "then cheaper", "then by name", "unknown cost last", "fewer than asked", "none"],
+)
+def test_best_networks_are_chosen_by_mean_then_cost_then_name(
+    scores: dict[str, tuple[float, ...]], expected: list[str]
+) -> None:
+    assert list(best_networks(ranking_job(), scored(scores, "random"))) == expected
+
+
+def test_only_the_first_proxy_chooses() -> None:
+    other = scored({"dear": (99.0,)}, "herding")
+    other.rows |= scored({"b": (1.0,)}, "random").rows
+    assert best_networks(ranking_job(), other) == {"b": 1.0}
+
+
+def test_network_that_failed_with_a_seed_is_not_chosen() -> None:
+    half = scored({"a": (90.0,), "b": (50.0, 50.0)}, "random")
+    failure = Row.failure(Unit("a", "random", 1), "no", key="x")
+    half.rows[failure.unit] = failure
+    assert list(best_networks(ranking_job(), half)) == ["b"]
+
+
+def test_search_mode_reads_the_scores_of_the_search() -> None:
+    both = scored({"a": (40.0,)}, "random@search")
+    both.rows |= scored({"b": (99.0,)}, "random").rows
+    assert list(best_networks(ranking_job(mode="search"), both)) == ["a"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_the_best_network_is_delivered_and_a_second_call_trains_nothing(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = nas_job(tmp_path)
+    scores = scored({"wide": (2.0,), "narrow": (1.0,)})
+    found = retrain(job, scores, StopSignal())
+    assert not found.stopped
+    assert not found.failed
+    assert [(row["network"], row["n"], row["proxy score"]) for row in found.rows] == [
+        ("wide", 2, 2.0),
+        ("narrow", 2, 1.0),
+    ]
+    check_choice(job, found)
+    check_delivery(job, found)
+    check_equal_to_reference(job)
+    check_resume(job, found, scores, monkeypatch)
+
+
+def check_choice(job: NasJob, found: Winners) -> None:
+    """The winner has the best mean validation accuracy, its seed the best validation accuracy."""
+    delivered = [row for row in found.rows if row["delivered"]]
+    assert len(delivered) == 1
+    assert delivered[0]["validation mean"] == max(row["validation mean"] for row in found.rows)
+    described = json.loads(job.store.read_bytes("winner/winner.json"))
+    own = [record for record in records(job) if record["network"] == delivered[0]["network"]]
+    best = max(own, key=lambda record: record["score"])
+    assert described["network"] == delivered[0]["network"]
+    assert described["seed"] in {r["seed"] for r in own if r["score"] == best["score"]}
+    assert described["validation_accuracy"]["delivered"] == best["score"]
+    assert described["validation_accuracy"]["mean"] == delivered[0]["validation mean"]
+    assert described["test_accuracy"]["n"] == 2
+    assert described["training"]["epochs"] == 1
+    assert described["data"]["fingerprint"] == job.real.train.fingerprint
+
+
+def check_delivery(job: NasJob, found: Winners) -> None:
+    """Raw images through the loaded preprocessing and network give the accuracies that are told."""
+    assert found.directory == job.store.where("winner")
+    names = ["README.md", "model.safetensors", "preprocess.safetensors", "winner.json"]
+    assert sorted(path.name for path in Path(found.directory).iterdir()) == names
+    net, preprocess, described = load_winner(found.directory)
+    assert job.real.validation is not None
+    for key, part in (("validation_accuracy", job.real.validation), ("test_accuracy", job.real.test)):
+        labels_T = torch.from_numpy(part.labels)
+        told = described[key]["delivered"]
+        # Another memory layout sums in another order: an image on the edge may fall to the other side.
+        slack = 100 / len(labels_T) + 1e-6
+        assert accuracy(net, preprocess.apply(part.images), labels_T) == pytest.approx(told, abs=slack)
+
+
+def check_equal_to_reference(job: NasJob) -> None:
+    """A training is that of the reference of the same seed, bit for bit."""
+    parts = {
+        name: (torch.tensor(images), torch.tensor(labels))
+        for name, (images, labels) in job.material.real["main"].items()
+    }
+    for record in records(job):
+        unit = Unit(record["network"], WHOLE, record["seed"])
+        proxy = Proxy(WHOLE, "whole", "main", len(job.real.train.labels))
+        given: dict[str, Any] = {"space": job.space, "recipe": job.recipe, "small": {}}
+        score = run_unit(unit, proxy, real={"main": Images(**parts)}, device=torch.device("cpu"), **given)
+        assert (score.score, score.test_accuracy) == (record["score"], record["test_accuracy"])
+
+
+def check_resume(job: NasJob, found: Winners, scores: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are taken up; what is damaged is trained again; what has changed gets records of its own."""
+    before = {name: job.store.read_bytes(name) for name in job.store.list("winner")}
+    real_tasks, trained = winner.run_tasks, []
+    monkeypatch.setattr(winner, "run_tasks", refuse_to_train)
+    assert retrain(job, scores, StopSignal()) == found
+    assert {name: job.store.read_bytes(name) for name in job.store.list("winner")} == before
+
+    def counting(function: Callable[..., Any], items: list[Unit], **options: Any) -> Any:
+        trained.extend(items)
+        return real_tasks(function, items, **options)
+
+    monkeypatch.setattr(winner, "run_tasks", counting)
+    weights = next(name for name in job.store.list("retrain") if name.endswith(".safetensors"))
+    content = job.store.read_bytes(weights)
+    job.store.write_bytes(weights, content[:-4] + b"abcd")
+    again = retrain(job, scores, StopSignal())
+    assert len(trained) == 1
+    assert again == found
+    assert job.store.read_bytes(weights) == content
+
+
+def records(job: NasJob) -> list[dict[str, Any]]:
+    names = [name for name in job.store.list("retrain") if name.endswith(".json")]
+    return [json.loads(job.store.read_bytes(name)) for name in names]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_network_that_cannot_be_built_is_told_and_the_others_go_on(ray_cluster: None, tmp_path: Path) -> None:
+    job = nas_job(tmp_path, retrain_seeds=1)
+    found = retrain(job, scored({"broken": (9.0,), "narrow": (1.0,)}), StopSignal())
+    assert [row["network"] for row in found.rows] == ["narrow"]
+    assert found.rows[0]["test std"] is None
+    assert found.rows[0]["delivered"]
+    assert [(unit.network, unit.seed) for unit in found.failed] == [("broken", 0)]
+    assert "no such luck" in next(iter(found.failed.values())).reason
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_a_signal_ends_it_without_delivering_and_nothing_chosen_delivers_nothing(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    job, stop = nas_job(tmp_path), StopSignal()
+    stop.set()
+    found = retrain(job, scored({"narrow": (1.0,)}), stop)
+    assert found.stopped
+    assert (found.rows, found.directory) == ([], "")
+    assert not job.store.exists("winner")
+    assert retrain(job, scored({}), StopSignal()) == Winners()
