@@ -1,10 +1,13 @@
-"""A distillation on two nodes of which one dies in the middle, against an undisturbed one on this machine.
+"""A run on two nodes of which one dies in the middle, against an undisturbed one on this machine.
 
     python benchmarks/two_nodes.py -- --iterations 300 --eval-seeds 1
+    python benchmarks/two_nodes.py --script nas -- --proxies random early-steps --space small --sample 8
 
-What follows "--" goes to pipelines/distill.py, after --dataset digits --checkpoint-every 10. Both nodes are
-processes of this machine (`ray.cluster_utils.Cluster`) with one CPU each, beside a head that has none. A node
-is killed when every class has a checkpoint, so the worker on that node dies at its work.
+What follows "--" goes to pipelines/distill.py, after --dataset digits --checkpoint-every 10, or to
+pipelines/nas.py, after --dataset digits. Both nodes are processes of this machine (`ray.cluster_utils.Cluster`)
+with one CPU each, beside a head that has none. A node is killed when every class has a checkpoint, or four
+scores are in the table, so the worker on that node dies at its work. Compared are the bytes of the sets, or
+the tables of results without the clock's columns.
 """
 
 import argparse
@@ -13,7 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+from apps.nas.table import from_parquet
 
 ROOT = Path(__file__).resolve().parent.parent
 SET = Path("set") / "distilled.safetensors"
@@ -27,39 +34,68 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=None, help="where outputs go; default a temporary one")
-    parser.add_argument("command", nargs="*", help="flags for pipelines/distill.py, after --")
+    parser.add_argument("--script", choices=("distill", "nas"), default="distill", help="which command")
+    parser.add_argument("command", nargs="*", help="flags for the command, after --")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="two-nodes-"))
     # Read by Ray at its import: the nodes are local, short-lived and know no token.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ.pop("RAY_ADDRESS", None)
 
-    alone = start(arguments.command, folder / "alone", {})
+    job = JOBS[arguments.script]
+    alone = start(job, arguments.command, folder / "alone", {})
     if alone.wait(timeout=LIMIT_S) != 0:
         print("the undisturbed run failed, see its output above")
         return 1
-    if not run_and_kill(arguments.command, folder / "two-nodes"):
+    if not run_and_kill(job, arguments.command, folder / "two-nodes"):
         return 1
-    same = (folder / "alone" / SET).read_bytes() == (folder / "two-nodes" / SET).read_bytes()
-    print(f"{'identical' if same else 'DIFFERENT'}: {folder / 'alone' / SET}, {folder / 'two-nodes' / SET}")
+    same = job.result(folder / "alone") == job.result(folder / "two-nodes")
+    print(f"{'identical' if same else 'DIFFERENT'}: {folder / 'alone'}, {folder / 'two-nodes'}")
     return 0 if same else 1
 
 
-def start(command: list[str], output: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """`pipelines/distill.py` with these flags, begun."""
-    fixed = ["--dataset", "digits", "--checkpoint-every", "10", "--output", str(output)]
+@dataclass(frozen=True)
+class Job:
+    """One command: its fixed flags, when it is well under way, and what is compared."""
+
+    script: str
+    flags: tuple[str, ...]
+    under_way: Callable[[Path], bool]
+    result: Callable[[Path], object]
+
+
+def all_classes_begun(output: Path) -> bool:
+    """Whether every class has a checkpoint."""
+    return len({path.name.split(".")[0] for path in output.glob("checkpoints/class_*")}) == NUM_CLASSES
+
+
+def rows_without_times(output: Path) -> list[tuple[object, ...]]:
+    """The table of results but for the clock's columns."""
+    path = output / "results.parquet"
+    rows = from_parquet(path.read_bytes(), where=str(path)) if path.exists() else []
+    return [(row.network, row.proxy, row.seed, row.status, row.score, row.test_accuracy) for row in rows]
+
+
+JOBS = {
+    "distill": Job(
+        "distill", ("--checkpoint-every", "10"), all_classes_begun, lambda output: (output / SET).read_bytes()
+    ),
+    "nas": Job("nas", (), lambda output: len(rows_without_times(output)) >= 4, rows_without_times),
+}
+
+
+def start(job: Job, command: list[str], output: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """The command with these flags, begun."""
+    fixed = ["--dataset", "digits", *job.flags, "--output", str(output)]
     return subprocess.Popen(
-        [sys.executable, "pipelines/distill.py", *fixed, *command], cwd=ROOT, env=os.environ | environment
+        [sys.executable, f"pipelines/{job.script}.py", *fixed, *command],
+        cwd=ROOT,
+        env=os.environ | environment,
     )
 
 
-def begun_classes(output: Path) -> set[str]:
-    """Classes that have a checkpoint."""
-    return {path.name.split(".")[0] for path in output.glob("checkpoints/class_*")}
-
-
-def run_and_kill(command: list[str], output: Path) -> bool:
-    """Run on two nodes, kill one when both groups of classes are in work; says whether the run ended well."""
+def run_and_kill(job: Job, command: list[str], output: Path) -> bool:
+    """Run on two nodes, kill one when work is under way on both; says whether the run ended well."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -67,16 +103,16 @@ def run_and_kill(command: list[str], output: Path) -> bool:
         nodes = [cluster.add_node(**NODE) for _ in range(2)]
         print(f"two nodes of 1 CPU at {cluster.address}", flush=True)
         begun = time.monotonic()
-        run = start(command, output, {"RAY_ADDRESS": cluster.address})
-        while run.poll() is None and len(begun_classes(output)) < NUM_CLASSES:
+        run = start(job, command, output, {"RAY_ADDRESS": cluster.address})
+        while run.poll() is None and not job.under_way(output):
             if time.monotonic() - begun > LIMIT_S:
                 run.kill()
             time.sleep(0.05)
         if run.poll() is not None:
-            print("the run ended before a node could be killed; pass more --iterations")
+            print("the run ended before a node could be killed; pass more work")
             return False
         cluster.remove_node(nodes[0], allow_graceful=False)
-        print(f"one node killed after {time.monotonic() - begun:.1f} s, at work on both groups", flush=True)
+        print(f"one node killed after {time.monotonic() - begun:.1f} s, at work", flush=True)
         code = run.wait(timeout=LIMIT_S)
         print(f"the run ended with exit code {code} after {time.monotonic() - begun:.1f} s", flush=True)
         return code == 0
