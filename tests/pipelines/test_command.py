@@ -89,7 +89,9 @@ def test_first_lines_name_version_settings_resources_and_output(
 
 def test_signal_before_the_work_begins_ends_the_process_quietly() -> None:
     script = (
-        "import os, signal\nfrom pipelines.command import run_command\nfrom pipelines.options import DistillCommand\n"
+        # A shell that starts a job in the background has it ignore Ctrl-C.
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pipelines.command import run_command\nfrom pipelines.options import DistillCommand\n"
         "raise SystemExit(run_command(DistillCommand, lambda c: os.kill(os.getpid(), signal.SIGINT), [], prog='p'))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
