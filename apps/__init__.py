@@ -1,1 +1,1 @@
-"""Uses of distilled sets: architecture search, and later continual learning."""
+"""Uses of distilled sets: architecture search and continual learning."""

@@ -14,6 +14,7 @@ import tyro
 import yaml
 from pydantic import Field
 
+from apps.continual.settings import ContinualSettings, LearnerSettings
 from apps.nas.settings import NasSettings
 from atom.errors import ConfigError
 from atom.settings import DistillSettings, EvaluateSettings, Settings
@@ -181,6 +182,53 @@ class NasCommand(
                 "retrain_seeds": 1,
                 "resamples": min(self.resamples, 200),
                 "search_trials": min(self.search_trials, 4),
+            }
+        )
+
+
+class ContinualCommand(
+    TrackingSettings,
+    ClusterSettings,
+    DistillSettings,
+    EvaluateSettings,
+    LearnerSettings,
+    ContinualSettings,
+    DataSettings,
+    CommandSettings,
+):
+    """Learn classes that arrive step by step, with small memories of those of the past, distilled ones among them."""
+
+    dataset: str = "seq-digits"
+    """Stream: seq-digits, seq-mnist, seq-fashionmnist, seq-svhn, seq-cifar10, seq-cifar100, seq-tinyimagenet, or with
+    --steps any source: digits, cifar10, ..., folder:PATH or parquet:PATH."""
+    set: str = ""
+    """A distilled set for the memory "set": a directory, an MLflow URI such as runs:/RUN_ID/set, or another URI."""
+    network: str = "convnet"
+    """Network of the learners, such as convnet or resnet18."""
+    distil_network: str = "convnet"
+    """Network whose random copies distil, and embed images for herding, kcenter and the order of distilled ones."""
+    ipc: tyro.conf.Suppress[int] = 1
+    """Decided by --budget."""
+    classes_per_group: Annotated[int, Field(ge=1)] = 1
+    """Classes distilled together. Alone, their images do not depend on the class order, and are distilled once for all
+    orders."""
+    seed: int = 0
+    """Seed of memories and distillation; every training has a seed of its own."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    """Iterations between checkpoints of the distillation; a killed run loses at most these."""
+
+    def shrunk(self) -> Self:
+        """The same command for a smoke run: one class order, short trainings, a few iterations."""
+        return self.model_copy(
+            update={
+                "orders": 1,
+                "seeds": 1,
+                "iterations": min(self.iterations or 4, 4),
+                "batch_real": min(self.batch_real, 16),
+                "checkpoint_every": min(self.checkpoint_every, 2),
+                "epochs": min(self.epochs or 2, 2),
+                "step_epochs": min(self.step_epochs or 1, 1),
+                "joint_epochs": min(self.joint_epochs or 1, 1),
             }
         )
 

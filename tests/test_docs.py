@@ -12,40 +12,42 @@ import pytest
 import torch
 import yaml
 
+from apps.continual.exemplars import STORAGES
+from apps.continual.learner import LEARNERS
+from apps.continual.selection import KINDS
+from apps.continual.settings import ContinualSettings, LearnerSettings
 from apps.nas.proxies import KNOWN as PROXIES
 from apps.nas.settings import NasSettings
 from apps.nas.space import NAMED as SPACES
 from apps.nas.space import load_space
 from apps.nas.table import Row
-from pipelines.options import CommandSettings, DistillCommand, EvaluateCommand, NasCommand, parse
+from pipelines.continual_plan import DISTILLED, NONE, RESERVOIR, SET
+from pipelines.options import (
+    CommandSettings,
+    ContinualCommand,
+    DistillCommand,
+    EvaluateCommand,
+    NasCommand,
+    parse,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
-COMMANDS: dict[str, type[CommandSettings]] = {
-    "pipelines/distill.py": DistillCommand,
-    "pipelines/evaluate.py": EvaluateCommand,
-    "pipelines/nas.py": NasCommand,
-    "atom-distill": DistillCommand,
-    "atom-evaluate": EvaluateCommand,
-    "atom-nas": NasCommand,
+PROGRAMS: dict[str, type[CommandSettings]] = {
+    "distill": DistillCommand,
+    "evaluate": EvaluateCommand,
+    "nas": NasCommand,
+    "continual": ContinualCommand,
 }
+COMMANDS = {f"pipelines/{name}.py": kind for name, kind in PROGRAMS.items()}
+COMMANDS |= {f"atom-{name}": kind for name, kind in PROGRAMS.items()}
 # Flags of other programs that the pages name.
 OTHERS = {
-    "ray": {
-        "--address",
-        "--block",
-        "--entrypoint-num-cpus",
-        "--head",
-        "--num-cpus",
-        "--num-gpus",
-        "--runtime-env",
-        "--start",
-        "--submission-id",
-        "--working-dir",
-    },
+    "ray start": {"--address", "--block", "--head", "--num-cpus", "--num-gpus", "--start"},
+    "ray job": {"--entrypoint-num-cpus", "--runtime-env", "--submission-id", "--working-dir"},
     "mlflow": {"--backend-store-uri", "--host", "--port"},
     "any": {"--help"},
 }
@@ -93,7 +95,7 @@ def unexplained(command, text):
 def known_flags():
     """Flags of the commands, of the benchmarks' scripts, and of other programs."""
     scripts = " ".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
-    own = flags_of(DistillCommand) | flags_of(EvaluateCommand) | flags_of(NasCommand)
+    own = set().union(*map(flags_of, PROGRAMS.values()))
     return own | set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', scripts)) | set().union(*OTHERS.values())
 
 
@@ -139,14 +141,25 @@ def test_every_flag_is_explained():
     explained = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("distil", "evaluate"))
     for command in (DistillCommand, EvaluateCommand):
         assert unexplained(command, explained) == []
-    assert unexplained(NasCommand, explained + (ROOT / "docs" / "nas.md").read_text()) == []
+    for name in ("nas", "continual"):
+        assert unexplained(PROGRAMS[name], explained + (ROOT / "docs" / f"{name}.md").read_text()) == []
 
 
-def test_flags_of_the_search_are_explained_on_its_page():
+@pytest.mark.parametrize(
+    ("name", "parts"), [("nas", [NasSettings]), ("continual", [ContinualSettings, LearnerSettings])]
+)
+def test_flags_of_an_application_are_explained_on_its_page(name, parts):
     """Those that mean the same everywhere are explained once, elsewhere."""
-    own = {*NasSettings.model_fields, *NasCommand.__annotations__}
-    page = (ROOT / "docs" / "nas.md").read_text()
-    assert [name for name in unexplained(NasCommand, page) if name in own] == []
+    command = PROGRAMS[name]
+    own = {*command.__annotations__}.union(*(part.model_fields for part in parts))
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    assert [flag for flag in unexplained(command, page) if flag in own] == []
+
+
+def test_every_memory_learner_and_form_of_storage_is_explained():
+    page = (ROOT / "docs" / "continual.md").read_text()
+    for name in (NONE, RESERVOIR, *KINDS, DISTILLED, SET, *LEARNERS, *STORAGES):
+        assert re.search(rf"^\| `{re.escape(name)}`( \(default\))? \|", page, re.MULTILINE), name
 
 
 def test_every_proxy_and_named_space_is_explained():

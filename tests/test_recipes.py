@@ -7,25 +7,30 @@ from pathlib import Path
 import pytest
 import yaml
 
+from apps.continual.exemplars import image_bytes
+from apps.continual.stream import class_stream
 from apps.nas.proxies import check_names
 from apps.nas.space import load_space, sample
 from atom.resolve import resolve_evaluation, resolve_settings
 from atom.settings import DistillSettings, EvaluateSettings
+from pipelines import continual_plan
 from pipelines.evaluation import check_baselines
-from pipelines.options import DistillCommand, NasCommand, parse
+from pipelines.options import ContinualCommand, DistillCommand, NasCommand, parse
 
 ROOT = Path(__file__).parents[1]
 SEARCHES = sorted((ROOT / "recipes").glob("nas-*.yaml"))
-RECIPES = sorted(set((ROOT / "recipes").glob("*.yaml")) - set(SEARCHES))
+STREAMS = sorted((ROOT / "recipes").glob("continual-*.yaml"))
+RECIPES = sorted(set((ROOT / "recipes").glob("*.yaml")) - set(SEARCHES) - set(STREAMS))
 # channels, height and width, classes
 SHAPES = {
     "cifar10": (3, 32, 10),
     "cifar100": (3, 32, 100),
     "tinyimagenet": (3, 64, 200),
     "fashionmnist": (1, 28, 10),
+    "digits": (1, 8, 10),
 }
 PUBLISHED = [
-    *(f"{name}-ipc{ipc}" for name in SHAPES for ipc in (1, 10, 50)),
+    *(f"{name}-ipc{ipc}" for name in SHAPES if name != "digits" for ipc in (1, 10, 50)),
     "cifar10-ipc1-factor2",
     "cifar10-ipc10-factor2",
     "cifar10-ipc1-laptop",
@@ -37,6 +42,8 @@ ITERATIONS = {"": 8000, "-laptop": 300, "-nas-laptop": 500}
 
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 every_search = pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+every_stream = pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
+every_application = pytest.mark.parametrize("path", [*SEARCHES, *STREAMS], ids=lambda path: path.stem)
 
 
 def parsed(path, *more):
@@ -45,6 +52,10 @@ def parsed(path, *more):
 
 def parsed_search(path):
     return parse(NasCommand, ["--config", str(path)], prog="atom-nas")
+
+
+def parsed_stream(path):
+    return parse(ContinualCommand, ["--config", str(path)], prog="atom-continual")
 
 
 def header(path):
@@ -144,8 +155,8 @@ def test_the_searches_are_all_there():
     }
 
 
-@every_search
-def test_header_of_a_search_states_source_published_and_expected_number_cost_and_command(path):
+@every_application
+def test_header_of_an_application_states_source_published_and_expected_number_cost_and_command(path):
     fields = header(path)
     assert {"Source", "Published", "Expected", "Cost", "Command"} <= set(fields)
     assert "ATOM: not read" in fields["Published"]
@@ -153,16 +164,18 @@ def test_header_of_a_search_states_source_published_and_expected_number_cost_and
     assert re.search(r"\b(measured|estimated)\b", fields["Cost"])
 
 
-@every_search
-def test_command_of_a_search_is_the_recipe_itself(path, monkeypatch):
+@every_application
+def test_command_of_an_application_is_the_recipe_itself(path, monkeypatch):
     monkeypatch.chdir(ROOT)
+    kind, prog = (NasCommand, "nas") if path in SEARCHES else (ContinualCommand, "continual")
     python, script, *arguments = shlex.split(header(path)["Command"])
-    assert (python, script) == ("python", "pipelines/nas.py")
-    command = parse(NasCommand, arguments, prog="atom-nas")
+    assert (python, script) == ("python", f"pipelines/{prog}.py")
+    command = parse(kind, arguments, prog=f"atom-{prog}")
     assert command.config is not None
     assert command.config.resolve() == path
     assert command.output == f"runs/{path.stem}"
-    assert command.model_copy(update={"config": None, "output": None}) == parsed_search(path).model_copy(
+    own = parse(kind, ["--config", str(path)], prog=f"atom-{prog}")
+    assert command.model_copy(update={"config": None, "output": None}) == own.model_copy(
         update={"config": None}
     )
 
@@ -186,3 +199,42 @@ def test_a_search_holds_out_what_its_set_was_not_distilled_from(path):
             command.validation_frac,
             command.train_per_class,
         )
+
+
+def test_the_streams_are_all_there():
+    names = ("cifar100-5steps", "cifar100-10steps", "digits-laptop", "fashionmnist-laptop")
+    assert {f"continual-{name}" for name in names} <= {path.stem for path in STREAMS}
+
+
+@every_stream
+def test_a_stream_can_be_had(path):
+    command = parsed_stream(path)
+    budget = continual_plan.check_names(command)
+    source, num_steps = continual_plan.source_of(command)
+    channels, side, num_classes = SHAPES[source]
+    stream = class_stream(num_classes, num_steps=num_steps, order_seed=command.orders - 1)
+    assert len({len(classes) for classes in stream.steps}) == 1
+    for storage in ("uint8", command.storage):
+        budget.check(num_classes, image_bytes((channels, side, side), storage=storage))
+    assert path.stem in {f"continual-{source}-{end}" for end in ("laptop", f"{num_steps}steps")}
+
+
+@every_stream
+def test_settings_of_a_stream_are_the_resolved_ones(path):
+    command = parsed_stream(path)
+    source, _ = continual_plan.source_of(command)
+    channels, side, num_classes = SHAPES[source]
+    asked = command.part(DistillSettings).model_copy(update={"network": command.distil_network})
+    shape = {"channels": channels, "height": side, "width": side, "num_classes": num_classes}
+    resolved = resolve_settings(asked, device_kind="cpu", symbols=source == "digits", **shape).model_dump()
+    resolved |= resolve_evaluation(command.part(EvaluateSettings), device_kind="cpu").model_dump()
+    stated = yaml.safe_load(path.read_text()).items()
+    assert [(key, value) for key, value in stated if key in resolved and resolved[key] != value] == []
+
+
+@pytest.mark.parametrize("steps", [5, 10])
+def test_the_published_streams_follow_the_script_of_dm(steps):
+    command = parsed_stream(ROOT / "recipes" / f"continual-cifar100-{steps}steps.yaml")
+    assert (command.dataset, command.steps, command.budget) == ("seq-cifar100", steps, "20/class")
+    assert (command.learners, command.orders, command.seeds) == (("gdumb",), 5, 3)
+    assert (command.epochs, command.batch_train, command.lr_net) == (1000, 256, 0.01)

@@ -1,0 +1,222 @@
+"""What the numbers of an experiment on a stream say, in a few plain sentences."""
+
+# C cells, S steps
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apps.continual.metrics import final_average_accuracy
+from apps.continual.results import CellResult, ContinualResults, Spread, StepResult, Summary, spread
+from apps.nas.plots import number
+from apps.nas.summary import duration
+
+REFERENCES = {"finetune": "finetune: keeps nothing", "joint": "joint: keeps all training images"}
+"""Learners without a replay memory, the floor and the ceiling of the others, and how pictures name them."""
+
+DISTILLED = ("distilled", "set")
+"""Memories of made images: distilled on the way, or beforehand."""
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The cells of one memory under one learner that pictures and tables speak of; `group_of` makes one."""
+
+    cells: tuple[CellResult, ...]
+    """The complete ones; if there are none, those with a step done."""
+    num_steps: int
+    """Steps that all of them have done."""
+    complete: bool
+    """Whether they have gone through the whole stream."""
+
+    def seen_percent(self) -> np.ndarray:
+        """Accuracy on the classes seen after each step, percent [C, S]."""
+        return np.array([[step.accuracy_on_seen for step in self._steps(cell)] for cell in self.cells])
+
+    def mean_percent(self) -> np.ndarray:
+        """Mean accuracy on the images of step j after step i, percent [S, S]; NaN above the diagonal."""
+        percent_SS = np.full((self.num_steps, self.num_steps), np.nan)
+        for i in range(self.num_steps):
+            percent_SS[i, : i + 1] = np.mean([self._steps(cell)[i].class_row for cell in self.cells], axis=0)
+        return percent_SS
+
+    def _steps(self, cell: CellResult) -> Sequence[StepResult]:
+        return cell.steps[: self.num_steps]
+
+
+def cells_by_pair(results: ContinualResults) -> dict[tuple[str, str], list[CellResult]]:
+    """All cells by (learner, memory): learners as they first come, the references after the others."""
+    learners = dict.fromkeys(result.cell.learner for result in results.cells)
+    pairs: dict[tuple[str, str], list[CellResult]] = {}
+    for learner in sorted(learners, key=lambda name: name in REFERENCES):
+        for result in results.cells:
+            if result.cell.learner == learner:
+                pairs.setdefault((learner, result.cell.memory), []).append(result)
+    return pairs
+
+
+def group_of(cells: Iterable[CellResult]) -> Group | None:
+    """What can be shown of these cells; None if none of them has done a step."""
+    begun = tuple(result for result in cells if result.steps)
+    complete = tuple(result for result in begun if result.complete)
+    shown = complete or begun
+    return Group(shown, min(len(result.steps) for result in shown), bool(complete)) if shown else None
+
+
+def classes_seen(results: ContinualResults) -> list[int]:
+    """Classes that have arrived after each step; see `apps.continual.stream.class_stream`."""
+    each, larger = divmod(results.num_classes, results.num_steps)
+    return [step * each + min(step, larger) for step in range(1, results.num_steps + 1)]
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in the decimal unit that suits them.
+
+    Example:
+        >>> size(999), size(614_400), size(999_999)
+        ('999 B', '614 kB', '1 MB')
+    """
+    power = 0
+    while num_bytes >= 999.5 and power < len(_UNITS) - 1:
+        num_bytes, power = num_bytes / 1000, power + 1
+    return f"{num_bytes:.3g} {_UNITS[power]}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better one memory ends than "random" under one learner, over cells of the same order and seed."""
+
+    memory: str
+    learner: str
+    points: Spread
+    """Difference of the final average accuracies, points."""
+    num_pairs: int
+    num_ahead: int
+    """Pairs in which the memory is the better one; ties are not."""
+
+
+def gains(results: ContinualResults) -> list[Gain]:
+    """Every memory but "random" against it, learner by learner, where both have complete cells in common."""
+    finals: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
+    for pair, cells in cells_by_pair(results).items():
+        done = [result for result in cells if result.complete and result.steps]
+        finals[pair] = {(r.cell.order, r.cell.seed): final_average_accuracy(r.class_matrix()) for r in done}
+    found = []
+    for (learner, memory), own in finals.items():
+        base = finals.get((learner, "random"), {})
+        points = [own[key] - base[key] for key in own if key in base]
+        if points and memory != "random":
+            found.append(Gain(memory, learner, spread(points), len(points), sum(p > 0 for p in points)))
+    return found
+
+
+def findings(results: ContinualResults) -> list[str]:
+    """Up to five plain sentences; "overlap" is that of the ranges mean ± one std over class orders and seeds."""
+    if not results.summaries:
+        return [f"None of {len(results.cells)} cells is complete, so nothing can be compared yet."]
+    ranked: dict[str, list[Summary]] = {}
+    for row in sorted(results.summaries, key=lambda row: -row.final_average[0]):
+        if row.learner not in REFERENCES:
+            ranked.setdefault(row.learner, []).append(row)
+    told = (_best(results, ranked), _overlap(ranked), _distilled(results), _forgetting(results, ranked))
+    return [sentence for sentence in (*told, _cost(results)) if sentence]
+
+
+def percent(value: Spread) -> str:
+    """Mean and deviation with one decimal, without a sign for the unit."""
+    mean, std = value
+    return number(mean, 1) + ("" if std is None else f"\u00a0±\u00a0{number(std, 1)}")
+
+
+def _best(results: ContinualResults, ranked: dict[str, list[Summary]]) -> str:
+    winners: dict[str, list[str]] = {}
+    for learner, rows in ranked.items():
+        winners.setdefault(rows[0].memory, []).append(f"{learner} ({percent(rows[0].final_average)} %)")
+    parts = [f"{memory} under {_listed(learners)}" for memory, learners in winners.items()]
+    text = (
+        f"At the end of {results.stream}, the memory with the highest accuracy, averaged over the steps, is "
+    )
+    text = text + _listed(parts) if parts else "No learner with a memory has a complete cell"
+    for row in results.summaries:
+        if row.learner in REFERENCES:
+            keeps = REFERENCES[row.learner].partition(": ")[2]
+            text += f"; {row.learner}, which {keeps}, reaches {percent(row.final_average)} %"
+    missing = sum(not result.complete for result in results.cells)
+    if missing:
+        text += f"; {missing} of {len(results.cells)} cells are not complete and left out of all means"
+    return text + "."
+
+
+def _overlap(ranked: dict[str, list[Summary]]) -> str:
+    unclear, clear, unknown = [], [], []
+    for learner, rows in ranked.items():
+        if len(rows) < 2:
+            continue
+        (mean, std), (other, other_std) = rows[0].final_average, rows[1].final_average
+        second = f"{learner} (second is {rows[1].memory}, {percent(rows[1].final_average)} %)"
+        if std is None or other_std is None:
+            unknown.append(second)
+        else:
+            (unclear if mean - std <= other + other_std else clear).append(second)
+    parts = []
+    if clear:
+        parts.append(f"do not overlap under {_listed(clear)}")
+    if unclear:
+        parts.append(f"overlap under {_listed(unclear)}, where the order may be chance")
+    if unknown:
+        parts.append(f"are unknown under {_listed(unknown)}, where a single cell says nothing of chance")
+    return f"The ranges mean ± std of the best two {_listed(parts, '; they ')}." if parts else ""
+
+
+def _distilled(results: ContinualResults) -> str:
+    sentences = []
+    for memory in DISTILLED:
+        parts = []
+        for gain in (gain for gain in gains(results) if gain.memory == memory):
+            mean, std = gain.points
+            word = "more" if mean >= 0 else "less"
+            parts.append(
+                f"{percent((abs(mean), std))} points {word} under {gain.learner} (ahead in {gain.num_ahead} of"
+                f" {gain.num_pairs} cells)"
+            )
+        if parts:
+            sentences.append(f"{memory} reaches {_listed(parts)}")
+    text = "Compared with random on the same class orders and seeds, "
+    return text + "; ".join(sentences) + "." if sentences else ""
+
+
+def _forgetting(results: ContinualResults, ranked: dict[str, list[Summary]]) -> str:
+    if results.num_steps < 2:
+        return ""
+    rows = [rows[0] for rows in ranked.values()]
+    parts = [f"{percent(row.forgetting_max)} points by {row.learner} with {row.memory}" for row in rows]
+    parts += [
+        f"{percent(row.forgetting_max)} by {row.learner}"
+        for row in results.summaries
+        if row.learner in REFERENCES
+    ]
+    return f"From the best accuracy on a step to the last, the mean loss is {_listed(parts)}."
+
+
+def _cost(results: ContinualResults) -> str:
+    rows = {row.memory: row for row in results.summaries if row.learner not in REFERENCES}
+    told = [memory for memory in (*DISTILLED, "random") if memory in rows]
+    if not told:
+        return ""
+    parts = [
+        f"{memory} holds {rows[memory].memory_images:,} images in {size(rows[memory].memory_bytes)}"
+        for memory in told
+    ]
+    text = f"After the last step {_listed(parts)}"
+    for memory in told:
+        if memory in DISTILLED:
+            spent = results.distil_seconds.get(memory)
+            known = f"making {memory} took {duration(spent)}"
+            text += f"; {known if spent is not None else f'how long it took to make {memory} is unknown'}"
+    return text + "."
+
+
+def _listed(items: Sequence[str], last: str = " and ") -> str:
+    return ", ".join(items[:-1]) + last + items[-1] if len(items) > 1 else "".join(items)

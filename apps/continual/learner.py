@@ -1,0 +1,235 @@
+"""Learners: what becomes of a network at each step of a stream of classes; pure functions of what they are given.
+
+N images, T images asked about, C channels, H height, W width, K classes, M images in memory
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apps.continual.answers import recall_answers, record_answers
+from apps.continual.replay import Batch, er_loss, objective_of, train_beside
+from apps.continual.settings import LearnerSettings
+from apps.continual.state import LearnerState, StepData, load_weights, weights_of
+from atom import nets
+from atom.device import deterministic, kind_of
+from atom.errors import AtomError, ConfigError
+from atom.resolve import resolve_evaluation
+from atom.settings import EvaluateSettings
+from atom.streams import stream
+from atom.train import compute_dtype, predict, train_network
+
+__all__ = ["LEARNERS", "RESTARTING", "LearnerState", "NotFiniteError", "StepData", "learn", "predict_seen"]
+
+Learner = Literal["gdumb", "er", "er-ace", "der++", "finetune", "joint"]
+LEARNERS: tuple[str, ...] = get_args(Learner)
+RESTARTING = ("gdumb", "joint")
+"""Learners that train a fresh network in every step and need no state of the step before."""
+
+
+class NotFiniteError(AtomError):
+    """A network's weights or outputs hold NaN or infinity after training."""
+
+
+def learn(
+    learner: str,
+    state: LearnerState | None,
+    data: StepData,
+    *,
+    network: str,
+    settings: LearnerSettings,
+    train_settings: EvaluateSettings,
+    seed: int,
+    device: torch.device,
+) -> LearnerState:
+    """The learner after one more step.
+
+    * gdumb: a fresh network, trained on the memory alone. Source: Prabhu et al., ECCV 2020, in the form of DM.
+    * joint: a fresh network, trained on everything seen: what forgetting nothing gives.
+    * finetune: goes on with the network on the images of the step alone: what doing nothing gives.
+    * er, der++: go on with the images of the step beside the memory of earlier classes; er-ace beside that of
+      all classes seen, for which the memory of a step is made before it is learned. See `apps.continual.replay`.
+
+    The bits depend on the arguments, the kind of device and PyTorch's number of CPU threads, which is the
+    caller's to set. In the first step there is nothing to replay: all learners but gdumb and joint are one.
+
+    Args:
+        learner: one of LEARNERS.
+        state: after the step before; None in the first step. Learners that restart do not look at it.
+        data: of the step.
+        network: a name `atom.nets.build` knows.
+        settings: of the learners that go on, and `joint_epochs`; unresolved defaults are resolved for the device.
+        train_settings: of gdumb and joint, and the arithmetic of all; likewise.
+        seed: of weights, order, augmentation and draws.
+        device: where to compute.
+
+    Raises:
+        ConfigError: unknown learner or network, a part of the data that it needs is missing, or a state that
+            is not of the step before or of another network.
+        NotFiniteError: the training diverged.
+    """
+    _check_step(learner, state, data)
+    job = _Job(
+        network,
+        settings.resolved(
+            device_kind=kind_of(device),
+            step_images=data.num_images("current") or 1,
+            seen_images=data.num_images("everything_seen") or 1,
+        ),
+        resolve_evaluation(train_settings, device_kind=kind_of(device)),
+        seed,
+        device,
+    )
+    with deterministic(device):
+        after = _restart(learner, data, job) if learner in RESTARTING else _go_on(learner, state, data, job)
+    arrays = [*after.weights.values(), *after.logits.values()]
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise NotFiniteError(
+            f"step {data.step}: the weights of {learner} hold NaN or infinity after training; lower the step size."
+        )
+    return after
+
+
+def predict_seen(
+    state: LearnerState,
+    network: str,
+    *,
+    images_TCHW: Tensor,
+    num_classes: int,
+    train_settings: EvaluateSettings,
+    device: torch.device,
+) -> Tensor:
+    """Logits float32 [T, K] on the CPU of the network in a state, in evaluation mode, for all K classes.
+
+    Args:
+        state: after any step.
+        network: the name it was trained under.
+        images_TCHW: float32, preprocessed.
+        num_classes: K.
+        train_settings: its arithmetic.
+        device: where to compute.
+
+    Raises:
+        ConfigError: the state is that of another network.
+        NotFiniteError: a logit is NaN or infinite.
+    """
+    train_settings = resolve_evaluation(train_settings, device_kind=kind_of(device))
+    with deterministic(device):
+        net = _build(network, images_TCHW, num_classes)
+        load_weights(net, state, network=network)
+        net = net.to(device).to(memory_format=_layout(net, device))
+        logits_TK = predict(net, images_TCHW.to(device), dtype=compute_dtype(train_settings))
+    if not bool(logits_TK.isfinite().all()):
+        bad = int((~logits_TK.isfinite().all(dim=1)).sum())
+        raise NotFiniteError(
+            f"step {state.step}: the network's outputs hold NaN or infinity for {bad} of {len(logits_TK)} images."
+        )
+    return logits_TK
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same from step to step, resolved."""
+
+    network: str
+    settings: LearnerSettings
+    train_settings: EvaluateSettings
+    seed: int
+    device: torch.device
+
+    def net(self, images_NCHW: Tensor, data: StepData, state: LearnerState | None) -> nn.Module:
+        """The network of a state, or one with the step's own random weights."""
+        net = _build(self.network, images_NCHW, data.num_classes)
+        if state is None:
+            nets.fill_weights(net, stream(self.seed, "continual/weights", data.step))
+        else:
+            load_weights(net, state, network=self.network)
+        return net.to(self.device).to(memory_format=_layout(net, self.device))
+
+
+def _restart(learner: str, data: StepData, job: _Job) -> LearnerState:
+    settings = job.train_settings
+    if learner == "gdumb":
+        images_NCHW, labels_N = data.needed("memory_after", learner)
+    else:
+        images_NCHW, labels_N = data.needed("everything_seen", learner)
+        settings = settings.model_copy(update={"epochs": job.settings.joint_epochs})
+    net = job.net(images_NCHW, data, None)
+    # train_network counts its draws by epoch alone: each step has a seed of its own.
+    seed = int(stream(job.seed, "continual/training", data.step).integers(2**63))
+    train_network(net, images_NCHW.to(job.device), labels_N.to(job.device), settings=settings, seed=seed)
+    return LearnerState(data.step, weights_of(net))
+
+
+def _go_on(learner: str, state: LearnerState | None, data: StepData, job: _Job) -> LearnerState:
+    images_NCHW, labels_N = data.needed("current", learner)
+    current = Batch(images_NCHW.to(job.device), labels_N.to(job.device))
+    net = job.net(images_NCHW, data, state)
+    memory, objective = None, er_loss
+    if state is not None:
+        memory = _memory(learner, state, data, job)
+        objective = objective_of(
+            learner, job.settings, step_classes=data.step_classes, seen_classes=data.seen_classes
+        )
+    dtype = compute_dtype(job.train_settings)
+    train_beside(
+        net,
+        current,
+        memory,
+        objective=objective,
+        settings=job.settings,
+        dtype=dtype,
+        layout=_layout(net, job.device),
+        seed=job.seed,
+        step=data.step,
+    )
+    answers, after = {}, data.part("memory_after")
+    if learner == "der++" and after is not None:
+        known = {} if state is None else state.logits
+        answers = record_answers(net, after, known, dtype=dtype, device=job.device)
+    return LearnerState(data.step, weights_of(net), answers)
+
+
+def _memory(learner: str, state: LearnerState, data: StepData, job: _Job) -> Batch | None:
+    """The memory that a learner replays, with the answers to it where it asks for them."""
+    # DEVIATION(ER-ACE): its buffer takes in new images as they pass, here the memory is complete from the start.
+    # It has to hold the new classes: beside old images alone they are only ever pushed down. Measured on digits:
+    # nothing of the last step is recognised then.
+    part = data.part("memory_after" if learner == "er-ace" else "memory_before")
+    if learner == "finetune" or part is None:
+        return None
+    images_MCHW, labels_M = part[0].to(job.device), part[1].to(job.device)
+    if learner != "der++":
+        return Batch(images_MCHW, labels_M)
+    logits_MK = recall_answers(state.logits, labels_M, num_classes=data.num_classes)
+    return Batch(images_MCHW, labels_M, logits_MK.to(job.device))
+
+
+def _check_step(learner: str, state: LearnerState | None, data: StepData) -> None:
+    if learner not in LEARNERS:
+        raise ConfigError(f"learner {learner!r}: unknown; known are {', '.join(LEARNERS)}.")
+    if learner in RESTARTING:
+        return
+    before = None if state is None else state.step
+    expected = data.step - 1 if data.step else None
+    if before != expected:
+        found, wanted = ("none" if s is None else f"that after step {s}" for s in (before, expected))
+        raise ConfigError(
+            f"step {data.step}: learner {learner} received as state {found}, expected {wanted}; learn the"
+            " steps in order."
+        )
+
+
+def _build(network: str, images_NCHW: Tensor, num_classes: int) -> nn.Module:
+    channels, height, width = images_NCHW.shape[1:]
+    return nets.build(network, channels=channels, image_size=(height, width), num_classes=num_classes)
+
+
+def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
+    # Eager group norm, which is instance norm too, is slow in channels_last on a CPU; all else is faster.
+    # Numbers: apps/nas/trial.py.
+    grouped = any(isinstance(module, nn.GroupNorm) for module in net.modules())
+    return torch.contiguous_format if device.type == "cpu" and grouped else torch.channels_last

@@ -1,0 +1,216 @@
+"""The report of an experiment on a stream: one HTML page that opens anywhere and fetches nothing."""
+
+# S steps
+
+import base64
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from apps.continual.findings import cells_by_pair, findings, gains, group_of, size
+from apps.continual.plots import accuracy_figure, forgetting_figure, size_figure
+from apps.continual.results import CellResult, ContinualResults, Spread, Summary
+from apps.nas.page import page, table
+from apps.nas.plots import number, picture
+from apps.nas.summary import duration
+
+_SHOWN_STEPS = 20
+"""Rows and columns of a matrix on the page; of longer streams only so many steps are printed."""
+
+_Drawing = tuple[Callable[[ContinualResults], Figure], str, str]
+_ACCURACY: _Drawing = (
+    accuracy_figure,
+    "Accuracy as classes arrive",
+    "Each panel is one learner and each line one memory, the mean over its complete cells; bands are one standard "
+    "deviation over class orders and seeds. Later points have more classes to tell apart, so lines fall even where "
+    "nothing is forgotten. "
+    "A thin line has no complete cell and ends early.",
+)
+_FORGETTING: _Drawing = (
+    forgetting_figure,
+    "Forgetting",
+    "Shorter is better; whiskers are one standard deviation. Dark bars count from the best accuracy a step ever had "
+    "to its last, light ones from the first, which are negative where later steps helped. A learner that starts "
+    "afresh in every step forgets only through its memory.",
+)
+_SIZE: _Drawing = (
+    size_figure,
+    "Accuracy and size of the memory",
+    "Up is better and left is smaller; whiskers are one standard deviation. Bytes are those of the images as stored; "
+    "points of the same size are moved apart, to both sides of the line at their size.",
+)
+
+
+def render_continual(
+    results: ContinualResults, *, title: str, memory_pictures: Mapping[str, bytes] | None = None
+) -> str:
+    """The results as one self-contained HTML page.
+
+    Args:
+        results: all cells, incomplete ones too, with the summaries of the complete ones.
+        title: heading of the page.
+        memory_pictures: PNG files by memory, what each holds at the end of one class order.
+    """
+    sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in findings(results))
+    parts = [f'<div class="summary">{sentences}</div>', "<h2>Results</h2>", _result_table(results)]
+    parts += [_note(_READING), *_gain_table(results)]
+    if any(result.steps for result in results.cells):
+        parts.append(_drawn(results, _ACCURACY))
+    if results.summaries:
+        parts += [
+            _drawn(results, one) for one in (_FORGETTING, _SIZE) if one is _SIZE or results.num_steps > 1
+        ]
+    parts += [*_matrices(results), *_pictures(memory_pictures or {}), *_incomplete(results)]
+    if results.failures:
+        rows = [[escape(cell), escape(reason)] for cell, reason in results.failures]
+        parts += ["<h2>Failures</h2>", table(["cell", "reason"], rows, kind="wide text")]
+    facts = {"stream": results.stream, **results.facts}
+    rows = [[escape(key), escape(value)] for key, value in facts.items()]
+    return page(title, [*parts, "<h2>Facts</h2>", table(["what", "value"], rows, kind="wide text")])
+
+
+_READING = (
+    "Means over the complete cells ± one standard deviation over class orders and training seeds together, which is "
+    "not an interval of the mean. Accuracies are on test images, in percent and class-incremental: the network is not "
+    "told the step, except under “step told”. Average: mean over steps of the accuracy after the last one; "
+    "incremental: mean over time of the accuracy on all classes seen. Forgetting and backward transfer are in points. "
+    "Bytes are those of the images as stored after the last step; what joint keeps is not counted. Distillation is "
+    "timed once for all cells, training summed over them. Under the complete cells: class orders × seeds among them. "
+    "“–” means undefined or unknown."
+)
+
+
+def _result_table(results: ContinualResults) -> str:
+    rows, of = [], {(row.learner, row.memory): row for row in results.summaries}
+    for (learner, memory), cells in cells_by_pair(results).items():
+        row = of.get((learner, memory))
+        done = f"{sum(result.complete for result in cells)} of {len(cells)}"
+        done += f"<small>{row.num_orders} × {row.num_seeds}</small>" if row else ""
+        values = _values(row, forgets=results.num_steps > 1) if row else ["–"] * 10
+        rows.append([escape(learner), escape(memory), done, *values])
+    heads = ["learner", "memory", "complete", "average", "incremental", "all classes", "step told"]
+    heads += ["from best", "from first", "transfer", "kept", "distil", "train"]
+    groups = [("", 2), ("cells", 1), ("accuracy, %", 4), ("forgetting", 2), ("backward", 1), ("memory", 1)]
+    return table(heads, rows, groups=[*groups, ("time", 2)])
+
+
+def _values(row: Summary, *, forgets: bool) -> list[str]:
+    accuracies = (row.final_average, row.average_incremental, row.on_seen_last, row.task_final_average)
+    losses = (row.forgetting_max, row.forgetting_first, row.backward_transfer)
+    return [
+        *(_cell(value) for value in accuracies),
+        *(_cell(value) if forgets else "–" for value in losses),
+        f"{size(row.memory_bytes)}<small>{row.memory_images:,} images</small>",
+        duration(row.distil_seconds),
+        duration(row.train_seconds),
+    ]
+
+
+def _gain_table(results: ContinualResults) -> Iterable[str]:
+    of = {(gain.memory, gain.learner): gain for gain in gains(results)}
+    if not of:
+        return
+    memories, learners = (
+        dict.fromkeys(memory for memory, _ in of),
+        dict.fromkeys(learner for _, learner in of),
+    )
+    rows = []
+    for memory in memories:
+        row = [escape(memory)]
+        for one in (of.get((memory, learner)) for learner in learners):
+            row += [_cell(one.points), f"{one.num_ahead} of {one.num_pairs}"] if one else ["–", "–"]
+        rows.append(row)
+    heads = ["memory", *["points", "ahead"] * len(learners)]
+    groups = [("", 1), *((learner, 2) for learner in learners)]
+    yield "<h2>Compared with random</h2>" + table(heads, rows, groups=groups)
+    yield _note(
+        "Average accuracy at the end minus that of random, over pairs of cells with the same class order and seed: "
+        "mean ± one standard deviation, and the pairs in which the memory is ahead of random. Nothing is adjusted for "
+        "the number of comparisons."
+    )
+
+
+def _drawn(results: ContinualResults, drawing: _Drawing) -> str:
+    draw, heading, caption = drawing
+    image = f'<div><img src="{picture(draw(results))}" alt="{escape(heading)}"></div>'
+    return f"<h2>{heading}</h2><figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _matrices(results: ContinualResults) -> Iterable[str]:
+    by_learner: dict[str, list[str]] = {}
+    for (learner, memory), cells in cells_by_pair(results).items():
+        by_learner.setdefault(learner, []).append(_matrix(memory, cells, results.num_steps))
+    if not by_learner:
+        return
+    few = (
+        f" Of {results.num_steps} steps, {_SHOWN_STEPS} are shown."
+        if results.num_steps > _SHOWN_STEPS
+        else ""
+    )
+    yield "<h2>Accuracy on each step</h2>" + _note(
+        "Row i, column j: mean accuracy in percent on the test images of step j after step i, class-incremental, over "
+        "the complete cells. The stronger the colour, the higher. Down a column a step is forgotten; the diagonal is "
+        "what was just learnt." + few
+    )
+    for learner, tables in by_learner.items():
+        boxes = "".join(f'<div class="wide" style="max-width:100%">{one}</div>' for one in tables)
+        yield f'<h3>{escape(learner)}</h3><div style="display:flex;flex-wrap:wrap;gap:0 2rem">{boxes}</div>'
+
+
+def _matrix(memory: str, cells: list[CellResult], num_steps: int) -> str:
+    group = group_of(cells)
+    if group is None:
+        return f'<p class="note"><b>{escape(memory)}</b>: no step is done</p>'
+    shown = np.unique(np.linspace(0, num_steps - 1, min(num_steps, _SHOWN_STEPS)).round().astype(int))
+    state = f"{len(group.cells)} of {len(cells)} cells"
+    if not group.complete:
+        state = f"incomplete: {group.num_steps} of {num_steps} steps by {state}"
+    percent_SS = np.full((num_steps, num_steps), np.nan)
+    percent_SS[: group.num_steps, : group.num_steps] = group.mean_percent()
+    heads = "".join(f"<th>{step + 1}</th>" for step in shown)
+    body = "".join(
+        f'<tr><th scope="row">{i + 1}</th>{"".join(_heat(percent_SS[i, j]) for j in shown)}</tr>'
+        for i in shown
+    )
+    caption = f'<caption style="text-align:left"><b>{escape(memory)}</b> <small>{state}</small></caption>'
+    return f"<table>{caption}<thead><tr><th>after</th>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _heat(percent: float) -> str:
+    if np.isnan(percent):
+        return "<td></td>"
+    # Never opaque, so that dark and light text can both be read on it.
+    return f'<td style="background:rgba(232,126,36,{0.0075 * percent:.2f})">{number(percent, 1)}</td>'
+
+
+def _pictures(memory_pictures: Mapping[str, bytes]) -> Iterable[str]:
+    if memory_pictures:
+        yield "<h2>What the memories hold</h2>"
+    for memory, png in memory_pictures.items():
+        source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        # As wide as it is, or the page: these are pixels, and the style of drawings would blow them up.
+        style = "width:auto;min-width:0;max-width:100%;image-rendering:pixelated"
+        image = f'<div><img src="{source}" alt="images in memory {escape(memory)}" style="{style}"></div>'
+        yield f"<figure>{image}<figcaption>{escape(memory)}</figcaption></figure>"
+
+
+def _incomplete(results: ContinualResults) -> Iterable[str]:
+    missing = [result for result in results.cells if not result.complete]
+    if missing:
+        rows = [
+            [escape(c.learner), escape(c.memory), str(c.order), str(c.seed), f"{done} of {results.num_steps}"]
+            for c, done in ((result.cell, len(result.steps)) for result in missing)
+        ]
+        listed = table(["learner", "memory", "order", "seed", "steps done"], rows, kind="wide tall")
+        yield f"<h2>Cells that are not complete</h2>{listed}"
+
+
+def _cell(value: Spread) -> str:
+    mean, std = value
+    return number(mean) + ("" if std is None else f"<small>± {number(std)}</small>")
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{text}</p>'

@@ -1,0 +1,233 @@
+"""What the cells of an experiment came to, and the table of means and spreads made of them."""
+
+# S steps
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from apps.continual.metrics import (
+    AccuracyMatrix,
+    backward_transfer,
+    final_average_accuracy,
+    forgetting_first,
+    forgetting_max,
+)
+
+Spread = tuple[float, float | None]
+"""Mean and sample standard deviation over the complete cells; no deviation of a single one."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run through the stream: a memory, a learner, a class order, a training seed."""
+
+    memory: str
+    learner: str
+    order: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For files, runs and messages."""
+        return f"{self.memory}-{self.learner}-o{self.order}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one cell came to after one step, on the test images.
+
+    Attributes:
+        step: from 0.
+        class_row: accuracy on the test images of steps 0 to `step`, class-incremental, percent.
+        task_row: the same with the network told the step ("masked").
+        accuracy_on_seen: on all test images of these steps, class-incremental, percent.
+        memory_images, memory_bytes: as stored, after the step.
+        train_seconds: of the learner in this step.
+    """
+
+    step: int
+    class_row: tuple[float, ...]
+    task_row: tuple[float, ...]
+    accuracy_on_seen: float
+    memory_images: int
+    memory_bytes: int
+    train_seconds: float
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "StepResult":
+        """The inverse of `asdict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        return cls(
+            step=int(value["step"]),
+            class_row=tuple(float(a) for a in value["class_row"]),
+            task_row=tuple(float(a) for a in value["task_row"]),
+            accuracy_on_seen=float(value["accuracy_on_seen"]),
+            memory_images=int(value["memory_images"]),
+            memory_bytes=int(value["memory_bytes"]),
+            train_seconds=float(value["train_seconds"]),
+        )
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A cell's steps so far, in order from 0; `complete` if it has gone through the whole stream."""
+
+    cell: Cell
+    steps: tuple[StepResult, ...]
+    complete: bool
+
+    def class_matrix(self) -> AccuracyMatrix:
+        """The class-incremental accuracy matrix; its test images count one a step, so weigh nothing by them."""
+        return AccuracyMatrix.from_rows([step.class_row for step in self.steps], [1] * len(self.steps))
+
+    def task_matrix(self) -> AccuracyMatrix:
+        """The task-masked accuracy matrix; likewise."""
+        return AccuracyMatrix.from_rows([step.task_row for step in self.steps], [1] * len(self.steps))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One memory under one learner, over its complete cells; accuracies in percent, the rest in points.
+
+    Attributes:
+        n: complete cells.
+        num_orders, num_seeds: distinct class orders and training seeds among them.
+        final_average: mean over steps of the accuracy on each after the last step.
+        average_incremental: mean over steps of the accuracy on all classes seen by then.
+        on_seen_last: accuracy on all test images after the last step.
+        forgetting_max, forgetting_first, backward_transfer: see `apps.continual.metrics`; 0 for a stream
+            of one step.
+        task_final_average: `final_average` of the masked matrix.
+        memory_images, memory_bytes: after the last step, the largest of the cells.
+        distil_seconds: of distillation for this memory, summed over workers; None where nothing was distilled.
+        train_seconds: of all cells together.
+    """
+
+    memory: str
+    learner: str
+    n: int
+    num_orders: int
+    num_seeds: int
+    final_average: Spread
+    average_incremental: Spread
+    on_seen_last: Spread
+    forgetting_max: Spread
+    forgetting_first: Spread
+    backward_transfer: Spread
+    task_final_average: Spread
+    memory_images: int
+    memory_bytes: int
+    distil_seconds: float | None
+    train_seconds: float
+
+
+@dataclass(frozen=True)
+class ContinualResults:
+    """Everything a report needs; `to_dict` gives what JSON can hold.
+
+    Attributes:
+        stream: for people, such as "CIFAR-10 in 5 steps of 2 classes".
+        num_steps, num_classes: of the stream.
+        cells: all that were asked for, incomplete ones too.
+        summaries: by memory, then learner.
+        distil_seconds: seconds of distillation by memory, summed over workers.
+        facts: what a reader needs to judge and repeat the run.
+        failures: (cell, reason).
+    """
+
+    stream: str
+    num_steps: int
+    num_classes: int
+    cells: tuple[CellResult, ...]
+    summaries: tuple[Summary, ...]
+    distil_seconds: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    failures: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "ContinualResults":
+        """The inverse of `to_dict`, also after a way through JSON."""
+        return cls(
+            stream=value["stream"],
+            num_steps=value["num_steps"],
+            num_classes=value["num_classes"],
+            cells=tuple(
+                CellResult(
+                    Cell(**cell["cell"]),
+                    tuple(StepResult.from_dict(step) for step in cell["steps"]),
+                    cell["complete"],
+                )
+                for cell in value["cells"]
+            ),
+            summaries=tuple(Summary(**_with_tuples(row)) for row in value["summaries"]),
+            distil_seconds=dict(value["distil_seconds"]),
+            facts=dict(value["facts"]),
+            failures=tuple((name, reason) for name, reason in value["failures"]),
+        )
+
+
+def summarise(
+    results: Iterable[CellResult], distil_seconds: Mapping[str, float] | None = None
+) -> list[Summary]:
+    """One row for each memory and learner with a complete cell, in the order in which they first come.
+
+    Args:
+        results: of all cells.
+        distil_seconds: seconds of distillation by memory, summed over workers.
+    """
+    groups: dict[tuple[str, str], list[CellResult]] = {}
+    for result in results:
+        if result.complete and result.steps:
+            groups.setdefault((result.cell.memory, result.cell.learner), []).append(result)
+    seconds = distil_seconds or {}
+    return [_summary(key, group, seconds.get(key[0])) for key, group in groups.items()]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation, None of one value."""
+    return fmean(values), stdev(values) if len(values) > 1 else None
+
+
+def _with_tuples(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+
+
+def _summary(key: tuple[str, str], group: Sequence[CellResult], distil_s: float | None) -> Summary:
+    lasts = [result.steps[-1] for result in group]
+    return Summary(
+        memory=key[0],
+        learner=key[1],
+        n=len(group),
+        num_orders=len({result.cell.order for result in group}),
+        num_seeds=len({result.cell.seed for result in group}),
+        final_average=spread([final_average_accuracy(result.class_matrix()) for result in group]),
+        average_incremental=spread([fmean(s.accuracy_on_seen for s in result.steps) for result in group]),
+        on_seen_last=spread([step.accuracy_on_seen for step in lasts]),
+        forgetting_max=_over_steps(group, forgetting_max),
+        forgetting_first=_over_steps(group, forgetting_first),
+        backward_transfer=_over_steps(group, backward_transfer),
+        task_final_average=spread([final_average_accuracy(result.task_matrix()) for result in group]),
+        memory_images=max(step.memory_images for step in lasts),
+        memory_bytes=max(step.memory_bytes for step in lasts),
+        distil_seconds=distil_s,
+        train_seconds=sum(step.train_seconds for result in group for step in result.steps),
+    )
+
+
+def _over_steps(group: Sequence[CellResult], measure: Callable[[AccuracyMatrix], float]) -> Spread:
+    # Of a single step there is nothing to forget; the measures say NaN, which JSON does not know.
+    if any(len(result.steps) < 2 for result in group):
+        return 0.0, None
+    return spread([measure(result.class_matrix()) for result in group])
+
+
+__all__ = ["Cell", "CellResult", "ContinualResults", "Spread", "StepResult", "Summary", "spread", "summarise"]

@@ -1,0 +1,90 @@
+"""A memory as bytes, for the checkpoint of a step: one safetensors file, nothing pickled."""
+
+# N stored images
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from apps.continual.exemplars import Exemplars
+from atom.errors import ArtifactError, ShapeError
+
+FORMAT_VERSION = 1
+
+_HEADER_FIELDS = {"memory": (), "reservoir": ("capacity", "seed")}
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What `unpack` finds."""
+
+    header: dict[str, Any]
+    exemplars: dict[int, Exemplars]
+    keys: dict[int, np.ndarray]
+    """Random numbers of the images of each class, float64 [N]; only of a reservoir."""
+
+
+def pack(
+    kind: str,
+    exemplars: Mapping[int, Exemplars],
+    *,
+    keys: Mapping[int, np.ndarray] | None = None,
+    **header: int,
+) -> bytes:
+    """Exemplars by class, a reservoir's keys and numbers; the same content gives the same bytes.
+
+    Args:
+        kind: "memory" or "reservoir".
+        exemplars: in any order.
+        keys: of a reservoir.
+        header: of a reservoir, capacity and seed.
+    """
+    from safetensors.numpy import save
+
+    arrays = {f"keys/{class_id}": keys_N for class_id, keys_N in (keys or {}).items()}
+    factors = {}
+    for class_id in sorted(exemplars):
+        kept = exemplars[class_id]
+        arrays[f"images/{class_id}"] = kept.images_NCHW
+        factors[class_id] = kept.factor
+        if kept.ranges_N2 is not None:
+            arrays[f"ranges/{class_id}"] = kept.ranges_N2
+    content = {"format_version": FORMAT_VERSION, "kind": kind, "factors": factors, **header}
+    # Contiguous: safetensors ignores strides. One header entry: several come in random order.
+    packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return save(packed, metadata={"atom": json.dumps(content)})
+
+
+def unpack(data: bytes, kind: str) -> Saved:
+    """The inverse of `pack`.
+
+    Raises:
+        ArtifactError: the bytes are damaged, or of another kind or version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(data)
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["atom"])
+        if (header["format_version"], header["kind"]) != (FORMAT_VERSION, kind):
+            raise ValueError(f"it is a {header['kind']} of version {header['format_version']}")
+        fields = _HEADER_FIELDS[kind]
+        exemplars = {
+            int(name): Exemplars(arrays[f"images/{name}"], factor, arrays.get(f"ranges/{name}"))
+            for name, factor in header["factors"].items()
+        }
+        keys = {class_id: arrays[f"keys/{class_id}"] for class_id in exemplars if fields}
+        return Saved({name: header[name] for name in fields}, exemplars, keys)
+    except (SafetensorError, ShapeError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"saved memory: expected a {kind} of version {FORMAT_VERSION}, but reading it failed ({error}); remove"
+            " the checkpoint of that step to have it made again."
+        ) from error
+
+
+__all__ = ["Saved", "pack", "unpack"]

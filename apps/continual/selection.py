@@ -1,0 +1,95 @@
+"""Which images of a class a memory keeps, and in which order: a prefix is the choice of that smaller size."""
+
+# N images, C channels, H height, W width, D features, M = N*factor**2 decoded images
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atom import coreset, formation
+from atom.embedding import embed
+from atom.errors import ConfigError
+from atom.settings import Precision
+from atom.streams import stream
+
+KINDS = coreset.METHODS
+"""Memories of real images by class: random, herding, kcenter."""
+
+
+def select(
+    kind: str,
+    white_NCHW: Tensor,
+    *,
+    number: int,
+    seed: int,
+    class_id: int,
+    network: str = "convnet",
+    device: torch.device | None = None,
+    precision: Precision = "float32",
+) -> np.ndarray:
+    """Rows of the images of one class to keep, int64, most important first.
+
+    The choice of a smaller number is a prefix of the choice of a larger one, with every kind: herding and
+    k-center take one image after the other, and random takes the beginning of one permutation.
+
+    Args:
+        kind: one of KINDS.
+        white_NCHW: preprocessed training images of the class, float32.
+        number: 1 or more; all images, in order, if the class has fewer.
+        seed: of the network of random weights that embeds the images, the same for all classes, and of the
+            permutation, stream "continual/random" counted by class.
+        class_id: the class.
+        network, device, precision: of the embedding, see `atom.embedding.embed`; random needs none. The default
+            precision is float32, because "auto" would let the machine decide the memory.
+
+    Raises:
+        ConfigError: unknown kind, or a number below 1.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"memory of kind {kind!r} selects no images; known are {', '.join(KINDS)}.")
+    if number < 1:
+        raise ConfigError(f"memory selection of {number} images for class {class_id}; ask for 1 or more.")
+    number = min(number, len(white_NCHW))
+    if kind == "random":
+        # Not `rng.choice`: its draw of a smaller number is no prefix of its draw of a larger one.
+        return stream(seed, "continual/random", 0, class_id).permutation(len(white_NCHW))[:number]
+    features_ND = _embed(white_NCHW, network, seed=seed, device=device, precision=precision)
+    return coreset.select(kind, features_ND, count=number)
+
+
+def order_distilled(
+    white_NCHW: Tensor,
+    *,
+    seed: int,
+    factor: int = 1,
+    network: str = "convnet",
+    device: torch.device | None = None,
+    precision: Precision = "float32",
+) -> np.ndarray:
+    """All rows of the distilled images of one class, int64, in the order in which a memory keeps them.
+
+    The herding order in the embedding of one random network: each image is the one that brings the mean of
+    those so far closest to the mean of all. Distillation matched the mean of the real images, so a prefix
+    stands for it as well as its size allows. This is the rule by which distilled memories shrink. Chosen.
+
+    Args:
+        white_NCHW: stored images, preprocessed, float32.
+        seed: of the random network, the same as in `select`.
+        factor: of the stored images; one is embedded as the mean of its decoded ones.
+        network, device, precision: of the embedding, see `atom.embedding.embed`.
+    """
+    white_MCHW = formation.decode(white_NCHW, factor)
+    features_MD = _embed(white_MCHW, network, seed=seed, device=device, precision=precision)
+    features_ND = features_MD.reshape(len(white_NCHW), factor**2, -1).mean(axis=1)
+    return coreset.select("herding", features_ND, count=len(features_ND))
+
+
+def _embed(
+    white_NCHW: Tensor, network: str, *, seed: int, device: torch.device | None, precision: Precision
+) -> np.ndarray:
+    # The head, whose size the classes decide, is not used; 2 keeps the features free of how many there are.
+    features_ND = embed(white_NCHW, network, num_classes=2, seed=seed, device=device, precision=precision)
+    return features_ND.double().numpy()
+
+
+__all__ = ["KINDS", "order_distilled", "select"]

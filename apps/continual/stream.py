@@ -1,0 +1,149 @@
+"""Class-incremental streams: which classes arrive at which step, in an order decided by a seed."""
+
+# N images, K classes, S steps
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from atom.errors import ConfigError
+
+PREFIX = "seq-"
+DEFAULT_STEPS = {
+    "cifar10": 5,
+    "cifar100": 10,
+    "digits": 5,
+    "fashionmnist": 5,
+    "mnist": 5,
+    "svhn": 5,
+    "tinyimagenet": 10,
+}
+"""Steps of the streams known by name. Source: Mammoth's for both CIFAR, MNIST and TinyImageNet, looked up; the other
+sources have ten classes and get two a step likewise."""
+
+
+@dataclass(frozen=True)
+class ClassStream:
+    """The classes of each step; steps are counted from 0, and a class keeps the label of its source.
+
+    Example:
+        >>> stream = ClassStream((3, 0, 2, 1), ((3, 0), (2, 1)))
+        >>> stream.num_steps, stream.seen(0), stream.seen(1)
+        (2, (3, 0), (3, 0, 2, 1))
+    """
+
+    order: tuple[int, ...]
+    """All K classes in the order they arrive."""
+    steps: tuple[tuple[int, ...], ...]
+    """The same classes, cut into steps."""
+
+    def __post_init__(self) -> None:
+        joined = tuple(class_id for step in self.steps for class_id in step)
+        if joined != self.order or sorted(self.order) != list(range(len(self.order))):
+            raise ConfigError(
+                f"class stream: steps {self.steps} do not cut the order {self.order} of the classes 0 to"
+                f" {len(self.order) - 1} into parts; make streams with class_stream."
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """S."""
+        return len(self.steps)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.order)
+
+    def seen(self, step: int) -> tuple[int, ...]:
+        """Classes that have arrived once `step` is over, 0 <= step < S, in the order of their arrival.
+
+        Raises:
+            ConfigError: there is no such step.
+        """
+        if not 0 <= step < self.num_steps:
+            raise ConfigError(f"class stream: step {step} is not one of its steps 0 to {self.num_steps - 1}.")
+        return tuple(class_id for classes in self.steps[: step + 1] for class_id in classes)
+
+
+def parse_stream(spec: str, steps: int | None) -> tuple[str, int]:
+    """Data source and number of steps of a stream as a user writes it.
+
+    Args:
+        spec: "seq-" and a source of `atom.data`, with its path if it has one, such as "seq-cifar10" or
+            "seq-cifar10:/srv/cifar"; the names in DEFAULT_STEPS know their number of steps. Any source, with
+            "seq-" or without, is taken with `steps`.
+        steps: number of steps, or None for that of the name. Goes before that of the name.
+
+    Raises:
+        ConfigError: no source, no number of steps, or one below 1.
+
+    Example:
+        >>> parse_stream("seq-cifar10", None), parse_stream("seq-cifar100:/srv/cifar", 20)
+        (('cifar10', 5), ('cifar100:/srv/cifar', 20))
+    """
+    text = spec.strip()
+    named = text.lower().startswith(PREFIX)
+    source = text[len(PREFIX) :] if named else text
+    name = source.partition(":")[0].strip().lower()
+    if not name:
+        raise ConfigError(f"stream {spec!r} names no data source; write for example {PREFIX}cifar10.")
+    if steps is None:
+        if not named or name not in DEFAULT_STEPS:
+            known = ", ".join(PREFIX + known for known in DEFAULT_STEPS)
+            raise ConfigError(
+                f"stream {spec!r} has no number of steps of its own; pass --steps, or one of {known}."
+            )
+        return source, DEFAULT_STEPS[name]
+    if steps < 1:
+        raise ConfigError(f"--steps {steps} is below 1; pass 1 or more.")
+    return source, steps
+
+
+def class_order(num_classes: int, *, order_seed: int) -> tuple[int, ...]:
+    """The classes 0 to K - 1 in a random order.
+
+    NumPy's older generator, because seeds 0 to 4 then give the five class orders of DM's continual learning
+    experiment. Source: DM (Zhao and Bilen, 2023), published code, looked up: the permutation drawn right
+    after seeding.
+
+    Raises:
+        ConfigError: the seed is not one NumPy's older generator takes, or there are no classes.
+
+    Example:
+        >>> class_order(5, order_seed=0)
+        (2, 0, 1, 3, 4)
+    """
+    if not 0 <= order_seed < 2**32:
+        raise ConfigError(f"class order seed {order_seed} is out of range; pass 0 to {2**32 - 1}.")
+    if num_classes < 1:
+        raise ConfigError(f"class order of {num_classes} classes; expected 1 class or more.")
+    # An object of its own: the global generator stays as it is.
+    return tuple(np.random.RandomState(order_seed).permutation(num_classes).tolist())
+
+
+def class_stream(num_classes: int, *, num_steps: int, order_seed: int) -> ClassStream:
+    """The classes in the order of the seed, cut into steps of equal size.
+
+    Where the number does not divide, the first steps get one class more; no class is left out.
+
+    Raises:
+        ConfigError: fewer than one step, more steps than classes, or see `class_order`.
+    """
+    if not 1 <= num_steps <= num_classes:
+        raise ConfigError(
+            f"--steps {num_steps}: the source has {num_classes} classes, and every step brings one or more; pass"
+            f" 1 to {num_classes}."
+        )
+    order = class_order(num_classes, order_seed=order_seed)
+    parts = np.array_split(np.array(order), num_steps)
+    return ClassStream(order, tuple(tuple(part.tolist()) for part in parts))
+
+
+def rows_of(labels_N: np.ndarray, classes: Iterable[int]) -> np.ndarray:
+    """Ascending rows, int64, of the images whose label is one of `classes`."""
+    return np.flatnonzero(np.isin(labels_N, list(classes))).astype(np.int64)
+
+
+__all__ = ["DEFAULT_STEPS", "ClassStream", "class_order", "class_stream", "parse_stream", "rows_of"]

@@ -1,0 +1,153 @@
+"""Learn classes that arrive step by step, with a few images of each class of the past: real ones or distilled ones.
+
+python pipelines/continual.py --dataset seq-digits --memories random herding distilled
+ray job submit --working-dir . -- python pipelines/continual.py --dataset seq-cifar10 --output /srv/atom/continual
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from atom.errors import ConfigError
+from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
+from pipelines.options import ContinualCommand, DataSettings
+
+if TYPE_CHECKING:
+    from atom.data import RealData
+    from atom.distilled import DistilledSet
+    from pipelines.continual_job import ContinualJob
+    from pipelines.continual_plan import Plan
+    from pipelines.distillation import ActorSize
+    from pipelines.signals import StopSignal
+    from pipelines.tracking import Tracker
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(ContinualCommand, learn_stream, argv, prog="atom-continual")
+
+
+def learn_stream(command: ContinualCommand) -> int:
+    """Load, distil, learn, report; see `run_command` for what it returns."""
+    from pipelines.claim import claim, lock
+    from pipelines.cluster import connect
+    from pipelines.continual_job import ContinualJob
+    from pipelines.continual_plan import check_names, plan, source_of
+    from pipelines.evaluation import check_networks
+    from pipelines.preparation import load_real
+    from pipelines.resources import choose_size
+    from pipelines.sets import check_same_source
+    from pipelines.signals import stop_on_signals
+    from pipelines.store import Store
+
+    command = command.shrunk() if command.smoke else command
+    check_names(command)
+    source, num_steps = source_of(command)
+    real = load_real(command.part(DataSettings).model_copy(update={"dataset": source}), smoke=command.smoke)
+    check_networks((command.network, command.distil_network), real)
+    decided = plan(command, real, num_steps=num_steps)
+    name = f"seq-{real.name}-{decided.num_steps}"
+    location = output_location(command, f"continual-{name}")
+    with ExitStack() as stack:
+        given = stack.enter_context(given_set(command))
+        if given is not None:
+            check_same_source(given[0], real)
+        cluster = stack.enter_context(connect())
+        units = max(len(decided.cells), real.train.num_classes)
+        size, device_kind = choose_size(cluster, command, threads=command.threads_per_actor, num_units=units)
+        check_overlap(command, size)
+        store = Store.open(location)
+        with lock(store):
+            identity = identity_of(command, real, num_steps=num_steps, device_kind=device_kind)
+            claim(store, identity)
+            say_header("atom-continual", shown(command, decided, identity), cluster, size, store)
+            for note in [*decided.notes, *notes_on(given, real)]:
+                say(f"Note: {note}")
+            with stop_on_signals() as stop:
+                job = ContinualJob(command, decided, given, real, store, location, size, device_kind)
+                with job.tracker(name) as tracker:
+                    return run(job, tracker, stop)
+
+
+def run(job: "ContinualJob", tracker: "Tracker", stop: "StopSignal") -> int:
+    """Everything after the decisions; returns the exit code."""
+    from pipelines.continual_report import publish
+
+    job.log_inputs(tracker)
+    if job.run(tracker, stop):
+        return stopped(tracker, stop.signal_name)
+    failures = publish(job, tracker)
+    if failures:
+        tracker.mark("FAILED", reason=f"{failures} cells failed")
+    say(job.store.where("report.html"))
+    return EXIT_FAILED if failures else 0
+
+
+@contextmanager
+def given_set(command: ContinualCommand) -> "Iterator[tuple[DistilledSet, float | None] | None]":
+    """The set that --set names and the seconds that it took to distil, None where unknown; None without --set.
+
+    Raises:
+        ConfigError, ArtifactError, StoreError: it cannot be found or read.
+    """
+    from pipelines.sets import distil_seconds, load_set, local_set
+
+    if not command.set:
+        yield None
+        return
+    with local_set(command.set, command.tracking_uri) as directory:
+        distilled = load_set(directory)
+        yield distilled, distil_seconds(distilled, directory)
+
+
+def identity_of(
+    command: ContinualCommand, real: "RealData", *, num_steps: int, device_kind: str
+) -> dict[str, object]:
+    """What an output belongs to; experiments that agree in it share its images and cells."""
+    return {
+        "train": real.train.fingerprint,
+        "test": real.test.fingerprint,
+        "preprocess_on": command.preprocess_on,
+        "num_steps": num_steps,
+        "zca": command.zca,
+        "zca_eps": command.zca_eps,
+        "device": device_kind,
+    }
+
+
+def check_overlap(command: ContinualCommand, size: "ActorSize") -> None:
+    """Refuse to share one worker.
+
+    Raises:
+        ConfigError: --overlap with fewer than two workers.
+    """
+    if command.overlap and size.num_actors < 2:
+        raise ConfigError(
+            "--overlap: needs 2 workers, one to distil and one to train, but there is 1; leave it out, or pass"
+            " --gpus-per-actor 0.5 where there is one GPU."
+        )
+
+
+def notes_on(given: "tuple[DistilledSet, float | None] | None", real: "RealData") -> list[str]:
+    """What a reader should know of a set that was distilled elsewhere."""
+    if given is None or given[0].source.get("fingerprint") == real.train.fingerprint:
+        return []
+    return [
+        "the set was distilled from other training images than those of this run; it may have seen validation images."
+    ]
+
+
+def shown(command: ContinualCommand, decided: "Plan", identity: Mapping[str, object]) -> dict[str, object]:
+    """Settings for the head of the output."""
+    skipped = {"config", "output", "smoke", "tracking_uri", "experiment", "ipc"}
+    asked = {
+        name: value
+        for name, value in command.model_dump().items()
+        if name not in skipped and value is not None and value != ""
+    }
+    return {**asked, **identity, "cells": len(decided.cells)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The cells of a run: what is on disk of each, and their next steps as Ray tasks.
+
+A result is found again by a key that holds all that decides it, the steps before included. So a killed run goes
+on after the last step of each cell, and an output may hold the cells of several experiments.
+"""
+
+# S steps
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TextIO
+
+import ray
+
+from apps.continual.learner import RESTARTING
+from apps.continual.results import Cell, CellResult, StepResult
+from apps.continual.state import LearnerState
+from atom import nets
+from atom.errors import ArtifactError, StoreError
+from pipelines.claim import settings_hash
+from pipelines.continual_memories import Memories
+from pipelines.continual_plan import NONE
+from pipelines.continual_worker import CellStep, Held, StepContext, StepInputs, run_cell_step, training_seed
+from pipelines.distillation import ActorSize
+from pipelines.progress import Progress
+from pipelines.tasks import run_tasks
+from pipelines.worker import network_slug
+
+if TYPE_CHECKING:
+    from pipelines.continual_job import ContinualJob
+
+
+class Cells:
+    """All cells of a run, from wherever they stand on disk.
+
+    Attributes:
+        steps: results of each cell, step by step.
+        failed: why a cell has no further steps.
+    """
+
+    def __init__(self, job: "ContinualJob", memories: Memories) -> None:
+        self._job, self._memories = job, memories
+        self.failed: dict[Cell, str] = {}
+        self._names = {cell: self._names_of(cell) for cell in job.plan.cells}
+        self._files = set(job.store.list("cells"))
+        self._states: dict[Cell, Any] = {}
+        self.steps: dict[Cell, list[StepResult]] = {cell: self._found(cell) for cell in job.plan.cells}
+
+    @property
+    def open(self) -> list[Cell]:
+        """Cells with steps to do."""
+        last = self._job.plan.num_steps
+        return [cell for cell, steps in self.steps.items() if len(steps) < last and cell not in self.failed]
+
+    def results(self) -> list[CellResult]:
+        """All cells as they stand."""
+        last = self._job.plan.num_steps
+        return [CellResult(cell, tuple(steps), len(steps) == last) for cell, steps in self.steps.items()]
+
+    def run(self, step: int, *, size: ActorSize, stop: threading.Event, stream: TextIO | None = None) -> bool:
+        """One step of all cells that have done those before; whether it was stopped.
+
+        Args:
+            step: the memories stand at it.
+            size: workers at once, and the GPUs of each.
+            stop: ends it early when set.
+            stream: where progress goes.
+        """
+        items = self._ready(step)
+        if not items:
+            return False
+        job, total = self._job, len(self.steps)
+        context = ray.put(self._context(items))
+        begun_s, done = time.monotonic(), sum(len(steps) > step for steps in self.steps.values())
+        with Progress(
+            f"step {step + 1} of {job.plan.num_steps}",
+            total,
+            num_items=total,
+            unit="trainings",
+            item="trainings",
+            done=done,
+            stream=stream,
+        ) as progress:
+
+            def keep(item: CellStep, value: tuple[StepResult, bytes]) -> None:
+                nonlocal done
+                self._keep(item, *value)
+                done += 1
+                progress.update(done, items_done=done)
+
+            outcome = run_tasks(
+                run_cell_step,
+                items,
+                shared=(context,),
+                num_cpus=0 if size.gpus else 1,
+                num_gpus=size.gpus,
+                max_in_flight=size.num_actors,
+                limits=job.limits,
+                on_result=keep,
+                on_tick=lambda _: progress.update(done, items_done=done),
+                stop=stop,
+            )
+        job.add_seconds("learn_s", time.monotonic() - begun_s)
+        self.failed |= {item.cell: failure.reason for item, failure in outcome.failed.items()}
+        return outcome.stopped
+
+    def _ready(self, step: int) -> list[CellStep]:
+        """Cells whose next step it is; those whose memory cannot be had fail here."""
+        ready = [cell for cell in self.open if len(self.steps[cell]) == step]
+        for cell in ready:
+            if (cell.memory, cell.order) in self._memories.failed:
+                self.failed[cell] = self._memories.failed[cell.memory, cell.order]
+        return [CellStep(cell, step) for cell in ready if cell not in self.failed]
+
+    def _keep(self, item: CellStep, result: StepResult, state: bytes) -> None:
+        """On disk: the state, the result, and only then the state before is let go."""
+        cell, store = item.cell, self._job.store
+        names, last = self._names[cell], self._job.plan.num_steps - 1
+        if state and item.step < last:
+            store.write_bytes(f"{names[item.step]}.safetensors", state)
+            self._states[cell] = ray.put(state)
+        store.write_json(f"{names[item.step]}.json", {**asdict(cell), "result": asdict(result)})
+        self.steps[cell].append(result)
+        if state and item.step:
+            store.delete(f"{names[item.step - 1]}.safetensors")
+        if item.step == last:
+            self._states.pop(cell, None)
+
+    def _context(self, items: Sequence[CellStep]) -> StepContext:
+        job = self._job
+        return StepContext(
+            inputs={item.cell: self._inputs(item) for item in items},
+            network=job.command.network,
+            num_classes=job.real.train.num_classes,
+            settings=job.learner_settings,
+            train_settings=job.train_settings,
+            device_kind=job.device_kind,
+        )
+
+    def _inputs(self, item: CellStep) -> StepInputs:
+        cell = item.cell
+        view = self._job.views.view(self._job.views.name(cell.order))
+        before = after = Held()
+        if cell.memory != NONE:
+            key = self._memories.key(cell.memory, cell.order, cell.seed)
+            before, after = self._memories.before.get(key, before), self._memories.after[key]
+        return StepInputs(
+            steps=self._job.plan.streams[cell.order].steps[: item.step + 1],
+            tensors=view.tensors,
+            train=view.train,
+            judged=view.judged,
+            before=before,
+            after=after,
+            state=self._states.get(cell),
+        )
+
+    def _names_of(self, cell: Cell) -> list[str]:
+        """Where the result and state of each step lie, without their endings."""
+        job, names, key = self._job, [], ""
+        common = {
+            **job.data_key(cell.order),
+            "device": job.device_kind,
+            "network": nets.identity(job.command.network),
+            "learner": cell.learner,
+            "settings": job.learner_settings.model_dump(mode="json"),
+            "train_settings": job.train_settings.model_dump(mode="json"),
+        }
+        for step in range(job.plan.num_steps):
+            memory: dict[str, Any] = {"memory": NONE}
+            if cell.memory != NONE:
+                place = self._memories.key(cell.memory, cell.order, cell.seed)
+                memory = self._memories.recipe(place, step)
+            steps = job.plan.streams[cell.order].steps[: step + 1]
+            # The key before holds what the memory was when the step began.
+            key = settings_hash(
+                {**common, **memory, "training": training_seed(cell), "steps": steps, "before": key}
+            )
+            names.append(f"cells/{network_slug(cell.name)}/step{step:02d}-{key}")
+        return names
+
+    def _found(self, cell: Cell) -> list[StepResult]:
+        """Results on disk, as far as the learner can go on from them."""
+        found: list[StepResult] = []
+        for step, name in enumerate(self._names[cell]):
+            result = self._result(f"{name}.json", step) if f"{name}.json" in self._files else None
+            if result is None:
+                break
+            found.append(result)
+        if cell.learner in RESTARTING or len(found) == self._job.plan.num_steps:
+            return found
+        # The states of older steps are gone: then the cell begins anew.
+        while found and not self._read_state(cell, len(found) - 1):
+            found.pop()
+        return found
+
+    def _result(self, name: str, step: int) -> StepResult | None:
+        try:
+            result = StepResult.from_dict(json.loads(self._job.store.read_bytes(name))["result"])
+        except (StoreError, ValueError, KeyError, TypeError):
+            return None
+        return result if result.step == step and len(result.class_row) == step + 1 else None
+
+    def _read_state(self, cell: Cell, step: int) -> bool:
+        name = f"{self._names[cell][step]}.safetensors"
+        if name not in self._files:
+            return False
+        try:
+            content = self._job.store.read_bytes(name)
+            LearnerState.from_bytes(content)
+        except (StoreError, ArtifactError):
+            return False
+        self._states[cell] = ray.put(content)
+        return True

@@ -1,0 +1,107 @@
+"""Which real images herding and k-center keep: a Ray task for every class, its answer on disk."""
+
+import json
+from typing import TYPE_CHECKING
+
+from apps.continual.selection import KINDS
+from atom import nets
+from pipelines.claim import settings_hash
+from pipelines.continual_worker import Choice, choose_rows
+from pipelines.progress import Progress
+from pipelines.tasks import run_tasks
+
+if TYPE_CHECKING:
+    from pipelines.continual_job import ContinualJob
+    from pipelines.signals import StopSignal
+
+_KINDS = tuple(kind for kind in KINDS if kind != "random")
+"""Kinds that embed images; a random choice is made where it is needed."""
+
+
+class Choices:
+    """The rows of every class, in order of importance.
+
+    Attributes:
+        rows: by choice.
+        failed: why a choice could not be made.
+    """
+
+    def __init__(self, job: "ContinualJob") -> None:
+        self._job = job
+        self.rows: dict[Choice, list[int]] = {}
+        self.failed: dict[Choice, str] = {}
+
+    def make(self, stop: "StopSignal") -> bool:
+        """The rows of real images that need an embedding, for all classes at once; whether it was stopped."""
+        choices = {choice: self._name(choice) for choice in self._choices()}
+        self.rows |= {c: rows for c, name in choices.items() if (rows := self._stored(name)) is not None}
+        left = [choice for choice in choices if choice not in self.rows]
+        if not left:
+            return False
+        job, total, done = self._job, len(choices), len(choices) - len(left)
+        with Progress("choosing", total, num_items=total, unit="classes", item="classes", done=done) as shown:
+
+            def keep(choice: Choice, rows: list[int]) -> None:
+                job.store.write_json(choices[choice], {"rows": rows})
+                self.rows[choice] = rows
+                shown.update(len(self.rows), items_done=len(self.rows))
+
+            train = {choice.view: job.views.view(choice.view).train for choice in left}
+            with stop.polling():
+                outcome = run_tasks(
+                    choose_rows,
+                    left,
+                    shared=(train, job.command.seed, job.command.distil_network, job.device_kind),
+                    num_cpus=0 if job.size.gpus else 1,
+                    num_gpus=job.size.gpus,
+                    max_in_flight=job.size.num_actors,
+                    limits=job.limits,
+                    on_result=keep,
+                    stop=stop,
+                )
+        self.failed = {choice: failure.reason for choice, failure in outcome.failed.items()}
+        return outcome.stopped
+
+    def of(self, kind: str, view: str, class_id: int) -> Choice:
+        """The choice that serves every class order."""
+        return Choice(kind, view, class_id, self.number(kind, class_id))
+
+    def number(self, kind: str, class_id: int) -> int:
+        """Images of a class that any class order keeps at its arrival."""
+        plan = self._job.plan
+        arrivals = [
+            next(step for step, classes in enumerate(stream.steps) if class_id in classes)
+            for stream in plan.streams
+        ]
+        return max(plan.quota(kind, order, step) for order, step in enumerate(arrivals))
+
+    def _choices(self) -> list[Choice]:
+        plan, job = self._job.plan, self._job
+        views = dict.fromkeys(job.views.name(order) for order in range(len(plan.streams)))
+        return [
+            self.of(kind, view, class_id)
+            for kind in plan.memories
+            if kind in _KINDS
+            for view in views
+            for class_id in range(job.real.train.num_classes)
+        ]
+
+    def _name(self, choice: Choice) -> str:
+        job = self._job
+        key = {
+            **vars(choice),
+            "seed": job.command.seed,
+            "embedding": nets.identity(job.command.distil_network),
+            "preprocess": job.views.digest(choice.view),
+            "fingerprint": job.real.train.fingerprint,
+            "device": job.device_kind,
+        }
+        return f"choices/{choice.kind}-{choice.view}-class{choice.class_id:03d}-{settings_hash(key)}.json"
+
+    def _stored(self, name: str) -> list[int] | None:
+        if not self._job.store.exists(name):
+            return None
+        try:
+            return [int(row) for row in json.loads(self._job.store.read_bytes(name))["rows"]]
+        except (ValueError, KeyError, TypeError):
+            return None

@@ -1,0 +1,246 @@
+"""The classes of a step through the same Ray actors as `pipelines.distill`: same checkpoints, same retries.
+
+A class that is distilled alone does not depend on the class order, so all orders share its images.
+"""
+
+# M stored images of a class, C channels, H height, W width
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atom import nets
+from atom.resolve import resolve_settings
+from atom.settings import DistillSettings
+from pipelines.checkpoints import Checkpoints
+from pipelines.claim import claim, settings_hash
+from pipelines.continual_plan import DISTILLED
+from pipelines.continual_views import ALL
+from pipelines.distillation import ActorSize, Group, distil_classes
+from pipelines.store import Store
+from pipelines.worker import Problem
+
+if TYPE_CHECKING:
+    from pipelines.continual_job import ContinualJob
+    from pipelines.signals import StopSignal
+    from pipelines.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Classes that are distilled by one recipe, and share an output.
+
+    Attributes:
+        view: of the real images.
+        mode: of the matching.
+        ipc: stored images a class.
+        order: the class order, where several classes are distilled together; else None, for all orders.
+    """
+
+    view: str
+    mode: str
+    ipc: int
+    order: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For directories and runs."""
+        parts = [self.mode, f"ipc{self.ipc}"]
+        if self.view != ALL:
+            parts.append(self.view)
+        elif self.order is not None:
+            parts.append(f"order{self.order}")
+        return "-".join(parts)
+
+
+class Distiller:
+    """The distilled images of a run, made step by step, from wherever the checkpoints stand.
+
+    Attributes:
+        images: by lot and class, float32 [M, C, H, W], preprocessed.
+        failed: why a class of a lot has none.
+    """
+
+    def __init__(self, job: "ContinualJob") -> None:
+        self._job = job
+        self.images: dict[tuple[Lot, int], np.ndarray] = {}
+        self.failed: dict[tuple[Lot, int], str] = {}
+        self._settings: dict[tuple[str, int], DistillSettings] = {}
+
+    def lot(self, memory: str, order: int, step: int) -> Lot:
+        """Where the images of a step's classes come from."""
+        mode = memory.removeprefix(DISTILLED).removeprefix("-") or self._job.command.mode
+        together = self._job.command.classes_per_group > 1
+        return Lot(
+            self._job.views.name(order),
+            mode,
+            self._job.plan.ipc(memory, order, step),
+            order if together else None,
+        )
+
+    def settings(self, lot: Lot) -> DistillSettings:
+        """Settings of a lot, resolved."""
+        key = lot.mode, lot.ipc
+        if key not in self._settings:
+            self._settings[key] = distil_settings(self._job, mode=lot.mode, ipc=lot.ipc)
+        return self._settings[key]
+
+    def identity(self, lot: Lot) -> dict[str, Any]:
+        """All that decides the bits of a lot's images, but for the other classes of a group."""
+        job, settings = self._job, self.settings(lot)
+        return {
+            **settings.model_dump(mode="json"),
+            "network": nets.identity(settings.network),
+            "dataset": job.real.name,
+            "fingerprint": job.real.train.fingerprint,
+            "preprocess": job.views.digest(lot.view),
+            "device": job.device_kind,
+            "order": lot.order,
+        }
+
+    def lots(self, step: int) -> dict[Lot, list[Group]]:
+        """What has to be distilled for a step, over all class orders."""
+        plan, size = self._job.plan, self._job.command.classes_per_group
+        found: dict[Lot, dict[Group, None]] = {}
+        for memory in plan.distilled:
+            for order, stream in enumerate(plan.streams):
+                classes = sorted(stream.steps[step])
+                groups = [tuple(classes[i : i + size]) for i in range(0, len(classes), size)]
+                found.setdefault(self.lot(memory, order, step), {}).update(dict.fromkeys(groups))
+        return {lot: sorted(groups) for lot, groups in found.items()}
+
+    def run(self, step: int, *, size: ActorSize, tracker: "Tracker", stop: threading.Event) -> bool:
+        """Distil the classes of a step; whether it was stopped.
+
+        Raises:
+            StoreError, ClusterError: see `distil_classes`.
+        """
+        for lot, groups in self.lots(step).items():
+            left = [group for group in groups if any(not self._known(lot, c) for c in group)]
+            if left and self._distil(lot, left, step=step, size=size, tracker=tracker, stop=stop):
+                return True
+        return False
+
+    def _known(self, lot: Lot, class_id: int) -> bool:
+        return (lot, class_id) in self.images or (lot, class_id) in self.failed
+
+    def _distil(
+        self,
+        lot: Lot,
+        groups: list[Group],
+        *,
+        step: int,
+        size: ActorSize,
+        tracker: "Tracker",
+        stop: threading.Event,
+    ) -> bool:
+        job, identity = self._job, self.identity(lot)
+        store = Store.open(f"{job.location}/distilled/{lot.name}-{settings_hash(identity)[:8]}")
+        checkpoints = Checkpoints(store, claim(store, identity))
+        problem = Problem(self.settings(lot), *job.plan.shape, job.real.train.num_classes, job.device_kind)
+        classes = [class_id for group in groups for class_id in group]
+        train = job.views.view(lot.view).train
+        # A run of its own for the losses: two steps, or two sizes, would write into one curve.
+        with tracker.child(f"distil-{lot.name}-step{step}", params={"classes": len(classes)}) as child:
+            outcome = distil_classes(
+                problem,
+                groups,
+                {class_id: train[class_id] for class_id in classes},
+                checkpoints,
+                size=size,
+                checkpoint_every=job.command.checkpoint_every,
+                limits=job.limits,
+                tracker=child,
+                stop=stop,
+                on_seconds=lambda seconds: job.add_seconds(
+                    distil_time(lot.mode), seconds * min(size.num_actors, len(groups))
+                ),
+            )
+            if outcome.stopped:
+                child.mark("KILLED")
+            elif outcome.failed:
+                child.mark("FAILED", reason=f"{len(outcome.failed)} groups of classes failed")
+        for group, failure in outcome.failed.items():
+            self.failed |= {(lot, class_id): failure.reason for class_id in group}
+        self.images |= {(lot, class_id): state.images for class_id, state in outcome.states.items()}
+        return outcome.stopped
+
+
+class Ahead:
+    """Distils the next step in a thread while the driver has cells of this one trained; a context manager."""
+
+    def __init__(
+        self, distiller: Distiller, *, size: ActorSize, tracker: "Tracker", stop: "StopSignal"
+    ) -> None:
+        self._distiller, self._size, self._tracker, self._stop = distiller, size, tracker, stop
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._thread is not None:
+            # Left early: the thread's loop looks at the same event.
+            self._stop.set()
+            self._thread.join()
+
+    def begin(self, step: int) -> None:
+        """Start with a step, and come back at once."""
+
+        def work() -> None:
+            try:
+                self._distiller.run(step, size=self._size, tracker=self._tracker, stop=self._stop)
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name=f"distil-step{step}", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the step that was begun is done.
+
+        Raises:
+            AtomError: that of the thread.
+        """
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(0.25)
+        self._thread, error, self._error = None, self._error, None
+        if error is not None:
+            raise error
+
+
+def distil_settings(job: "ContinualJob", *, mode: str, ipc: int) -> DistillSettings:
+    """The command's settings of distillation for one mode and size, resolved.
+
+    Raises:
+        ConfigError: see `resolve_settings`.
+    """
+    channels, height, width = job.plan.shape
+    asked = job.command.part(DistillSettings).model_copy(
+        update={"mode": mode, "ipc": ipc, "network": job.command.distil_network}
+    )
+    return resolve_settings(
+        asked,
+        device_kind=job.device_kind,
+        channels=channels,
+        height=height,
+        width=width,
+        num_classes=job.real.train.num_classes,
+        symbols=job.real.symbols,
+    )
+
+
+def distil_time(mode: str) -> str:
+    """Name, among the times of an output, of the seconds that workers spent in a mode."""
+    return f"distil_{mode}_worker_s"
+
+
+def worker_seconds(times: Mapping[str, float], memory: str, *, mode: str) -> float | None:
+    """Seconds of distillation for a memory, summed over workers; None if it is none that is distilled here."""
+    if not memory.startswith(DISTILLED):
+        return None
+    return times.get(distil_time(memory.removeprefix(DISTILLED).removeprefix("-") or mode))

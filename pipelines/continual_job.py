@@ -1,0 +1,217 @@
+"""One continual experiment with everything decided: step after step, distillation, memories, cells."""
+
+import io
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from apps.continual.settings import LearnerSettings
+from atom.data import ImageSet, RealData
+from atom.resolve import resolve_evaluation
+from atom.settings import DeviceKind, EvaluateSettings
+from pipelines.continual_cells import Cells
+from pipelines.continual_distil import Ahead, Distiller, distil_settings
+from pipelines.continual_memories import Memories
+from pipelines.continual_plan import SET, Plan
+from pipelines.continual_views import ALL, Views
+from pipelines.distillation import ActorSize
+from pipelines.options import ContinualCommand
+from pipelines.pool import Limits
+from pipelines.recording import add_seconds, log_distilled, log_real, start_tracker
+from pipelines.signals import StopSignal
+from pipelines.store import Store
+from pipelines.tracking import Tracker
+
+if TYPE_CHECKING:
+    from atom.distilled import DistilledSet
+
+
+class ContinualJob:
+    """One run of the command with everything decided.
+
+    Raises:
+        ConfigError: an unusable network, a set that does not fit, or too few workers for --overlap.
+    """
+
+    def __init__(
+        self,
+        command: ContinualCommand,
+        decided: Plan,
+        given: "tuple[DistilledSet, float | None] | None",
+        real: RealData,
+        store: Store,
+        location: str,
+        size: ActorSize,
+        device_kind: DeviceKind,
+    ) -> None:
+        self.command = command
+        self.plan = decided
+        self.given = given
+        self.real = real
+        self.store = store
+        self.location = location.rstrip("/")
+        self.size = size
+        self.device_kind: DeviceKind = device_kind
+        self.limits = Limits(command.max_retries, chunk_timeout_s=command.timeout_s)
+        self.learner_settings, self.train_settings = self._resolved()
+        self._times_lock = threading.Lock()
+        # Where nothing is distilled, only the whitening counts: the mode that asks least of the network.
+        mode = command.mode if decided.distilled else "dm"
+        self.preprocess_settings = distil_settings(self, mode=mode, ipc=1)
+        self.views = Views(
+            real,
+            self.judged,
+            settings=self.preprocess_settings,
+            streams=decided.streams,
+            shared=command.preprocess_on == ALL,
+            store=store,
+            location=self.location,
+            cache=command.data_dir / "cache",
+        )
+        self.distiller = Distiller(self)
+        self.memories = Memories(self, self.distiller)
+        if SET in decided.memories:
+            self.memories.given(self.views.name(0))
+        self.cells = Cells(self, self.memories)
+
+    @property
+    def judged(self) -> ImageSet:
+        """The images that accuracies are measured on."""
+        if self.command.score_on == "validation" and self.real.validation is not None:
+            return self.real.validation
+        return self.real.test
+
+    def _resolved(self) -> tuple[LearnerSettings, EvaluateSettings]:
+        num_train, on = len(self.real.train.labels), self.device_kind
+        learner = self.command.part(LearnerSettings).resolved(
+            device_kind=on,
+            # The same for all steps, though a step may hold more images than another.
+            step_images=max(1, num_train // self.plan.num_steps),
+            seen_images=num_train,
+            symbols=self.real.symbols,
+        )
+        asked = self.command.part(EvaluateSettings)
+        return learner, resolve_evaluation(asked, device_kind=on, symbols=self.real.symbols)
+
+    def data_key(self, order: int) -> dict[str, Any]:
+        """The images of a class order, as keys of results hold them."""
+        return {
+            "train": self.real.train.fingerprint,
+            "judged": self.judged.fingerprint,
+            "preprocess": self.views.digest(self.views.name(order)),
+        }
+
+    def add_seconds(self, name: str, seconds: float) -> None:
+        """Add to a time of the output; distillation may run beside the cells."""
+        with self._times_lock:
+            add_seconds(self.store, name, seconds)
+
+    def tracker(self, name: str) -> Tracker:
+        """The MLflow run of this output: a new one, or that of an earlier driver continued."""
+        command = self.command
+        params: dict[str, object] = {
+            **{f"learner.{k}": v for k, v in self.learner_settings.model_dump().items()},
+            **{f"train.{k}": v for k, v in self.train_settings.model_dump().items()},
+            **{f"distill.{k}": v for k, v in self.preprocess_settings.model_dump().items() if k != "ipc"},
+            "continual.memories": " ".join(command.memories),
+            "continual.learners": " ".join(command.learners),
+            "continual.network": command.network,
+            "continual.steps": self.plan.num_steps,
+            "continual.orders": command.orders,
+            "continual.seeds": command.seeds,
+            "continual.budget": command.budget,
+            "continual.storage": command.storage,
+            "continual.preprocess_on": command.preprocess_on,
+            "continual.score_on": command.score_on,
+            "data.spec": self.real.spec,
+            "data.fingerprint": self.real.train.fingerprint,
+            "data.validation_frac": command.validation_frac,
+            "cluster.num_actors": self.size.num_actors,
+            "cluster.device": self.device_kind,
+        }
+        return start_tracker(command, self.store, experiment="continual", name=name, params=params)
+
+    def log_inputs(self, tracker: Tracker) -> None:
+        """The real images and a given set as inputs of the run."""
+        log_real(tracker, self.real)
+        if self.given is not None:
+            log_distilled(tracker, self.given[0], source=self.command.set)
+
+    def run(self, tracker: Tracker, stop: StopSignal) -> bool:
+        """All steps of all cells, and the pictures of the memories; whether it was stopped."""
+        if not self.cells.open and not self._pictures_missing():
+            return False
+        for order in range(len(self.plan.streams)):
+            # Before any thread: what is made at first use must not be made twice.
+            self.views.view(self.views.name(order))
+        if self.memories.choices.make(stop):
+            return True
+        ahead, beside, alone = self._shares()
+        stream = _Lines() if self.command.overlap else None
+        with Ahead(self.distiller, size=ahead, tracker=tracker, stop=stop) as thread:
+            for step in range(self.plan.num_steps):
+                begun_s = time.monotonic()
+                with stop.polling():
+                    thread.wait()
+                    if self.distiller.run(step, size=alone, tracker=tracker, stop=stop) or stop.is_set():
+                        return True
+                self.add_seconds("distil_wait_s", time.monotonic() - begun_s)
+                if self.command.overlap and step + 1 < self.plan.num_steps:
+                    thread.begin(step + 1)
+                self.memories.advance(step)
+                with stop.polling():
+                    if self.cells.run(step, size=beside, stop=stop, stream=stream):
+                        return True
+                self._log_step(tracker, step)
+        return False
+
+    def _pictures_missing(self) -> bool:
+        return any(
+            not self.store.exists(self.memories.picture_name(memory, step))
+            for memory in self.plan.memories
+            for step in range(self.plan.num_steps)
+        )
+
+    def _shares(self) -> tuple[ActorSize, ActorSize, ActorSize]:
+        """Workers that distil ahead, those that train beside them, and those that distil when nothing trains."""
+        size = self.size
+        if not self.command.overlap:
+            return size, size, size
+        half = size.num_actors // 2
+        return (
+            ActorSize(half, size.cpus, size.gpus),
+            ActorSize(size.num_actors - half, size.cpus, size.gpus),
+            size,
+        )
+
+    def _log_step(self, tracker: Tracker, step: int) -> None:
+        """Mean accuracy on the classes seen, by memory and learner: how the run stands while it goes on."""
+        found: dict[str, list[float]] = {}
+        for cell, steps in self.cells.steps.items():
+            if len(steps) > step:
+                name = f"{cell.memory}/{metric_name(cell.learner)}/acc_seen"
+                found.setdefault(name, []).append(steps[step].accuracy_on_seen)
+        means = {name: sum(values) / len(values) for name, values in found.items()}
+        tracker.log_metrics(means, step=step)
+
+
+def metric_name(learner: str) -> str:
+    """A learner's name as MLflow takes it in names of metrics: der++ has signs it refuses."""
+    return learner.replace("+", "p")
+
+
+class _Lines(io.TextIOWrapper):
+    """Standard output that is never a terminal: two live displays at once would draw over each other."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+    def isatty(self) -> bool:
+        return False

@@ -1,0 +1,210 @@
+"""The memories of a run, step by step: real images chosen by Ray tasks, distilled ones put in order, all as bytes.
+
+What a memory holds after a step follows from its recipe, so nothing of it has to be carried from one driver to
+the next but the choice of rows, which takes time.
+"""
+
+# N images, M stored images of a class, C channels, H height, W width
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import ray
+import torch
+
+from apps.continual.memory import Exemplars, Memory, Reservoir, from_distilled, order_distilled, select
+from atom import nets
+from atom.device import use_threads
+from pipelines.claim import settings_hash
+from pipelines.continual_choices import Choices
+from pipelines.continual_distil import Distiller
+from pipelines.continual_picture import memory_picture
+from pipelines.continual_plan import DISTILLED, DRAWN, RESERVOIR, SET
+from pipelines.continual_views import digest_of
+from pipelines.continual_worker import Held
+from pipelines.sets import fingerprint
+
+if TYPE_CHECKING:
+    from pipelines.continual_job import ContinualJob
+
+Key = tuple[str, int, int]
+"""Memory, class order, training seed it was drawn for: 0 where one draw serves all."""
+
+
+class Memories:
+    """All memories of a run.
+
+    Attributes:
+        before, after: memories at the beginning and the end of the step of the last `advance`.
+        failed: why a memory of a class order cannot be had, from some step on.
+    """
+
+    def __init__(self, job: "ContinualJob", distiller: Distiller) -> None:
+        self._job, self._distiller = job, distiller
+        self.before: dict[Key, Held] = {}
+        self.after: dict[Key, Held] = {}
+        self.failed: dict[tuple[str, int], str] = {}
+        self.choices = Choices(job)
+        self._ordered: dict[tuple[Any, ...], Exemplars] = {}
+        self._reservoirs: dict[Key, Reservoir] = {}
+        given = job.given[0] if job.given is not None else None
+        self._set_digest = given and f"{fingerprint(given)}-{digest_of(given.preprocess)}"
+        draws = range(job.command.seeds)
+        self.keys: list[Key] = [
+            (memory, order, draw)
+            for memory in job.plan.memories
+            for order in range(len(job.plan.streams))
+            for draw in (draws if memory in DRAWN else (0,))
+        ]
+
+    def key(self, memory: str, order: int, seed: int) -> Key:
+        """The memory that a cell uses."""
+        return memory, order, seed if memory in DRAWN else 0
+
+    def recipe(self, key: Key, step: int) -> dict[str, Any]:
+        """All that decides what is in a memory after a step, besides the stream and the real images."""
+        job, (memory, order, _) = self._job, key
+        found: dict[str, Any] = {"memory": memory, "seed": self._seed(key)}
+        if memory == RESERVOIR:
+            return {**found, "capacity": job.plan.capacity()}
+        found |= {
+            "quota": job.plan.quota(memory, order, step),
+            "embedding": nets.identity(job.command.distil_network),
+        }
+        if memory == SET:
+            return {**found, "set": self._set_digest, "storage": job.plan.storage}
+        if memory.startswith(DISTILLED):
+            lots = [self._distiller.lot(memory, order, earlier) for earlier in range(step + 1)]
+            identities = [settings_hash(self._distiller.identity(lot)) for lot in lots]
+            return {**found, "memory": DISTILLED, "lots": identities, "storage": job.plan.storage}
+        return found
+
+    def advance(self, step: int) -> None:
+        """Take the classes of a step into every memory; steps come in order."""
+        self.before, self.after = self.after, {}
+        for key in self.keys:
+            memory, order, _ = key
+            if (memory, order) in self.failed:
+                continue
+            try:
+                kept = self._made(key, step)
+            except _MissingError as error:
+                self.failed[memory, order] = str(error)
+                continue
+            content = ray.put(kept.to_bytes())
+            self.after[key] = Held(content, memory == RESERVOIR, kept.num_images, kept.num_bytes)
+            if order == 0 and key[2] == 0:
+                self._draw(key, step, kept)
+
+    def picture_name(self, memory: str, step: int) -> str:
+        """Where the picture of a memory of the first class order lies."""
+        key = settings_hash({**self.recipe((memory, 0, 0), step), "data": self._job.data_key(0)})
+        return f"pictures/{memory}-step{step}-{key[:8]}.png"
+
+    def _draw(self, key: Key, step: int, kept: Memory | Reservoir) -> None:
+        preprocess = self._job.views.preprocess(self._job.views.name(key[1]))
+        png = memory_picture(kept, preprocess, self._job.real.train.class_names)
+        self._job.store.write_bytes(self.picture_name(key[0], step), png)
+
+    def _made(self, key: Key, step: int) -> Memory | Reservoir:
+        memory, order, _ = key
+        stream = self._job.plan.streams[order]
+        if memory == RESERVOIR:
+            capacity = self._job.plan.capacity()
+            kept = self._reservoirs.setdefault(key, Reservoir(capacity, seed=self._seed(key)))
+            for class_id in stream.steps[step]:
+                kept.add(class_id, Exemplars(self._pixels(class_id)))
+            return kept
+        quota = self._job.plan.quota(memory, order, step)
+        return Memory(
+            {
+                class_id: self._exemplars(key, earlier, class_id).head(quota)
+                for earlier, classes in enumerate(stream.steps[: step + 1])
+                for class_id in classes
+            }
+        )
+
+    def _exemplars(self, key: Key, step: int, class_id: int) -> Exemplars:
+        """A class as it was when it came, at `step`, or with more images: in order, so that a head is enough."""
+        memory, order, _ = key
+        view = self._job.views.name(order)
+        if memory == SET:
+            place: tuple[Any, ...] = (SET, view, class_id)
+            if place not in self._ordered:
+                self._ordered |= {(SET, view, c): e for c, e in self.given(view).items()}
+        elif memory.startswith(DISTILLED):
+            place = (self._distiller.lot(memory, order, step), class_id)
+            if place not in self._ordered:
+                self._ordered[place] = self._distilled(*place)
+        else:
+            place = (memory, view, self._seed(key), class_id)
+            if place not in self._ordered:
+                self._ordered[place] = Exemplars(self._pixels(class_id)[self._chosen(key, view, class_id)])
+        return self._ordered[place]
+
+    def given(self, view: str) -> Mapping[int, Exemplars]:
+        """The set of --set in the order in which its images are kept.
+
+        Raises:
+            ConfigError: it does not fit the stream, see `from_distilled`.
+        """
+        job = self._job
+        assert job.given is not None, "checked by the plan"
+        with use_threads(1):
+            return from_distilled(
+                job.given[0],
+                range(job.real.train.num_classes),
+                storage=job.plan.storage,
+                class_names=job.real.train.class_names,
+                image_shape=job.plan.shape,
+                preprocess=job.views.preprocess(view),
+                seed=job.command.seed,
+                network=job.command.distil_network,
+                device=torch.device("cpu"),
+            )
+
+    def _distilled(self, lot: Any, class_id: int) -> Exemplars:
+        job, name = self._job, self._job.real.train.class_names[class_id]
+        if (lot, class_id) not in self._distiller.images:
+            reason = self._distiller.failed.get((lot, class_id), "it was not distilled")
+            raise _MissingError(f"class {name!r} has no distilled images: {reason}")
+        white_MCHW = torch.from_numpy(self._distiller.images[lot, class_id].copy())
+        factor = job.command.factor
+        with use_threads(1):
+            order_M = order_distilled(
+                white_MCHW,
+                seed=job.command.seed,
+                factor=factor,
+                network=job.command.distil_network,
+                device=torch.device("cpu"),
+            )
+        preprocess = job.views.preprocess(lot.view)
+        ordered_MCHW = white_MCHW[torch.from_numpy(order_M)]
+        return Exemplars.from_white(ordered_MCHW, job.plan.storage, preprocess=preprocess, factor=factor)
+
+    def _chosen(self, key: Key, view: str, class_id: int) -> Any:
+        kind = key[0]
+        if kind == "random":
+            pixels = torch.from_numpy(self._pixels(class_id))
+            number = self.choices.number(kind, class_id)
+            return select(kind, pixels, number=number, seed=self._seed(key), class_id=class_id)
+        choice = self.choices.of(kind, view, class_id)
+        if choice not in self.choices.rows:
+            reason = self.choices.failed.get(choice, "they were not chosen")
+            raise _MissingError(
+                f"class {self._job.real.train.class_names[class_id]!r} has no images: {reason}"
+            )
+        return self.choices.rows[choice]
+
+    def _pixels(self, class_id: int) -> Any:
+        train = self._job.real.train
+        return train.images[train.indices_of(class_id)]
+
+    def _seed(self, key: Key) -> int:
+        # Distinct run seeds far apart, so that no draw of one run is a draw of the next.
+        seed = self._job.command.seed
+        return 10**6 * seed + 10**3 * key[1] + key[2] if key[0] in DRAWN else seed
+
+
+class _MissingError(Exception):
+    """A class has no images for a memory."""

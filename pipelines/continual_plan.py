@@ -1,0 +1,184 @@
+"""What a continual experiment comes to before any work: class orders, cells, sizes of memories; and what it refuses."""
+
+# S steps, K classes
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from apps.continual.budget import Budget, parse_budget
+from apps.continual.exemplars import Storage, image_bytes
+from apps.continual.learner import LEARNERS
+from apps.continual.results import Cell
+from apps.continual.selection import KINDS
+from apps.continual.stream import ClassStream, class_stream, parse_stream
+from atom.data import RealData
+from atom.errors import ConfigError
+from atom.settings import Mode
+from pipelines.options import ContinualCommand
+
+NONE, RESERVOIR, SET, DISTILLED = "none", "reservoir", "set", "distilled"
+DRAWN = ("random", RESERVOIR)
+"""Memories drawn anew for every class order and training seed, so that their spread holds that of the draw."""
+WITHOUT_MEMORY = ("finetune", "joint")
+"""Learners that no memory changes."""
+_REPLAYS_NOTHING = ("er", "der++")
+"""Learners that are finetune, bit for bit, where the memory is empty; er-ace is not, it masks its logits."""
+_MODES: tuple[str, ...] = get_args(Mode)
+_KNOWN = (NONE, RESERVOIR, *KINDS, DISTILLED, *(f"{DISTILLED}-{mode}" for mode in _MODES), SET)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        streams: by class order.
+        cells: without those that would repeat another.
+        budget: of every memory.
+        shape: (C, H, W) of the images.
+        max_ipc: no class is distilled into more images than this, whatever the budget.
+        storage: of distilled images.
+        notes: what was left out and why, for people.
+    """
+
+    streams: tuple[ClassStream, ...]
+    cells: tuple[Cell, ...]
+    budget: Budget
+    shape: tuple[int, int, int]
+    max_ipc: int
+    storage: Storage
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_steps(self) -> int:
+        """S."""
+        return self.streams[0].num_steps
+
+    @property
+    def memories(self) -> tuple[str, ...]:
+        """Memories of the cells that hold images, each once."""
+        return tuple(dict.fromkeys(cell.memory for cell in self.cells if cell.memory != NONE))
+
+    @property
+    def distilled(self) -> tuple[str, ...]:
+        """Those among them whose images are distilled here."""
+        return tuple(memory for memory in self.memories if memory.startswith(DISTILLED))
+
+    def bytes_per_image(self, memory: str) -> int:
+        """Of one stored image: real ones are uint8 pixels."""
+        of_real = memory in (RESERVOIR, *KINDS)
+        return image_bytes(self.shape, storage="uint8" if of_real else self.storage)
+
+    def quota(self, memory: str, order: int, step: int) -> int:
+        """Images a class may keep after `step`."""
+        seen = len(self.streams[order].seen(step))
+        return self.budget.quota(seen, self.bytes_per_image(memory))
+
+    def ipc(self, memory: str, order: int, step: int) -> int:
+        """Images that a class of `step` is distilled into: what it may keep when it arrives."""
+        return min(self.quota(memory, order, step), self.max_ipc)
+
+    def capacity(self) -> int:
+        """Images of a reservoir."""
+        return self.budget.capacity(self.streams[0].num_classes, self.bytes_per_image(RESERVOIR))
+
+
+def source_of(command: ContinualCommand) -> tuple[str, int]:
+    """Data source and number of steps that --dataset and --steps name.
+
+    Raises:
+        ConfigError: see `parse_stream`.
+    """
+    return parse_stream(command.dataset, command.steps)
+
+
+def check_names(command: ContinualCommand) -> Budget:
+    """Refuse, before any image is loaded, what no images could make right; the budget.
+
+    Raises:
+        ConfigError: an unknown memory or learner, --set without its memory or the other way round, a budget
+            that is none, validation scores without validation images.
+    """
+    for flag, given, known in (
+        ("--memories", command.memories, _KNOWN),
+        ("--learners", command.learners, LEARNERS),
+    ):
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"{flag} {name}: unknown; known are {', '.join(known)}.")
+        if not given:
+            raise ConfigError(f"{flag} names none; pass some of {', '.join(known)}.")
+    if bool(command.set) != (SET in command.memories):
+        missing = f"add {SET} to --memories" if command.set else "pass --set PATH"
+        raise ConfigError(
+            f"--set {command.set or 'is missing'}: the memory {SET!r} and --set go together; {missing}."
+        )
+    if command.ipc != 1:
+        raise ConfigError(f"ipc {command.ipc}: --budget decides the images of a class; leave ipc out.")
+    if command.score_on == "validation" and not command.validation_frac:
+        raise ConfigError("--score-on validation: there are no validation images; pass --validation-frac.")
+    return parse_budget(command.budget)
+
+
+def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
+    """Check what was asked for against the images, and settle it.
+
+    Raises:
+        ConfigError: more steps than classes, a budget below one image a class, or nothing left to run.
+    """
+    budget = check_names(command)
+    num_classes = real.train.num_classes
+    channels, height, width = real.train.images.shape[1:]
+    streams = tuple(
+        class_stream(num_classes, num_steps=num_steps, order_seed=order) for order in range(command.orders)
+    )
+    cells, notes = _cells(command.memories, command.learners, orders=command.orders, seeds=command.seeds)
+    smallest = int(real.train.per_class_counts().min())
+    decided = Plan(
+        streams=streams,
+        cells=cells,
+        budget=budget,
+        shape=(channels, height, width),
+        max_ipc=max(1, smallest if command.init == "noise" else smallest // command.factor**2),
+        storage=command.storage,
+        notes=notes,
+    )
+    for memory in decided.memories:
+        budget.check(num_classes, decided.bytes_per_image(memory))
+    if decided.distilled and (budget.per_class or 0) > decided.max_ipc:
+        raise ConfigError(
+            f"--budget {command.budget}: the smallest class of {real.spec} has {smallest} training images, enough to"
+            f" distil {decided.max_ipc} with --factor {command.factor} and --init {command.init}; pass"
+            f" {decided.max_ipc}/class or less."
+        )
+    return decided
+
+
+def _cells(
+    memories: Sequence[str], learners: Sequence[str], *, orders: int, seeds: int
+) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+    """The grid without repetitions, those of the first order and seed first, and notes on what was left out."""
+    pairs: list[tuple[str, str]] = []
+    notes: list[str] = []
+    for learner in learners:
+        for memory in memories:
+            if learner in WITHOUT_MEMORY:
+                pairs.append((NONE, learner))
+            elif memory != NONE:
+                pairs.append((memory, learner))
+            elif learner == "gdumb":
+                notes.append("gdumb trains on the memory alone: not run with memory none.")
+            elif learner in _REPLAYS_NOTHING:
+                notes.append(f"{learner} with memory none is finetune: run once, under that name.")
+                pairs.append((NONE, "finetune"))
+            else:
+                pairs.append((memory, learner))
+    if not pairs:
+        raise ConfigError("--memories none --learners gdumb: nothing to train on; add a memory or a learner.")
+    alone = [learner for learner in WITHOUT_MEMORY if learner in learners]
+    if alone and len(memories) > 1:
+        notes.append(f"{' and '.join(alone)}: no memory changes them, run once with memory none.")
+    kept = dict.fromkeys(pairs)
+    cells = [Cell(m, name, order, s) for order in range(orders) for s in range(seeds) for m, name in kept]
+    return tuple(cells), tuple(dict.fromkeys(notes))

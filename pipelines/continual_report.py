@@ -1,0 +1,228 @@
+"""What an experiment tells: the table on the screen, JSON, the HTML page, and the runs in MLflow."""
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from apps.continual.report import render_continual
+from apps.continual.results import ContinualResults, Spread, Summary, summarise
+from atom.device import describe_hardware
+from pipelines.command import project_version, say
+from pipelines.continual_distil import worker_seconds
+from pipelines.continual_job import ContinualJob, metric_name
+from pipelines.continual_plan import SET
+from pipelines.progress import format_duration, format_table, print_table
+from pipelines.provenance import git_commit
+from pipelines.recording import library_versions, times
+from pipelines.tracking import Tracker
+
+REPORT, RESULTS = "report.html", "results.json"
+
+
+def publish(job: ContinualJob, tracker: Tracker) -> int:
+    """Print, write and record everything; returns how many cells failed."""
+    results = collect(job)
+    columns, rows = table(results.summaries)
+    title = f"{results.stream}, memories of {job.plan.budget}"
+    if rows:
+        print_table(f"{title}: accuracy on {_judged(job)} images, %", columns, rows)
+    if results.failures:
+        say()
+        say("Failed; the other cells are reported, rerun the command to try again")
+        for reason, names in _grouped(results.failures).items():
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            say(f"  {', '.join(names[:3])}{more}: {reason}")
+    pictures = {memory: _picture(job, memory, job.plan.num_steps - 1) for memory in job.plan.memories}
+    html = render_continual(
+        results, title=title, memory_pictures={memory: png for memory, png in pictures.items() if png}
+    )
+    job.store.write_json(RESULTS, results.to_dict())
+    job.store.write_bytes(REPORT, html.encode())
+    record(job, results, tracker, html=html)
+    return len(results.failures)
+
+
+def collect(job: ContinualJob) -> ContinualResults:
+    """All cells of the run as they stand, with the summaries of the complete ones."""
+    cells, spent = job.cells.results(), times(job.store)
+    seconds = {
+        memory: found
+        for memory in job.plan.distilled
+        if (found := worker_seconds(spent, memory, mode=job.command.mode)) is not None
+    }
+    if job.given is not None and job.given[1] is not None:
+        seconds[SET] = job.given[1]
+    sizes = sorted({len(classes) for classes in job.plan.streams[0].steps}, reverse=True)
+    each = " or ".join(map(str, sizes))
+    return ContinualResults(
+        stream=f"{job.real.source.title} in {job.plan.num_steps} steps of {each} classes",
+        num_steps=job.plan.num_steps,
+        num_classes=job.real.train.num_classes,
+        cells=tuple(cells),
+        summaries=tuple(summarise(cells, seconds)),
+        distil_seconds=seconds,
+        facts=facts(job),
+        failures=tuple((cell.name, reason) for cell, reason in job.cells.failed.items()),
+    )
+
+
+def table(summaries: tuple[Summary, ...]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the table people see, a line a memory and learner."""
+    columns = ["memory", "learner", "last, all classes", "mean of steps", "forgetting", "told the step", "n"]
+    rows = [
+        [
+            row.memory,
+            row.learner,
+            _shown(row.on_seen_last),
+            _shown(row.average_incremental),
+            _shown(row.forgetting_max),
+            _shown(row.task_final_average),
+            str(row.n),
+            f"{row.memory_images:,}",
+            f"{row.memory_bytes / 1000:,.1f} kB",
+        ]
+        for row in summaries
+    ]
+    return [*columns, "images", "size"], rows
+
+
+def facts(job: ContinualJob) -> dict[str, str]:
+    """What a reader needs to judge and repeat the run."""
+    command, real, train, learner = job.command, job.real, job.train_settings, job.learner_settings
+    validation = 0 if real.validation is None else len(real.validation.labels)
+    whole = "all training images, those of classes to come among them, as the published protocols do"
+    on_first = "the training images of the first step, so differently for each class order"
+    found = {
+        "images": (
+            f"{real.source.title}: {len(real.train.labels)} training, {validation} validation,"
+            f" {len(real.test.labels)} test images; accuracies are on the {_judged(job)} images of classes seen"
+        ),
+        "class orders": f"{command.orders}, NumPy's permutations of the seeds 0 to {command.orders - 1}",
+        "trainings": f"{command.seeds} of each class order, each from random weights of its own",
+        "spread": (
+            "standard deviation over class orders and trainings; random and reservoir are drawn anew for each, herding,"
+            " kcenter, distilled and set are the same images for all (--seed chooses others)"
+        ),
+        "network": f"{command.network}, with outputs for all {real.train.num_classes} classes from the first step",
+        "preprocessing": (
+            f"fitted on {whole if command.preprocess_on == 'all' else on_first};"
+            f" ZCA {job.preprocess_settings.zca}"
+        ),
+        "memory": (
+            f"{job.plan.budget}; real images are uint8 pixels, distilled ones {command.storage}"
+            f" with factor {command.factor}; a class that has to shrink keeps its first images in the order in which"
+            " it was chosen, distilled ones in herding order"
+        ),
+        "gdumb": (
+            f"{train.epochs} epochs, batch {train.batch_train}, SGD {train.lr_net:g}, momentum"
+            f" {train.momentum_net:g}, weight decay {train.weight_decay:g}, DSA {train.eval_dsa_strategy},"
+            f" {train.eval_precision}; joint: {learner.joint_epochs} epochs, otherwise the same"
+        ),
+        "er, er-ace, der++, finetune": (
+            f"{learner.step_epochs} epochs a step, batch {learner.batch_current} and {learner.batch_memory} of the"
+            f" memory, SGD {learner.lr_replay:g}, momentum {learner.momentum_replay:g}, DSA"
+            f" {learner.replay_dsa_strategy}; der++ alpha {learner.der_alpha:g}, beta {learner.der_beta:g}"
+        ),
+    }
+    if job.plan.distilled:
+        found["distillation"] = _distillation(job)
+    return {**found, "left out": " ".join(job.plan.notes) or "nothing", **_circumstances(job)}
+
+
+def _distillation(job: ContinualJob) -> str:
+    command = job.command
+    sizes = sorted({lot.ipc for step in range(job.plan.num_steps) for lot in job.distiller.lots(step)})
+    shown = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    alone = "alone, once for all class orders"
+    together = f"in groups of {command.classes_per_group} of its step, for each class order"
+    return (
+        f"mode {command.mode}, {job.preprocess_settings.iterations} iterations, network {command.distil_network},"
+        f" seed {command.seed}, {shown} images a class when it arrives; each class"
+        f" {alone if command.classes_per_group == 1 else together}"
+    )
+
+
+def _circumstances(job: ContinualJob) -> dict[str, str]:
+    spent = times(job.store)
+    labels = {"distil_wait_s": "waiting for distillation", "learn_s": "learners"}
+    walls = [f"{label} {format_duration(spent[key])}" for key, label in labels.items() if key in spent]
+    return {
+        "hardware": f"{describe_hardware()} (driver), {job.size.num_actors} workers",
+        "wall time": ", ".join(walls) or "nothing was left to do",
+        "command": shlex.join(["atom-continual", *sys.argv[1:]]),
+        "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
+        "commit": git_commit() or f"not known (version {project_version()})",
+    }
+
+
+def record(job: ContinualJob, results: ContinualResults, tracker: Tracker, *, html: str) -> None:
+    """The parent run's metrics and artifacts, and one child run a cell."""
+    tracker.log_text(html, REPORT)
+    tracker.log_dict(results.to_dict(), RESULTS)
+    tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(job.store).items()})
+    for row in results.summaries:
+        tracker.log_metrics(_numbers(row))
+    if results.summaries:
+        tracker.set_note(f"```\n{format_table(results.stream, *table(results.summaries))}\n```")
+    with tempfile.TemporaryDirectory() as folder:
+        for memory in job.plan.memories:
+            for step in range(job.plan.num_steps):
+                if png := _picture(job, memory, step):
+                    (Path(folder) / f"{memory}-step{step}.png").write_bytes(png)
+        tracker.log_artifacts(Path(folder), path="memories")
+    failures = dict(results.failures)
+    for cell in results.cells:
+        params = {**vars(cell.cell), "network": job.command.network, "budget": job.command.budget}
+        with tracker.child(cell.cell.name, params=params) as child:
+            for step in cell.steps:
+                child.log_metrics(
+                    {
+                        "acc_seen": step.accuracy_on_seen,
+                        "acc_average": sum(step.class_row) / len(step.class_row),
+                        "acc_told_the_step": sum(step.task_row) / len(step.task_row),
+                        "memory/images": step.memory_images,
+                        "memory/bytes": step.memory_bytes,
+                        "time/train_s": step.train_seconds,
+                        **{f"acc_step/{j:02d}": value for j, value in enumerate(step.class_row)},
+                    },
+                    step=step.step,
+                )
+            if cell.cell.name in failures:
+                child.mark("FAILED", reason=failures[cell.cell.name])
+
+
+def _numbers(row: Summary) -> dict[str, float]:
+    """Means and deviations of one memory and learner under names that MLflow takes."""
+    found: dict[str, float] = {
+        "memory_images": row.memory_images,
+        "memory_bytes": row.memory_bytes,
+        "n": row.n,
+    }
+    for name, value in vars(row).items():
+        if isinstance(value, tuple):
+            found[f"{name}_mean"] = value[0]
+            if value[1] is not None:
+                found[f"{name}_std"] = value[1]
+    return {f"{row.memory}/{metric_name(row.learner)}/{name}": number for name, number in found.items()}
+
+
+def _picture(job: ContinualJob, memory: str, step: int) -> bytes | None:
+    name = job.memories.picture_name(memory, step)
+    return job.store.read_bytes(name) if job.store.exists(name) else None
+
+
+def _grouped(failures: tuple[tuple[str, str], ...]) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, reason in failures:
+        found.setdefault(reason, []).append(name)
+    return found
+
+
+def _judged(job: ContinualJob) -> str:
+    return job.command.score_on
+
+
+def _shown(value: Spread) -> str:
+    return f"{value[0]:.1f}" if value[1] is None else f"{value[0]:.1f} ± {value[1]:.1f}"

@@ -1,0 +1,124 @@
+"""The real images as learners, memories and distillation see them: preprocessed, class by class, in Ray's store."""
+
+# N images, C channels, H height, W width
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from apps.continual.stream import ClassStream
+from atom.data import ImageSet, RealData
+from atom.preprocess import Preprocess
+from atom.settings import DistillSettings
+from pipelines.preparation import preprocessing, put_classes
+from pipelines.store import Store
+
+ALL = "all"
+"""Name of the view that all class orders share."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The images under one preprocessing.
+
+    Attributes:
+        tensors: Ray reference to the preprocessing's arrays by name.
+        train: Ray reference to the training images of each class, float32 [n, C, H, W].
+        judged: the same for the images that accuracies are measured on.
+    """
+
+    tensors: Any
+    train: Mapping[int, Any]
+    judged: Mapping[int, Any]
+
+
+class Views:
+    """One view for all class orders, or one for each; fitted at once, preprocessed when first asked for.
+
+    Args:
+        real: all images.
+        judged: those that accuracies are measured on.
+        settings: resolved; whether to whiten, and how.
+        streams: by class order.
+        shared: whether all orders share one, fitted on all training images; else each is fitted on its first step.
+        store, location: the output, which keeps what was fitted.
+        cache: directory of whitenings.
+    """
+
+    def __init__(
+        self,
+        real: RealData,
+        judged: ImageSet,
+        *,
+        settings: DistillSettings,
+        streams: Sequence[ClassStream],
+        shared: bool,
+        store: Store,
+        location: str,
+        cache: Path,
+    ) -> None:
+        self._real, self._judged, self._shared = real, judged, shared
+        self._views: dict[str, View] = {}
+        if shared:
+            self._fitted = {ALL: preprocessing(real, settings, store, cache)}
+        else:
+            self._fitted = {
+                f"order{order}": preprocessing(
+                    first_step(real, stream), settings, Store.open(f"{location}/views/order{order}"), None
+                )
+                for order, stream in enumerate(streams)
+            }
+        self._digests = {name: digest_of(fitted) for name, fitted in self._fitted.items()}
+
+    def name(self, order: int) -> str:
+        """Of the view of a class order."""
+        return ALL if self._shared else f"order{order}"
+
+    def preprocess(self, name: str) -> Preprocess:
+        """The preprocessing of a view."""
+        return self._fitted[name]
+
+    def digest(self, name: str) -> str:
+        """Digest of the preprocessing's numbers."""
+        return self._digests[name]
+
+    def view(self, name: str) -> View:
+        """The images, put into Ray's store at the first call."""
+        if name not in self._views:
+            preprocess = self._fitted[name]
+            classes = [
+                put_classes(preprocess.apply(part.images).numpy(), part.labels, part.num_classes)
+                for part in (self._real.train, self._judged)
+            ]
+            self._views[name] = View(ray.put(_arrays(preprocess)), *classes)
+        return self._views[name]
+
+
+def _arrays(preprocess: Preprocess) -> dict[str, np.ndarray]:
+    return {part: tensor.contiguous().numpy() for part, tensor in sorted(preprocess.tensors().items())}
+
+
+def digest_of(preprocess: Preprocess) -> str:
+    """Digest of a preprocessing's numbers."""
+    parts = (name.encode() + array.tobytes() for name, array in _arrays(preprocess).items())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def first_step(real: RealData, stream: ClassStream) -> RealData:
+    """The source as far as the first step knows it: its classes alone, numbered from 0."""
+    return real.with_images(*(_only(part, stream.steps[0]) for part in (real.train, real.test)))
+
+
+def _only(images: ImageSet, classes: tuple[int, ...]) -> ImageSet:
+    kept = sorted(classes)
+    rows = np.flatnonzero(np.isin(images.labels, kept))
+    labels = np.searchsorted(kept, images.labels[rows])
+    return ImageSet.create(images.images[rows], labels, tuple(images.class_names[c] for c in kept))
+
+
+__all__ = ["ALL", "View", "Views", "digest_of", "first_step"]

@@ -1,0 +1,224 @@
+"""What runs on the cluster for a continual experiment: one step of one cell, and the choice of real images of a class.
+
+Thin shells over `apps.continual`; torch is imported inside, so that importing this module in a driver is cheap.
+"""
+
+# N images, C channels, H height, W width, T images asked about
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+
+from apps.continual.results import Cell, StepResult
+from atom.settings import DeviceKind, EvaluateSettings
+from pipelines.cluster import as_tensor
+from pipelines.worker import FETCH_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from apps.continual.settings import LearnerSettings
+    from apps.continual.state import Labelled, StepData
+    from atom.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class CellStep:
+    """One step of one cell, the unit of work."""
+
+    cell: Cell
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.cell.name} step {self.step}"
+
+
+def training_seed(cell: Cell) -> int:
+    """Seed of weights and batches: another for each class order.
+
+    After the last step gdumb sees the same images in every class order. With one seed it would be one training,
+    counted several times, and its spread zero.
+    """
+    return 1000 * cell.order + cell.seed
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A memory as workers take it.
+
+    Attributes:
+        content: Ray reference to its bytes, see `Memory.to_bytes`; None for no memory.
+        reservoir: whether they are those of a `Reservoir`.
+        num_images, num_bytes: as stored.
+    """
+
+    content: Any = None
+    reservoir: bool = False
+    num_images: int = 0
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class StepInputs:
+    """What one cell needs for one step.
+
+    Attributes:
+        steps: classes of all steps so far, this one included.
+        tensors: reference to the arrays of the preprocessing.
+        train, judged: references to the images by class, see `View`.
+        before, after: the memory when the step begins and ends.
+        state: reference to the learner's bytes after the step before, or None.
+    """
+
+    steps: tuple[tuple[int, ...], ...]
+    tensors: Any
+    train: Mapping[int, Any]
+    judged: Mapping[int, Any]
+    before: Held
+    after: Held
+    state: Any
+
+
+@dataclass(frozen=True, eq=False)
+class StepContext:
+    """What the cells of a step share."""
+
+    inputs: Mapping[Cell, StepInputs]
+    network: str
+    num_classes: int
+    settings: "LearnerSettings"
+    train_settings: EvaluateSettings
+    device_kind: DeviceKind
+
+
+def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, bytes]:
+    """Learn one step and measure: the result, and the learner's bytes, empty where the next step needs none."""
+    from apps.continual.learner import RESTARTING, LearnerState, learn, predict_seen
+    from atom.device import resolve_device, use_threads
+
+    cell, inputs = item.cell, context.inputs[item.cell]
+    common = {"network": context.network, "train_settings": context.train_settings}
+    device = resolve_device(context.device_kind)
+    with use_threads(1):
+        state = None
+        if inputs.state is not None and cell.learner not in RESTARTING:
+            state = LearnerState.from_bytes(_fetch(inputs.state))
+        data = _step_data(item, inputs, context)
+        begun_s = time.perf_counter()
+        after = learn(
+            cell.learner,
+            state,
+            data,
+            settings=context.settings,
+            seed=training_seed(cell),
+            device=device,
+            **common,
+        )
+        seconds = time.perf_counter() - begun_s
+        images_TCHW, labels_T = _labelled(inputs.judged, data.seen_classes)
+        logits_TK = predict_seen(
+            after,
+            images_TCHW=images_TCHW,
+            num_classes=context.num_classes,
+            device=device,
+            **common,
+        )
+    result = _measure(item, inputs, logits_TK.numpy(), labels_T.numpy(), seconds=seconds)
+    return result, b"" if cell.learner in RESTARTING else after.to_bytes()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which real images of a class a memory keeps: the unit of work of `choose_rows`."""
+
+    kind: str
+    view: str
+    class_id: int
+    number: int
+
+
+def choose_rows(
+    item: Choice, train: Mapping[str, Mapping[int, Any]], seed: int, network: str, device_kind: DeviceKind
+) -> list[int]:
+    """Rows of the class's training images, the most important first; see `apps.continual.selection.select`."""
+    from apps.continual.selection import select
+    from atom.device import resolve_device, use_threads
+
+    with use_threads(1):
+        rows = select(
+            item.kind,
+            as_tensor(_fetch(train[item.view][item.class_id])),
+            number=item.number,
+            seed=seed,
+            class_id=item.class_id,
+            network=network,
+            device=resolve_device(device_kind),
+        )
+    return rows.tolist()
+
+
+def _step_data(item: CellStep, inputs: StepInputs, context: StepContext) -> "StepData":
+    from apps.continual.state import StepData
+    from atom.preprocess import Preprocess
+
+    arrays = _fetch(inputs.tensors)
+    preprocess = Preprocess.from_tensors({name: as_tensor(array) for name, array in arrays.items()})
+    seen = tuple(class_id for classes in inputs.steps for class_id in classes)
+    learner = item.cell.learner
+    return StepData(
+        step=item.step,
+        step_classes=inputs.steps[-1],
+        seen_classes=seen,
+        num_classes=context.num_classes,
+        current=None if learner in ("gdumb", "joint") else _labelled(inputs.train, inputs.steps[-1]),
+        memory_before=_contents(inputs.before, preprocess),
+        memory_after=_contents(inputs.after, preprocess),
+        everything_seen=_labelled(inputs.train, seen) if learner == "joint" else None,
+    )
+
+
+def _measure(
+    item: CellStep, inputs: StepInputs, logits_TK: np.ndarray, labels_T: np.ndarray, *, seconds: float
+) -> StepResult:
+    from apps.continual.metrics import predictions_to_row
+
+    class_row = predictions_to_row(logits_TK, labels_T, inputs.steps, masked=False)
+    task_row = predictions_to_row(logits_TK, labels_T, inputs.steps, masked=True)
+    counts = [np.isin(labels_T, classes).sum() for classes in inputs.steps]
+    return StepResult(
+        step=item.step,
+        class_row=tuple(class_row.tolist()),
+        task_row=tuple(task_row.tolist()),
+        accuracy_on_seen=float(np.average(class_row, weights=counts)),
+        memory_images=inputs.after.num_images,
+        memory_bytes=inputs.after.num_bytes,
+        train_seconds=seconds,
+    )
+
+
+def _contents(held: Held, preprocess: "Preprocess") -> "Labelled | None":
+    from apps.continual.memory import Memory, Reservoir
+
+    if held.content is None:
+        return None
+    content = _fetch(held.content)
+    kept = Reservoir.from_bytes(content) if held.reservoir else Memory.from_bytes(content)
+    return kept.contents(preprocess)
+
+
+def _labelled(classes: Mapping[int, Any], class_ids: Sequence[int]) -> "tuple[Tensor, Tensor]":
+    """Images and labels of some classes, by ascending class."""
+    import torch
+
+    kept = sorted(class_ids)
+    arrays = ray.get([classes[class_id] for class_id in kept], timeout=FETCH_TIMEOUT_S)
+    images_NCHW = torch.cat([as_tensor(array) for array in arrays])
+    return images_NCHW, torch.tensor(kept).repeat_interleave(torch.tensor([len(a) for a in arrays]))
+
+
+def _fetch(reference: Any) -> Any:
+    return ray.get(reference, timeout=FETCH_TIMEOUT_S)

@@ -1,0 +1,232 @@
+"""Learning a stream: what is refused and left out, and through the shell whole runs, killed ones, failing learners."""
+
+import json
+import signal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_runs import RUN_S, run, start, wait_for
+
+from apps.continual.results import ContinualResults
+from atom import data
+from atom.data import RealData
+from atom.errors import ConfigError
+from pipelines.continual import main
+from pipelines.continual_plan import Plan, check_names, plan
+from pipelines.continual_views import first_step
+from pipelines.continual_worker import training_seed
+from pipelines.options import ContinualCommand
+from pipelines.tracking.backend import open_client
+
+slow = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+TINY = (
+    *("--dataset", "digits", "--steps", 3, "--orders", 1, "--budget", "4/class"),
+    *(
+        "--network",
+        "convnet-w8-d2",
+        "--distil-network",
+        "convnet-w8-d2",
+        "--iterations",
+        8,
+        "--batch-real",
+        16,
+    ),
+    *("--checkpoint-every", 4, "--epochs", 3, "--step-epochs", 1),
+)
+GRID = ("--memories", "none", "random", "distilled", "--learners", "gdumb", "der++")
+CELLS = {
+    "random-gdumb-o0-s0",
+    "distilled-gdumb-o0-s0",
+    "none-finetune-o0-s0",
+    "random-der++-o0-s0",
+    "distilled-der++-o0-s0",
+}
+
+
+@cache
+def digits() -> RealData:
+    return data.load("digits", data_dir=Path("unused"))
+
+
+def planned(num_steps: int = 5, **asked: Any) -> Plan:
+    return plan(ContinualCommand.model_validate(asked), digits(), num_steps=num_steps)
+
+
+def pairs(decided: Plan) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((cell.memory, cell.learner) for cell in decided.cells))
+
+
+def test_learners_without_memory_run_once() -> None:
+    decided = planned(memories=("random", "herding"), learners=("er", "joint", "finetune"))
+    assert pairs(decided) == [("random", "er"), ("herding", "er"), ("none", "joint"), ("none", "finetune")]
+    assert any("joint" in note for note in decided.notes)
+
+
+def test_replaying_nothing_is_finetune_and_gdumb_without_memory_is_left_out() -> None:
+    decided = planned(memories=("none", "random"), learners=("gdumb", "er", "er-ace", "finetune"))
+    without_memory = [pair for pair in pairs(decided) if pair[0] == "none"]
+    assert without_memory == [("none", "finetune"), ("none", "er-ace")]
+    assert any("gdumb trains on the memory alone" in note for note in decided.notes)
+
+
+def test_cells_cover_orders_and_seeds() -> None:
+    decided = planned(memories=("random",), orders=3, seeds=2)
+    assert len(set(decided.cells)) == 6
+    assert {(cell.order, cell.seed) for cell in decided.cells} == {(o, s) for o in range(3) for s in range(2)}
+
+
+def test_every_class_order_has_trainings_of_its_own() -> None:
+    decided = planned(memories=("distilled",), orders=5, seeds=3)
+    assert len({training_seed(cell) for cell in decided.cells}) == len(decided.cells)
+
+
+def test_shared_budgets_shrink_and_bytes_count_the_form_of_storage() -> None:
+    decided = planned(budget="100 images", memories=("random", "distilled"))
+    assert [decided.quota("random", 0, step) for step in range(5)] == [50, 25, 16, 12, 10]
+    by_bytes = planned(budget="6kB", memories=("random", "distilled"), storage="float32")
+    assert by_bytes.quota("random", 0, 4) == 6000 // 64 // 10
+    assert by_bytes.quota("distilled", 0, 4) == 6000 // 256 // 10
+
+
+def test_no_class_is_distilled_into_more_images_than_it_has() -> None:
+    decided = planned(budget="1000 images", memories=("distilled",), factor=2)
+    smallest = int(digits().train.per_class_counts().min())
+    assert decided.ipc("distilled", 0, 0) == smallest // 4
+    assert decided.quota("distilled", 0, 0) == 500
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"num_steps": 11}, "10 classes"),
+        ({"budget": "9 images"}, "10 images or more"),
+        ({"budget": "500/class", "memories": ("distilled",)}, "--budget 500/class"),
+        ({"memories": ("none",), "learners": ("gdumb",)}, "nothing to train on"),
+        ({"memories": ("rehearsal",)}, "known are none, reservoir"),
+        ({"learners": ("icarl",)}, "known are gdumb"),
+        ({"memories": ("set",)}, "--set PATH"),
+        ({"set": "somewhere"}, "add set to --memories"),
+        ({"ipc": 3}, "--budget decides"),
+        ({"score_on": "validation"}, "--validation-frac"),
+    ],
+)
+def test_what_cannot_be_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        planned(**asked)
+
+
+def test_names_are_checked_before_images_are_loaded() -> None:
+    with pytest.raises(ConfigError, match="unknown"):
+        check_names(ContinualCommand(dataset="folder:/nowhere", memories=("x",)))
+
+
+def test_bad_input_ends_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    arguments = ["--dataset", "digits", "--steps", "11", "--output", str(output)]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("ConfigError: --steps 11: the source has 10 classes")
+    assert main(["--dataset", "digits"]) == 2
+    assert "pass --steps" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_first_step_knows_its_own_classes_only() -> None:
+    stream = planned().streams[0]
+    known = first_step(digits(), stream)
+    assert known.train.class_names == tuple(digits().train.class_names[c] for c in sorted(stream.steps[0]))
+    assert len(known.train) == sum(digits().train.per_class_counts()[c] for c in stream.steps[0])
+
+
+def cell_files(output: Path) -> int:
+    return len(list((output / "cells").glob("*/step*.json")))
+
+
+def matrices(output: Path) -> dict[str, Any]:
+    """Everything a run measured but for the clock."""
+    results = json.loads((output / "results.json").read_text())
+    return {
+        "-".join(map(str, cell["cell"].values())): [
+            {key: value for key, value in step.items() if key != "train_seconds"} for step in cell["steps"]
+        ]
+        for cell in results["cells"]
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Output and lines of a run that nobody disturbs."""
+    output = tmp_path_factory.mktemp("continual") / "out"
+    code, lines, errors = run(*TINY, *GRID, "--output", output, script="continual")
+    assert code == 0, errors
+    return output, lines
+
+
+class TestWholeRun:
+    pytestmark = slow
+
+    def test_ends_with_table_results_pictures_and_report(self, whole: tuple[Path, list[str]]) -> None:
+        output, lines = whole
+        assert lines[-1] == str(output / "report.html")
+        assert "<html" in (output / "report.html").read_text()
+        results = ContinualResults.from_dict(json.loads((output / "results.json").read_text()))
+        assert {result.cell.name for result in results.cells} == CELLS
+        assert all(result.complete and len(result.steps) == 3 for result in results.cells)
+        assert {row.memory_images for row in results.summaries} == {0, 40}
+        assert {path.name.split("-step")[0] for path in (output / "pictures").iterdir()} == {
+            "random",
+            "distilled",
+        }
+        assert not list((output / "cells").glob("*/*.safetensors")), "states of complete cells are let go"
+
+    def test_mlflow_holds_a_child_run_for_each_cell(self, whole: tuple[Path, list[str]]) -> None:
+        output, _ = whole
+        client = open_client(f"sqlite:///{output / 'mlflow.db'}")
+        parent = client.get_run(json.loads((output / "mlflow_run.json").read_text())["run_id"])
+        assert parent.info.status == "FINISHED"
+        children = client.search_runs(
+            [parent.info.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        )
+        by_name = {child.info.run_name: child for child in children}
+        assert set(by_name) >= CELLS
+        history = client.get_metric_history(by_name["distilled-der++-o0-s0"].info.run_id, "acc_seen")
+        assert [point.step for point in history] == [0, 1, 2]
+        files = {file.path for file in client.list_artifacts(parent.info.run_id, "memories")}
+        assert len(files) == 6
+
+    def test_killed_and_stopped_runs_go_on_to_the_same_matrices(
+        self, whole: tuple[Path, list[str]], tmp_path: Path
+    ) -> None:
+        output = tmp_path / "out"
+        asked = (*TINY, *GRID, "--overlap", "--output", output)
+        first = start(*asked, script="continual")
+        wait_for(lambda: cell_files(output) >= 3, limit_s=RUN_S)
+        first.kill()
+        first.communicate(timeout=RUN_S)
+        left = cell_files(output)
+        assert left < 15, "killed too late to show anything"
+        second = start(*asked, script="continual")
+        wait_for(lambda: cell_files(output) > left, limit_s=RUN_S)
+        second.send_signal(signal.SIGTERM)
+        _, errors = second.communicate(timeout=60)
+        assert second.returncode == 130, errors
+        assert cell_files(output) < 15, "stopped too late to show anything"
+        code, _, errors = run(*asked, script="continual")
+        assert code == 0, errors
+        assert matrices(output) == matrices(whole[0])
+
+    def test_cells_that_cannot_go_on_fail_alone(self, tmp_path: Path) -> None:
+        output = tmp_path / "out"
+        asked = ("--steps", 2, "--memories", "reservoir", "distilled", "--learners", "gdumb", "er")
+        diverging = ("--lr-replay", 1e30, "--lr-img", 1e30)
+        code, lines, errors = run(*TINY, *asked, *diverging, "--output", output, script="continual")
+        assert code == 1, errors
+        shown = "\n".join(lines)
+        assert "reservoir-er-o0-s0: NotFiniteError: step 0" in shown
+        assert "has no distilled images: " in shown
+        results = ContinualResults.from_dict(json.loads((output / "results.json").read_text()))
+        complete = [result.cell.name for result in results.cells if result.complete]
+        assert complete == ["reservoir-gdumb-o0-s0"]
+        assert len(results.failures) == 3
