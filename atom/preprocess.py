@@ -2,6 +2,7 @@
 
 # N images, C channels, H height, W width
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +99,14 @@ class Preprocess:
             parts = (self.zca.mean_D, self.zca.whiten_DD, self.zca.unwhiten_DD)
             named |= dict(zip(_ZCA_NAMES, parts, strict=True))
         return named
+
+    @property
+    def digest(self) -> str:
+        """Digest of the numbers, as hexadecimal SHA-256."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors().items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def from_tensors(cls, named: dict[str, Tensor]) -> "Preprocess":

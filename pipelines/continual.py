@@ -131,7 +131,9 @@ def check_overlap(command: ContinualCommand, size: "ActorSize") -> None:
 
 def notes_on(given: "tuple[DistilledSet, float | None] | None", real: "RealData") -> list[str]:
     """What a reader should know of a set that was distilled elsewhere."""
-    if given is None or given[0].source.get("fingerprint") == real.train.fingerprint:
+    from pipelines.sets import held_out
+
+    if given is None or held_out(given[0], real):
         return []
     return [
         "the set was distilled from other training images than those of this run; it may have seen validation images."

@@ -20,7 +20,6 @@ from pipelines.continual_choices import Choices
 from pipelines.continual_distil import Distiller
 from pipelines.continual_picture import memory_picture
 from pipelines.continual_plan import DISTILLED, DRAWN, RESERVOIR, SET
-from pipelines.continual_views import digest_of
 from pipelines.continual_worker import Held
 from pipelines.sets import fingerprint
 
@@ -48,7 +47,7 @@ class Memories:
         self._ordered: dict[tuple[Any, ...], Exemplars] = {}
         self._reservoirs: dict[Key, Reservoir] = {}
         given = job.given[0] if job.given is not None else None
-        self._set_digest = given and f"{fingerprint(given)}-{digest_of(given.preprocess)}"
+        self._set_digest = given and f"{fingerprint(given)}-{given.preprocess.digest}"
         draws = range(job.command.seeds)
         self.keys: list[Key] = [
             (memory, order, draw)

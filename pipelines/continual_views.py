@@ -2,7 +2,6 @@
 
 # N images, C channels, H height, W width
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ class Views:
                 )
                 for order, stream in enumerate(streams)
             }
-        self._digests = {name: digest_of(fitted) for name, fitted in self._fitted.items()}
+        self._digests = {name: fitted.digest for name, fitted in self._fitted.items()}
 
     def name(self, order: int) -> str:
         """Of the view of a class order."""
@@ -103,12 +102,6 @@ def _arrays(preprocess: Preprocess) -> dict[str, np.ndarray]:
     return {part: tensor.contiguous().numpy() for part, tensor in sorted(preprocess.tensors().items())}
 
 
-def digest_of(preprocess: Preprocess) -> str:
-    """Digest of a preprocessing's numbers."""
-    parts = (name.encode() + array.tobytes() for name, array in _arrays(preprocess).items())
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
 def first_step(real: RealData, stream: ClassStream) -> RealData:
     """The source as far as the first step knows it: its classes alone, numbered from 0."""
     return real.with_images(*(_only(part, stream.steps[0]) for part in (real.train, real.test)))
@@ -121,4 +114,4 @@ def _only(images: ImageSet, classes: tuple[int, ...]) -> ImageSet:
     return ImageSet.create(images.images[rows], labels, tuple(images.class_names[c] for c in kept))
 
 
-__all__ = ["ALL", "View", "Views", "digest_of", "first_step"]
+__all__ = ["ALL", "View", "Views", "first_step"]

@@ -90,3 +90,8 @@ def distil_seconds(distilled: DistilledSet, directory: Path) -> float | None:
                 return seconds
     found = [row.get(name) for name in (DISTILL_WORKER_S, "distill_s") for row in distilled.results]
     return next((float(seconds) for seconds in found if isinstance(seconds, int | float)), None)
+
+
+def held_out(distilled: DistilledSet, real: RealData) -> bool:
+    """Whether a set was distilled from these very training images, and so never saw the validation part."""
+    return distilled.source.get("fingerprint") == real.train.fingerprint

@@ -9,8 +9,7 @@ import numpy as np
 
 from apps.continual.metrics import final_average_accuracy
 from apps.continual.results import CellResult, ContinualResults, Spread, StepResult, Summary, spread
-from apps.nas.plots import number
-from apps.nas.summary import duration
+from apps.page import duration, listed, number
 
 REFERENCES = {"finetune": "finetune: keeps nothing", "joint": "joint: keeps all training images"}
 """Learners without a replay memory, the floor and the ceiling of the others, and how pictures name them."""
@@ -134,11 +133,11 @@ def _best(results: ContinualResults, ranked: dict[str, list[Summary]]) -> str:
     winners: dict[str, list[str]] = {}
     for learner, rows in ranked.items():
         winners.setdefault(rows[0].memory, []).append(f"{learner} ({percent(rows[0].final_average)} %)")
-    parts = [f"{memory} under {_listed(learners)}" for memory, learners in winners.items()]
+    parts = [f"{memory} under {listed(learners)}" for memory, learners in winners.items()]
     text = (
         f"At the end of {results.stream}, the memory with the highest accuracy, averaged over the steps, is "
     )
-    text = text + _listed(parts) if parts else "No learner with a memory has a complete cell"
+    text = text + listed(parts) if parts else "No learner with a memory has a complete cell"
     for row in results.summaries:
         if row.learner in REFERENCES:
             keeps = REFERENCES[row.learner].partition(": ")[2]
@@ -162,12 +161,12 @@ def _overlap(ranked: dict[str, list[Summary]]) -> str:
             (unclear if mean - std <= other + other_std else clear).append(second)
     parts = []
     if clear:
-        parts.append(f"do not overlap under {_listed(clear)}")
+        parts.append(f"do not overlap under {listed(clear)}")
     if unclear:
-        parts.append(f"overlap under {_listed(unclear)}, where the order may be chance")
+        parts.append(f"overlap under {listed(unclear)}, where the order may be chance")
     if unknown:
-        parts.append(f"are unknown under {_listed(unknown)}, where a single cell says nothing of chance")
-    return f"The ranges mean ± std of the best two {_listed(parts, '; they ')}." if parts else ""
+        parts.append(f"are unknown under {listed(unknown)}, where a single cell says nothing of chance")
+    return f"The ranges mean ± std of the best two {listed(parts, '; they ')}." if parts else ""
 
 
 def _distilled(results: ContinualResults) -> str:
@@ -182,7 +181,7 @@ def _distilled(results: ContinualResults) -> str:
                 f" {gain.num_pairs} cells)"
             )
         if parts:
-            sentences.append(f"{memory} reaches {_listed(parts)}")
+            sentences.append(f"{memory} reaches {listed(parts)}")
     text = "Compared with random on the same class orders and seeds, "
     return text + "; ".join(sentences) + "." if sentences else ""
 
@@ -197,7 +196,7 @@ def _forgetting(results: ContinualResults, ranked: dict[str, list[Summary]]) -> 
         for row in results.summaries
         if row.learner in REFERENCES
     ]
-    return f"From the best accuracy on a step to the last, the mean loss is {_listed(parts)}."
+    return f"From the best accuracy on a step to the last, the mean loss is {listed(parts)}."
 
 
 def _cost(results: ContinualResults) -> str:
@@ -209,14 +208,10 @@ def _cost(results: ContinualResults) -> str:
         f"{memory} holds {rows[memory].memory_images:,} images in {size(rows[memory].memory_bytes)}"
         for memory in told
     ]
-    text = f"After the last step {_listed(parts)}"
+    text = f"After the last step {listed(parts)}"
     for memory in told:
         if memory in DISTILLED:
             spent = results.distil_seconds.get(memory)
             known = f"making {memory} took {duration(spent)}"
             text += f"; {known if spent is not None else f'how long it took to make {memory} is unknown'}"
     return text + "."
-
-
-def _listed(items: Sequence[str], last: str = " and ") -> str:
-    return ", ".join(items[:-1]) + last + items[-1] if len(items) > 1 else "".join(items)

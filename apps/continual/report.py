@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from apps.continual.findings import cells_by_pair, findings, gains, group_of, size
 from apps.continual.plots import accuracy_figure, forgetting_figure, size_figure
 from apps.continual.results import CellResult, ContinualResults, Spread, Summary
-from apps.nas.page import page, table
-from apps.nas.plots import number, picture
-from apps.nas.summary import duration
+from apps.page import duration, number, page, picture, table
 
 _SHOWN_STEPS = 20
 """Rows and columns of a matrix on the page; of longer streams only so many steps are printed."""

@@ -3,8 +3,6 @@
 Figures are built without pyplot, so that nothing global is left behind and any thread may draw.
 """
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +18,7 @@ from matplotlib.transforms import Bbox
 from scipy.stats import rankdata
 
 from apps.nas.verdict import Estimate, ProxyVerdict, Verdict
+from apps.page import number
 
 _ACCENT, _BLUE, _GREY, _INK = "#c8550b", "#2b6cb0", "#9aa5b1", "#333333"
 _LOG_SCORES = ("parameters", "multiply-adds")
@@ -50,14 +49,6 @@ def kendall_of(proxy: ProxyVerdict, subset: str = "all") -> Estimate:
     """Kendall's tau-b of the proxy over a subset; all None where the verdict has no such subset."""
     found = (agreement.kendall for agreement in proxy.agreement if agreement.subset == subset)
     return next(found, Estimate(None, None, None))
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A fixed number of decimals with a true minus sign; "–" for None, NaN and infinity."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def interval(estimate: Estimate, digits: int = 2) -> str:
@@ -260,21 +251,6 @@ def _label_points(
         for choice in choices:
             if choice is not best:
                 choice[2].remove()
-
-
-def picture(figure: Figure, *, max_bytes: int = 500_000) -> str:
-    """The figure as a data URI: SVG where it stays within `max_bytes`, else PNG.
-
-    As an image, not as markup, so that the ids inside one drawing cannot meet those of another.
-    """
-    buffer, kind = io.BytesIO(), "svg+xml"
-    # The salt and the missing date make the same figure the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "nas", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=120)
-    if buffer.tell() > max_bytes:
-        buffer, kind = io.BytesIO(), "png"
-        figure.savefig(buffer, format="png", dpi=120)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _tidy(axes: Axes) -> None:

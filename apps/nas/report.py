@@ -5,19 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from statistics import fmean, stdev
 
-from apps.nas.page import page, plain, table
 from apps.nas.plots import (
     cost_quality_figure,
     interval,
-    number,
-    picture,
     rank_flow_figure,
     ranks_of,
     scatter_figure,
     scores_of,
 )
-from apps.nas.summary import duration, summary
+from apps.nas.summary import summary
 from apps.nas.verdict import Difference, Estimate, Verdict
+from apps.page import duration, number, page, picture, plain, table
 
 _FIGURES = (
     (

@@ -8,8 +8,7 @@ from typing import Literal
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from apps.nas.page import page, plain, table
-from apps.nas.plots import number, picture
+from apps.page import number, page, picture, plain, table
 
 Status = Literal["finished", "stopped", "failed"]
 NOT_COMPARABLE = (

@@ -1,10 +1,10 @@
 """A verdict in a few plain sentences, made from its numbers."""
 
 import math
-from collections.abc import Sequence
 
-from apps.nas.plots import interval, kendall_of, number, scores_of
+from apps.nas.plots import interval, kendall_of, scores_of
 from apps.nas.verdict import Estimate, ProxyVerdict, Verdict
+from apps.page import duration, listed, number
 
 
 def summary(verdict: Verdict) -> list[str]:
@@ -68,7 +68,7 @@ def _comparison(verdict: Verdict, first: ProxyVerdict) -> str:
         groups.setdefault(group, []).append(difference.second if ahead else difference.first)
     if not groups:
         return ""
-    told = _listed([f"{group} {_listed(names)}" for group, names in groups.items()], "; it ")
+    told = listed([f"{group} {listed(names)}" for group, names in groups.items()], "; it ")
     return f"On the same networks, the τ-b of {first.name} over all networks {told}."
 
 
@@ -116,16 +116,3 @@ def _cost(verdict: Verdict, first: ProxyVerdict) -> str:
     ratio = verdict.reference_seconds / total
     times = f"{ratio:.3g} times less" if ratio >= 1 else f"{1 / ratio:.3g} times more"
     return f"{text}: {times} than the reference, which took {duration(verdict.reference_seconds)}."
-
-
-def duration(seconds: float | None) -> str:
-    """A time in the unit that suits it; "–" for None."""
-    if seconds is None:
-        return "–"
-    units = ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h"), (math.inf, 86_400, "days"))
-    unit, name = next((unit, name) for limit, unit, name in units if seconds < limit)
-    return f"{seconds / unit:.3g} {name}"
-
-
-def _listed(items: Sequence[str], last: str = " and ") -> str:
-    return ", ".join(items[:-1]) + last + items[-1] if len(items) > 1 else "".join(items)

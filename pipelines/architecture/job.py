@@ -13,7 +13,6 @@ from apps.nas.proxies import DISTILLED, Proxy
 from apps.nas.table import Row, Table, from_parquet
 from apps.nas.trial import Recipe, Score, Unit
 from atom.data import RealData
-from atom.errors import ConfigError
 from atom.resolve import resolve_evaluation, resolve_settings
 from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
 from pipelines.architecture.plan import Given, Plan
@@ -250,16 +249,12 @@ class NasJob:
 
     def _equal_seconds(self, scored: Scored) -> dict[str, float]:
         """Training seconds by network: what the first tiny set took, and its share of the preparation."""
-        first = next((proxy for proxy in self.material.proxies if proxy.kind == "set"), None)
-        if first is None:
-            raise ConfigError(
-                "--proxies early-seconds: needs a tiny set whose time it takes; add distilled or random."
-            )
+        assert self.material.first_set is not None, "the names of the proxies were checked"
         times: dict[str, list[float]] = {}
-        for row in scored.of(first.name):
+        for row in scored.of(self.material.first_set):
             times.setdefault(row.network, []).append(row.train_seconds)
         total = sum(sum(values) for values in times.values())
-        share = 1.0 + (first.prepare_seconds or 0.0) / total if total else 1.0
+        share = 1.0 + self.material.prepare_seconds / total if total else 1.0
         return {network: fmean(values) * share for network, values in times.items()}
 
     def search(self, stop: StopSignal) -> Scored:

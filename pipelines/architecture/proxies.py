@@ -23,6 +23,7 @@ from pipelines.baselines import coresets
 from pipelines.claim import settings_hash
 from pipelines.command import say
 from pipelines.evaluation import SmallSet, small_set
+from pipelines.sets import held_out
 
 MAIN = "main"
 """The preprocessing of the first set, which every proxy without a set of its own takes."""
@@ -102,7 +103,7 @@ def gather(
             for distilled, spent in zip(sets, set_seconds, strict=True):
                 own = _free_name(distilled.method, [MAIN, *names, *small])
                 where = MAIN
-                if _digest(distilled.preprocess) != _digest(preprocess):
+                if distilled.preprocess.digest != preprocess.digest:
                     where = own
                     arrays[own] = _arrays(real, distilled.preprocess)
                 small[own] = small_set(distilled, own)
@@ -131,11 +132,6 @@ def gather(
     contents = {name: _content_of(parts) for name, parts in arrays.items()}
     draws = {(n, s): _content(*draw) for n, each in small.items() for s, draw in each.draws.items()}
     return Material(tuple(proxies), small, arrays, seeds, {**contents, **draws})
-
-
-def held_out(distilled: DistilledSet, real: RealData) -> bool:
-    """Whether a set is known not to have seen the images that proxies score on."""
-    return distilled.source.get("fingerprint") == real.train.fingerprint
 
 
 def say_held_out(distilled: DistilledSet, real: RealData, *, validation_frac: float) -> None:
@@ -206,13 +202,6 @@ def _free_name(method: str, taken: Sequence[str]) -> str:
     while name in taken:
         name, number = f"{method}-{number}", number + 1
     return name
-
-
-def _digest(preprocess: Preprocess) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(preprocess.tensors().items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _content_of(parts: RealArrays) -> str:

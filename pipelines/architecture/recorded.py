@@ -8,10 +8,10 @@ from apps.nas.plots import cost_quality_figure, rank_flow_figure, scatter_figure
 from apps.nas.summary import summary
 from apps.nas.verdict import Verdict, table, to_dict
 from pipelines.architecture.job import TABLE, NasJob
-from pipelines.architecture.proxies import held_out
 from pipelines.architecture.scored import Scored
 from pipelines.progress import format_table
 from pipelines.recording import times
+from pipelines.sets import held_out
 from pipelines.store import Store
 from pipelines.tracking import Tracker
 

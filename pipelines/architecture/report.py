@@ -12,13 +12,13 @@ from apps.nas.table import Row
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
 from atom.device import describe_hardware
 from pipelines.architecture.job import NasJob
-from pipelines.architecture.proxies import held_out
 from pipelines.architecture.recorded import REPORT, log_stored, record
 from pipelines.architecture.scored import Scored
 from pipelines.command import project_version, say
 from pipelines.progress import format_duration, print_table
 from pipelines.provenance import git_commit
 from pipelines.recording import library_versions, times
+from pipelines.sets import held_out
 from pipelines.tracking import Tracker
 
 if TYPE_CHECKING:

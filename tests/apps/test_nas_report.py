@@ -10,7 +10,7 @@ import pytest
 
 from apps.nas import plots
 from apps.nas.report import render_report
-from apps.nas.summary import duration, summary
+from apps.nas.summary import summary
 from apps.nas.verdict import (
     Agreement,
     Ceiling,
@@ -20,6 +20,7 @@ from apps.nas.verdict import (
     TopK,
     Verdict,
 )
+from apps.page import duration, number, picture
 
 NONE = Estimate(None, None, None)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -248,7 +249,7 @@ def test_durations_come_in_a_unit_that_suits_them(seconds, text):
     ("value", "text"), [(-0.001, "0.00"), (-1.5, "−1.50"), (math.nan, "–"), (math.inf, "–"), (None, "–")]
 )
 def test_numbers_have_a_true_minus_and_no_negative_zero(value, text):
-    assert plots.number(value) == text
+    assert number(value) == text
 
 
 def test_ranks_of_ties_are_their_mid_rank_and_minus_infinity_is_last():
@@ -314,18 +315,18 @@ def test_names_with_dollar_signs_are_not_read_as_formulae(verdict):
     proxies = tuple(dataclasses.replace(proxy, name=f"$\\x$ {proxy.name}") for proxy in verdict.proxies)
     strange = dataclasses.replace(verdict, proxies=proxies, reference_name="$^$")
     for draw in (plots.scatter_figure, plots.rank_flow_figure, plots.cost_quality_figure):
-        assert plots.picture(draw(strange)).startswith("data:image/svg+xml")
+        assert picture(draw(strange)).startswith("data:image/svg+xml")
 
 
 def test_a_picture_over_the_limit_becomes_png(verdict):
     figure = plots.cost_quality_figure(verdict)
-    head, _, data = plots.picture(figure, max_bytes=1000).partition(",")
+    head, _, data = picture(figure, max_bytes=1000).partition(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(data).startswith(b"\x89PNG")
 
 
 def test_the_same_verdict_becomes_the_same_bytes(verdict):
-    first, second = (plots.picture(plots.cost_quality_figure(verdict)) for _ in range(2))
+    first, second = (picture(plots.cost_quality_figure(verdict)) for _ in range(2))
     assert first == second
 
 

@@ -1,7 +1,13 @@
-"""Pieces of a self-contained HTML page: its frame and style, and tables; nothing is fetched from elsewhere."""
+"""Pieces of self-contained HTML pages: frame and style, tables, numbers, pictures; nothing is fetched elsewhere."""
 
+import base64
+import io
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
+
+import matplotlib
+from matplotlib.figure import Figure
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2530;--soft:#5d6875;--line:#dfe4e9;--page:#fff;--band:#f5f7f9}
@@ -63,3 +69,40 @@ def plain(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A fixed number of decimals with a true minus sign; "–" for None, NaN and infinity."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the unit that suits it; "–" for None."""
+    if seconds is None:
+        return "–"
+    units = ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h"), (math.inf, 86_400, "days"))
+    unit, name = next((unit, name) for limit, unit, name in units if seconds < limit)
+    return f"{seconds / unit:.3g} {name}"
+
+
+def listed(items: Sequence[str], last: str = " and ") -> str:
+    """A list as a sentence has it."""
+    return ", ".join(items[:-1]) + last + items[-1] if len(items) > 1 else "".join(items)
+
+
+def picture(figure: Figure, *, max_bytes: int = 500_000) -> str:
+    """The figure as a data URI: SVG where it stays within `max_bytes`, else PNG.
+
+    As an image, not as markup, so that the ids inside one drawing cannot meet those of another.
+    """
+    buffer, kind = io.BytesIO(), "svg+xml"
+    # The salt and the missing date make the same figure the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "nas", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=120)
+    if buffer.tell() > max_bytes:
+        buffer, kind = io.BytesIO(), "png"
+        figure.savefig(buffer, format="png", dpi=120)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
