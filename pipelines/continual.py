@@ -16,9 +16,9 @@ from pipelines.options import ContinualCommand, DataSettings
 if TYPE_CHECKING:
     from atom.data import RealData
     from atom.distilled import DistilledSet
-    from pipelines.continual_job import ContinualJob
-    from pipelines.continual_plan import Plan
     from pipelines.distillation import ActorSize
+    from pipelines.incremental.job import ContinualJob
+    from pipelines.incremental.plan import Plan
     from pipelines.signals import StopSignal
     from pipelines.tracking import Tracker
 
@@ -32,9 +32,9 @@ def learn_stream(command: ContinualCommand) -> int:
     """Load, distil, learn, report; see `run_command` for what it returns."""
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
-    from pipelines.continual_job import ContinualJob
-    from pipelines.continual_plan import check_names, plan, source_of
     from pipelines.evaluation import check_networks
+    from pipelines.incremental.job import ContinualJob
+    from pipelines.incremental.plan import check_names, plan, source_of
     from pipelines.preparation import load_real
     from pipelines.resources import choose_size
     from pipelines.sets import check_same_source
@@ -72,7 +72,7 @@ def learn_stream(command: ContinualCommand) -> int:
 
 def run(job: "ContinualJob", tracker: "Tracker", stop: "StopSignal") -> int:
     """Everything after the decisions; returns the exit code."""
-    from pipelines.continual_report import publish
+    from pipelines.incremental.report import publish
 
     job.log_inputs(tracker)
     if job.run(tracker, stop):

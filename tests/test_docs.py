@@ -21,7 +21,7 @@ from apps.nas.settings import NasSettings
 from apps.nas.space import NAMED as SPACES
 from apps.nas.space import load_space
 from apps.nas.table import Row
-from pipelines.continual_plan import DISTILLED, NONE, RESERVOIR, SET
+from pipelines.incremental.plan import DISTILLED, NONE, RESERVOIR, SET
 from pipelines.options import (
     CommandSettings,
     ContinualCommand,

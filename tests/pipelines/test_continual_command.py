@@ -14,9 +14,9 @@ from atom import data
 from atom.data import RealData
 from atom.errors import ConfigError
 from pipelines.continual import main
-from pipelines.continual_plan import Plan, check_names, plan
-from pipelines.continual_views import first_step
-from pipelines.continual_worker import training_seed
+from pipelines.incremental.plan import Plan, check_names, plan
+from pipelines.incremental.views import first_step
+from pipelines.incremental.worker import training_seed
 from pipelines.options import ContinualCommand
 from pipelines.tracking.backend import open_client
 

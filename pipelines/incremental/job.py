@@ -10,12 +10,12 @@ from apps.continual.settings import LearnerSettings
 from atom.data import ImageSet, RealData
 from atom.resolve import resolve_evaluation
 from atom.settings import DeviceKind, EvaluateSettings
-from pipelines.continual_cells import Cells
-from pipelines.continual_distil import Ahead, Distiller, distil_settings
-from pipelines.continual_memories import Memories
-from pipelines.continual_plan import SET, Plan
-from pipelines.continual_views import ALL, Views
 from pipelines.distillation import ActorSize
+from pipelines.incremental.cells import Cells
+from pipelines.incremental.distil import Ahead, Distiller, distil_settings
+from pipelines.incremental.memories import Memories
+from pipelines.incremental.plan import SET, Plan
+from pipelines.incremental.views import ALL, Views
 from pipelines.options import ContinualCommand
 from pipelines.pool import Limits
 from pipelines.recording import add_seconds, log_distilled, log_real, start_tracker

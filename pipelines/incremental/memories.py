@@ -16,15 +16,15 @@ from apps.continual.memory import Exemplars, Memory, Reservoir, from_distilled, 
 from atom import nets
 from atom.device import use_threads
 from pipelines.claim import settings_hash
-from pipelines.continual_choices import Choices
-from pipelines.continual_distil import Distiller
-from pipelines.continual_picture import memory_picture
-from pipelines.continual_plan import DISTILLED, DRAWN, RESERVOIR, SET
-from pipelines.continual_worker import Held
+from pipelines.incremental.choices import Choices
+from pipelines.incremental.distil import Distiller
+from pipelines.incremental.picture import memory_picture
+from pipelines.incremental.plan import DISTILLED, DRAWN, RESERVOIR, SET
+from pipelines.incremental.worker import Held
 from pipelines.sets import fingerprint
 
 if TYPE_CHECKING:
-    from pipelines.continual_job import ContinualJob
+    from pipelines.incremental.job import ContinualJob
 
 Key = tuple[str, int, int]
 """Memory, class order, training seed it was drawn for: 0 where one draw serves all."""

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from apps.continual.selection import KINDS
 from atom import nets
 from pipelines.claim import settings_hash
-from pipelines.continual_worker import Choice, choose_rows
+from pipelines.incremental.worker import Choice, choose_rows
 from pipelines.progress import Progress
 from pipelines.tasks import run_tasks
 
 if TYPE_CHECKING:
-    from pipelines.continual_job import ContinualJob
+    from pipelines.incremental.job import ContinualJob
     from pipelines.signals import StopSignal
 
 _KINDS = tuple(kind for kind in KINDS if kind != "random")

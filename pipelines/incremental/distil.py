@@ -17,14 +17,14 @@ from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
 from pipelines.checkpoints import Checkpoints
 from pipelines.claim import claim, settings_hash
-from pipelines.continual_plan import DISTILLED
-from pipelines.continual_views import ALL
 from pipelines.distillation import ActorSize, Group, distil_classes
+from pipelines.incremental.plan import DISTILLED
+from pipelines.incremental.views import ALL
 from pipelines.store import Store
 from pipelines.worker import Problem
 
 if TYPE_CHECKING:
-    from pipelines.continual_job import ContinualJob
+    from pipelines.incremental.job import ContinualJob
     from pipelines.signals import StopSignal
     from pipelines.tracking import Tracker
 

@@ -21,16 +21,16 @@ from apps.continual.state import LearnerState
 from atom import nets
 from atom.errors import ArtifactError, StoreError
 from pipelines.claim import settings_hash
-from pipelines.continual_memories import Memories
-from pipelines.continual_plan import NONE
-from pipelines.continual_worker import CellStep, Held, StepContext, StepInputs, run_cell_step, training_seed
 from pipelines.distillation import ActorSize
+from pipelines.incremental.memories import Memories
+from pipelines.incremental.plan import NONE
+from pipelines.incremental.worker import CellStep, Held, StepContext, StepInputs, run_cell_step, training_seed
 from pipelines.progress import Progress
 from pipelines.tasks import run_tasks
 from pipelines.worker import network_slug
 
 if TYPE_CHECKING:
-    from pipelines.continual_job import ContinualJob
+    from pipelines.incremental.job import ContinualJob
 
 
 class Cells:

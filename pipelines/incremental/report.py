@@ -10,9 +10,9 @@ from apps.continual.report import render_continual
 from apps.continual.results import ContinualResults, Spread, Summary, summarise
 from atom.device import describe_hardware
 from pipelines.command import project_version, say
-from pipelines.continual_distil import worker_seconds
-from pipelines.continual_job import ContinualJob, metric_name
-from pipelines.continual_plan import SET
+from pipelines.incremental.distil import worker_seconds
+from pipelines.incremental.job import ContinualJob, metric_name
+from pipelines.incremental.plan import SET
 from pipelines.progress import format_duration, format_table, print_table
 from pipelines.provenance import git_commit
 from pipelines.recording import library_versions, times

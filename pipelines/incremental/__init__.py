@@ -1,0 +1,1 @@
+"""Class-incremental learning on Ray: planned, distilled, trained, reported; `pipelines/continual.py` is the command."""
