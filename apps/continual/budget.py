@@ -15,12 +15,14 @@ _UNITS = {
     "mib": 2**20,
     "gib": 2**30,
 }
-_FORMS = '"20/class", "2000 images", or bytes as "600kB", "6MB", "6MiB"'
+_FORMS = '"20/class", "2000 images", or bytes as "600kB", "6MiB", "61.44kB/class"'
 
 
 @dataclass(frozen=True)
 class Budget:
     """A limit of exactly one kind; `images` and `num_bytes` are shared by all classes seen so far.
+
+    The two by class let nothing shrink: a class keeps from its first step to the end what it was given.
 
     All classes get the same number of images. What does not divide stays unused, so no class is larger
     because of its place in the order. Bytes are those of the images as stored, see `exemplars.image_bytes`.
@@ -28,10 +30,14 @@ class Budget:
     Example:
         >>> Budget(images=500).quota(7, bytes_per_image=3072), Budget(num_bytes=61440).quota(2, 3072)
         (71, 10)
+        >>> Budget(bytes_per_class=61440).quota(7, bytes_per_image=3072)
+        20
     """
 
     per_class: int | None = None
-    """Images of every class, from its first step to the end."""
+    """Images of every class."""
+    bytes_per_class: int | None = None
+    """Bytes of the images of every class."""
     images: int | None = None
     """Images of all classes together."""
     num_bytes: int | None = None
@@ -46,14 +52,14 @@ class Budget:
         given = {name: number for name, number in vars(self).items() if number is not None}
         if len(given) != 1 or min(given.values()) < 1:
             raise ConfigError(
-                f"memory budget: received {given or 'nothing'}; expected exactly one of per_class, images and"
-                " num_bytes, of 1 or more."
+                f"memory budget: received {given or 'nothing'}; expected exactly one of per_class, bytes_per_class,"
+                " images and num_bytes, of 1 or more."
             )
 
     def quota(self, num_seen_classes: int, bytes_per_image: int) -> int:
         """Images each class may keep while `num_seen_classes` >= 1 have been seen; may be 0."""
-        if self.per_class is not None:
-            return self.per_class
+        if self.by_class:
+            return self._images_of_class(bytes_per_image)
         return self._all_images(bytes_per_image) // num_seen_classes
 
     def capacity(self, num_classes: int, bytes_per_image: int) -> int:
@@ -62,9 +68,14 @@ class Budget:
         A limit by class gives the reservoir its last size from the first step on, since it cannot grow and
         stay a uniform sample; before the last step it holds more than a memory by class does.
         """
-        if self.per_class is not None:
-            return self.per_class * num_classes
+        if self.by_class:
+            return self._images_of_class(bytes_per_image) * num_classes
         return self._all_images(bytes_per_image)
+
+    @property
+    def by_class(self) -> bool:
+        """Whether every class has a limit of its own, so that none shrinks when others arrive."""
+        return self.per_class is not None or self.bytes_per_class is not None
 
     def check(self, num_classes: int, bytes_per_image: int) -> None:
         """Refuse a budget that leaves a class without an image at the last step.
@@ -75,6 +86,10 @@ class Budget:
         if self.quota(num_classes, bytes_per_image) >= 1:
             return
         needed = f"{num_classes} images"
+        if self.bytes_per_class is not None:
+            raise ConfigError(
+                f"memory budget of {self}: an image takes {bytes_per_image} bytes; raise it to that or more."
+            )
         if self.num_bytes is not None:
             needed = f"{num_classes * bytes_per_image} bytes, {bytes_per_image} an image,"
         raise ConfigError(
@@ -84,7 +99,14 @@ class Budget:
     def __str__(self) -> str:
         if self.per_class is not None:
             return f"{self.per_class} images a class"
+        if self.bytes_per_class is not None:
+            return f"{self.bytes_per_class} bytes a class"
         return f"{self.images} images" if self.images is not None else f"{self.num_bytes} bytes"
+
+    def _images_of_class(self, bytes_per_image: int) -> int:
+        if self.per_class is not None:
+            return self.per_class
+        return (self.bytes_per_class or 0) // bytes_per_image
 
     def _all_images(self, bytes_per_image: int) -> int:
         if self.images is not None:
@@ -93,7 +115,7 @@ class Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """A budget as a user writes it: "20/class", "2000 images", "600kB", "6MB" (10**6), "6MiB" (2**20).
+    """A budget as a user writes it: "20/class", "2000 images", "600kB", "6MB" (10**6), "6MiB" (2**20), "8kB/class".
 
     Letters may be small or capital. Bytes may have decimals, and a part of a byte is dropped.
 
@@ -101,19 +123,23 @@ def parse_budget(text: str) -> Budget:
         ConfigError: not one of these forms, or below 1.
 
     Example:
-        >>> parse_budget("20/class"), parse_budget("1.5 kB").num_bytes
-        (Budget(per_class=20, images=None, num_bytes=None), 1500)
+        >>> parse_budget("20/class").per_class, parse_budget("1.5 kB").num_bytes
+        (20, 1500)
+        >>> parse_budget("7.84kB/class").bytes_per_class
+        7840
     """
-    match = re.fullmatch(r"(\d+)(\.\d+)?\s*(/\s*class|images?|[kmg]i?b|b)", text.strip().lower())
-    unit = match.group(3) if match else ""
-    if match is None or (match.group(2) and unit not in _UNITS):
+    match = re.fullmatch(r"(\d+)(\.\d+)?\s*(images?|[kmg]i?b|b)?\s*(/\s*class)?", text.strip().lower())
+    unit = (match.group(3) or "") if match else ""
+    by_class = bool(match and match.group(4))
+    # A bare number would not say of what, and images have no decimals.
+    if match is None or not (unit or by_class) or (match.group(2) and unit not in _UNITS):
         raise ConfigError(f"memory budget {text!r} is not understood; write {_FORMS}.")
-    if unit.startswith("/"):
-        return Budget(per_class=int(match.group(1)))
-    if unit.startswith("image"):
-        return Budget(images=int(match.group(1)))
-    # Fractions are exact; 0.29 as a float is not.
-    return Budget(num_bytes=int(Fraction(match.group(1) + (match.group(2) or "")) * _UNITS[unit]))
+    if unit in _UNITS:
+        # Fractions are exact; 0.29 as a float is not.
+        num_bytes = int(Fraction(match.group(1) + (match.group(2) or "")) * _UNITS[unit])
+        return Budget(bytes_per_class=num_bytes) if by_class else Budget(num_bytes=num_bytes)
+    number = int(match.group(1))
+    return Budget(per_class=number) if by_class else Budget(images=number)
 
 
 __all__ = ["Budget", "parse_budget"]

@@ -88,7 +88,8 @@ class ContinualSettings(Settings):
     steps: Annotated[int, Field(ge=1)] | None = None
     """Steps the classes arrive in; default that of seq-cifar10, seq-cifar100 and the like."""
     budget: str = "20/class"
-    """Size of each memory: "20/class", "2000 images", or bytes as stored, "600kB". Source of the default: DM."""
+    """Size of each memory: "20/class", "2000 images", or bytes as stored, "600kB" or "60kB/class". Source of the
+    default: DM."""
     storage: Literal["uint8-scaled", "uint8", "float32"] = "uint8-scaled"
     """Form of distilled images in memory; real ones are uint8. uint8-scaled: 256 levels between the extremes of each
     image."""

@@ -1,4 +1,4 @@
-"""Budgets of a memory in their three forms: what each class gets, and what is refused."""
+"""Budgets of a memory in their four forms: what each class gets, and what is refused."""
 
 import numpy as np
 import pytest
@@ -30,6 +30,13 @@ def test_bytes_buy_four_times_as_many_uint8_images_as_float32_ones():
     assert budget.capacity(10, 3072) == 200
 
 
+def test_bytes_a_class_stay_the_same_and_buy_whole_images_only():
+    budget = Budget(bytes_per_class=7840)
+    assert [budget.quota(seen, 784) for seen in (1, 10)] == [10, 10]
+    assert [budget.quota(10, size) for size in (792, 3136)] == [9, 2]
+    assert budget.capacity(10, 784) == 100
+
+
 @given(st.integers(1, 10**6), st.integers(1, 50), st.integers(1, 5000))
 def test_bytes_are_never_exceeded_and_one_more_image_a_class_would(num_bytes, num_seen, bytes_per_image):
     quota = Budget(num_bytes=num_bytes).quota(num_seen, bytes_per_image)
@@ -47,7 +54,7 @@ def test_memory_kept_to_its_quota_stays_within_the_bytes():
 
 @pytest.mark.parametrize("limits", [{}, {"per_class": 2, "images": 20}, {"images": 0}, {"num_bytes": -5}])
 def test_budget_of_no_kind_or_of_two_or_below_one_is_refused(limits):
-    with pytest.raises(ConfigError, match="expected exactly one of per_class, images and num_bytes"):
+    with pytest.raises(ConfigError, match="expected exactly one of per_class, bytes_per_class, images and"):
         Budget(**limits)
 
 
@@ -60,6 +67,9 @@ def test_budget_that_runs_out_at_the_last_step_is_refused_up_front():
         ConfigError, match="of 30719 bytes: 10 classes need 30720 bytes, 3072 an image, or more"
     ):
         Budget(num_bytes=30719).check(10, 3072)
+    Budget(bytes_per_class=3072).check(10, 3072)
+    with pytest.raises(ConfigError, match="of 3071 bytes a class: an image takes 3072 bytes"):
+        Budget(bytes_per_class=3071).check(10, 3072)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +84,9 @@ def test_budget_that_runs_out_at_the_last_step_is_refused_up_front():
         ("0.29 MB", Budget(num_bytes=290_000)),
         ("6MiB", Budget(num_bytes=6 * 2**20)),
         ("1.5gib", Budget(num_bytes=3 * 2**29)),
+        ("7.84kB/class", Budget(bytes_per_class=7840)),
+        ("3072 b / class", Budget(bytes_per_class=3072)),
+        ("20 images/class", Budget(per_class=20)),
     ],
 )
 def test_budgets_are_read_as_users_write_them(text, expected):
@@ -81,7 +94,19 @@ def test_budgets_are_read_as_users_write_them(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["2000", "", "20.5/class", "1.5 images", "-3 images", "6 MBit", "1e6 B", "nan MB"]
+    "text",
+    [
+        "2000",
+        "",
+        "20.5/class",
+        "1.5 images",
+        "-3 images",
+        "6 MBit",
+        "1e6 B",
+        "nan MB",
+        "/class",
+        "1.5 images/class",
+    ],
 )
 def test_text_that_is_no_budget_is_refused_with_the_known_forms(text):
     with pytest.raises(ConfigError, match='is not understood; write "20/class"'):
@@ -100,6 +125,7 @@ def test_budget_of_nothing_is_refused(text):
         (Budget(per_class=2), "2 images a class"),
         (Budget(images=30), "30 images"),
         (Budget(num_bytes=99), "99 bytes"),
+        (Budget(bytes_per_class=99), "99 bytes a class"),
     ],
 )
 def test_budget_says_what_it_is(budget, text):
