@@ -1,10 +1,12 @@
 """The pages are true: links lead somewhere, flags exist, commands parse, code compiles, lists are complete."""
 
 import dataclasses
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import urllib.parse
 from pathlib import Path
 
@@ -187,6 +189,29 @@ def test_the_printed_space_of_ones_own_is_a_space(tmp_path):
         assert logits.shape == (2, 7)
         assert candidate.parameters
         assert candidate.multiply_adds
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_avalanche_example_runs_as_printed_and_resumes(tmp_path):
+    pytest.importorskip("avalanche", reason="avalanche-lib is not installed: pip install '.[avalanche]'")
+    page = (ROOT / "docs" / "continual.md").read_text()
+    (example,) = [block for name, block in FENCE.findall(page) if name == "python" and "avalanche" in block]
+    (tmp_path / "example.py").write_text(example)
+    command = [sys.executable, "-W", "ignore", "example.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    printed = []
+    for _ in range(2):
+        finished = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert finished.returncode == 0, finished.stderr
+        printed.append(finished.stdout.splitlines())
+    assert len(printed[0]) == 6
+    assert re.fullmatch(r"10 classes: \d+\.\d %, 100 images in 7200 bytes", printed[0][4])
+    assert printed[0][:5] == printed[1][:5]
+    assert printed[1][5] == "0.0 s of distillation" != printed[0][5]
+    assert "DistilledMemory_Bytes/eval_phase/test_stream = 7200.0000" in (tmp_path / "log.txt").read_text()
 
 
 def test_index_lists_every_page():

@@ -1,0 +1,34 @@
+"""Distilled images as the replay memory of Avalanche: the optional extra `avalanche`, for avalanche-lib 0.6.
+
+`DistilledBuffer` is a storage policy for `ReplayPlugin`, `DistilledGDumbPlugin` trains on such a buffer alone,
+and `distilled_memory_metrics` logs its size and its time. docs/continual.md has an example that runs.
+
+Example:
+    >>> from apps.avalanche import DistilledBuffer
+    >>> buffer = DistilledBuffer(200, num_classes=10)
+    >>> buffer.max_size, len(buffer.buffer), buffer.memory.num_bytes
+    (200, 0, 0)
+"""
+
+try:
+    import avalanche  # noqa: F401
+except ModuleNotFoundError as error:
+    # A broken installation of Avalanche has something else to say.
+    if error.name != "avalanche":
+        raise
+    raise ImportError(
+        "apps.avalanche needs avalanche-lib 0.6, which is not installed here; run pip install"
+        " 'atom-distill[avalanche]'."
+    ) from error
+
+from apps.avalanche.buffer import DistilledBuffer
+from apps.avalanche.datasets import DsaTransform
+from apps.avalanche.plugins import DistilledGDumbPlugin, DistilledMemoryMetric, distilled_memory_metrics
+
+__all__ = [
+    "DistilledBuffer",
+    "DistilledGDumbPlugin",
+    "DistilledMemoryMetric",
+    "DsaTransform",
+    "distilled_memory_metrics",
+]

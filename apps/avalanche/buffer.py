@@ -1,0 +1,248 @@
+"""A storage policy of Avalanche that keeps distilled images of every class seen, within a fixed size."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from avalanche.training.storage_policy import ExemplarsBuffer
+
+from apps.avalanche.datasets import DsaTransform, check_space, make_dataset, read_experience
+from apps.avalanche.distilling import DistilledHere
+from apps.avalanche.sources import DistilledBefore, Source
+from apps.continual.budget import Budget
+from apps.continual.exemplars import STORAGES, Storage
+from apps.continual.memory import Memory
+from atom.device import resolve_device
+from atom.distilled import DistilledSet
+from atom.errors import ConfigError
+from atom.preprocess import Preprocess
+from atom.settings import DeviceKind, DistillSettings
+
+
+class DistilledBuffer(ExemplarsBuffer):
+    """Distils the classes of every experience when it ends, and keeps them for `ReplayPlugin` or GDumb.
+
+    **Space.** The images are distilled from what the benchmark's eval transform makes of the real ones, and stay
+    in that space, which is the one the model is trained in. They are not normalised again: the buffer has
+    transforms of its own, `train_dsa_strategy` in the group "train" and nothing in "eval", frozen. To distil
+    whitened images, whiten the data of the benchmark, see `atom.Preprocess`.
+
+    **Size.** With `adaptive_size` all classes seen share `max_size` images: every one gets the same number, those
+    seen before shrink when new ones come, and what does not divide stays unused. Without it every class has
+    max_size / num_classes images from its first experience to the end, DM's rule. A class is distilled
+    into as many images as it may keep when it comes, and never into more than it has real ones.
+
+    **What goes first.** The images of a class are kept in an order of importance, `selection.order_distilled`,
+    and leave from its end, as many of every class.
+
+    **Restart.** With `directory`, every experience leaves one safetensors file. Run the script again, or call
+    `post_adapt(None, exp)` for the experiences that a model of yours has learnt: what is found is read, bit
+    for bit the same, and not distilled. A file of other images or settings is left alone, and the classes
+    are distilled again; a damaged one is refused. What was under way at a kill is lost.
+
+    Equal settings, images and kind of device give equal buffers; neither torch's nor NumPy's global generators
+    are used. Soft labels are not: Avalanche's losses take integers.
+
+    Args:
+        max_size: stored images of all classes together, the `mem_size` of `ReplayPlugin`.
+        num_classes: of the whole benchmark.
+        settings: of the distillation. Their ipc, zca and zca_eps are not read: the size decides the first, the
+            benchmark's transform the others. Default: those of `DistillSettings`, with a class distilled alone.
+            Their `threads_per_actor` is the number of CPU threads here.
+        adaptive_size: see above; the name is that of Avalanche's `ClassBalancedBuffer`.
+        storage: how an image is kept, one of `exemplars.STORAGES`.
+        preprocess: what the eval transform does with pixels in [0, 1]; needed for the storage uint8, which undoes
+            it, and where it is given, the images are checked against it.
+        train_dsa_strategy: augmentation of the buffer's images in training, operations joined by "_", or "none".
+        device: where to distil, as PyTorch writes it.
+        directory: of the files, see above; made if it is not there.
+
+    Attributes:
+        memory: what is kept, an `apps.continual.memory.Memory`; its `num_images` and `num_bytes` are the size as
+            stored. The images to train on are held beside it as float32.
+        buffer: the same as an AvalancheDataset.
+
+    Raises:
+        ConfigError: no classes; a size that leaves a class without an image or, without `adaptive_size`, does not
+            divide; an unknown storage, device or operation; uint8 without `preprocess`.
+
+    Example:
+        >>> buffer = DistilledBuffer(50, num_classes=10, adaptive_size=False)
+        >>> buffer.max_size, buffer.quota(2), DistilledBuffer(50, num_classes=10).quota(2)
+        (50, 5, 25)
+    """
+
+    def __init__(
+        self,
+        max_size: int,
+        *,
+        num_classes: int,
+        settings: DistillSettings | None = None,
+        adaptive_size: bool = True,
+        storage: Storage = "uint8-scaled",
+        preprocess: Preprocess | None = None,
+        train_dsa_strategy: str = "none",
+        device: torch.device | str = "cpu",
+        directory: str | Path | None = None,
+    ) -> None:
+        super().__init__(max_size)
+        if storage not in STORAGES:
+            raise ConfigError(f"memory storage {storage!r} is unknown; known are {', '.join(STORAGES)}.")
+        if storage == "uint8" and preprocess is None:
+            raise ConfigError(
+                "memory storage 'uint8' keeps pixels, but it is not known how the benchmark's eval transform"
+                " normalises them; pass preprocess=Preprocess(mean, std), or another storage."
+            )
+        self.adaptive_size, self.num_classes = adaptive_size, num_classes
+        self.memory = Memory()
+        self.num_experiences = 0
+        self._budget = self._budget_of(max_size)
+        self._preprocess = preprocess
+        self._train_transform = DsaTransform(train_dsa_strategy)
+        # What an item of the training data looks like, see `Arrived`.
+        self._tasks: dict[int, int] | None = None
+        self._labels_are_tensors = False
+        self._source: Source = DistilledHere(
+            settings if settings is not None else DistillSettings(classes_per_group=1),
+            num_classes=num_classes,
+            storage=storage,
+            # Without one only the forms are allowed that do not read it.
+            preprocess=preprocess if preprocess is not None else Preprocess(torch.zeros(1), torch.ones(1)),
+            device=_device(device),
+            directory=None if directory is None else Path(directory),
+        )
+
+    @classmethod
+    def from_set(
+        cls,
+        distilled: DistilledSet | str | Path,
+        max_size: int,
+        *,
+        adaptive_size: bool = True,
+        storage: Storage = "uint8-scaled",
+        preprocess: Preprocess | None = None,
+        train_dsa_strategy: str = "none",
+        network: str = "convnet",
+        seed: int = 0,
+    ) -> "DistilledBuffer":
+        """A buffer that distils nothing, but takes every class from a set made beforehand.
+
+        A class keeps the label it has in the set. One with fewer images in the set than it may keep stays below.
+
+        Args:
+            distilled: the set, or its directory.
+            max_size, adaptive_size, storage, train_dsa_strategy: see the class.
+            preprocess: what the benchmark's eval transform does with pixels in [0, 1], default that of the set;
+                a set of another one is brought to it without loss.
+            network, seed: of the order in which images are kept.
+
+        Raises:
+            ArtifactError: the directory holds no sound set.
+            ConfigError: see the class.
+        """
+        given = distilled if isinstance(distilled, DistilledSet) else DistilledSet.load(distilled)
+        space = preprocess if preprocess is not None else given.preprocess
+        buffer = cls(
+            max_size,
+            num_classes=given.num_classes,
+            adaptive_size=adaptive_size,
+            storage=storage,
+            preprocess=space,
+            train_dsa_strategy=train_dsa_strategy,
+        )
+        buffer._source = DistilledBefore(given, storage=storage, preprocess=space, seed=seed, network=network)
+        return buffer
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on distillation by this object; classes read from files or a set cost none."""
+        return self._source.seconds
+
+    def quota(self, num_seen_classes: int) -> int:
+        """Images that each class may keep while `num_seen_classes` >= 1 have been seen."""
+        # Limits in images do not depend on the bytes of one.
+        return self._budget.quota(num_seen_classes, bytes_per_image=1)
+
+    def post_adapt(self, agent_state: Any, exp: Any) -> None:
+        """Take the classes of an experience into the buffer; the others shrink.
+
+        Args:
+            agent_state: not read; None will do.
+            exp: its images are read once, through the eval transforms of its dataset.
+
+        Raises:
+            ConfigError: a class that came before, or see `datasets.read_experience` and `DistilledHere.take`.
+            ArtifactError, StoreError: see `DistilledHere.take`.
+        """
+        name = f"experience {self.num_experiences}"
+        arrived = read_experience(
+            exp, name=name, num_classes=self.num_classes, limit=self._source.real_images
+        )
+        again = sorted(set(arrived.images) & set(self.memory.classes))
+        if again:
+            raise ConfigError(
+                f"{name} brings class {again[0]}, which has come before; classes must arrive once, whole, each with a"
+                " label of its own, as in nc_benchmark without class_ids_from_zero_in_each_exp."
+            )
+        if self._preprocess is not None:
+            check_space(arrived, self._preprocess, name=name)
+        quota = self.quota(len(self.memory.classes) + len(arrived.images))
+        exemplars = self._source.take(arrived.images, quota=quota, experience=self.num_experiences)
+        for class_id, kept in exemplars.items():
+            self.memory.add(class_id, kept)
+        self.memory.shrink(quota)
+        self._tasks = None if arrived.tasks is None else {**(self._tasks or {}), **arrived.tasks}
+        self._labels_are_tensors = arrived.labels_are_tensors
+        self.num_experiences += 1
+        self._renew()
+
+    def resize(self, strategy: Any, new_size: int) -> None:
+        """Change `max_size`; every class loses its least important images, or keeps what it has.
+
+        A larger size serves the classes to come: the real images of those before are gone. `strategy` is not read.
+
+        Raises:
+            ConfigError: see the class.
+        """
+        self._budget, self.max_size = self._budget_of(new_size), new_size
+        if self.memory.classes:
+            self.memory.shrink(self.quota(len(self.memory.classes)))
+            self._renew()
+
+    def _budget_of(self, max_size: int) -> Budget:
+        if self.num_classes < 1:
+            raise ConfigError(
+                f"num_classes {self.num_classes}: expected those of the whole benchmark, 1 or more."
+            )
+        if self.adaptive_size:
+            budget = Budget(images=max_size)
+        elif max_size % self.num_classes:
+            raise ConfigError(
+                f"max_size {max_size} does not divide by {self.num_classes} classes; without adaptive_size pass"
+                f" the images of a class times {self.num_classes}."
+            )
+        else:
+            budget = Budget(per_class=max_size // self.num_classes)
+        budget.check(self.num_classes, bytes_per_image=1)
+        return budget
+
+    def _renew(self) -> None:
+        channels = self.memory[self.memory.classes[0]].images_NCHW.shape[1]
+        space = self._preprocess or Preprocess(torch.zeros(channels), torch.ones(channels))
+        contents = self.memory.contents(space)
+        assert contents is not None, "the budget leaves every class an image"
+        self.buffer = make_dataset(
+            *contents,
+            tasks=self._tasks,
+            labels_are_tensors=self._labels_are_tensors,
+            train_transform=self._train_transform,
+        )
+
+
+def _device(device: torch.device | str) -> torch.device:
+    kind, colon, _ = str(device).partition(":")
+    found = resolve_device(cast(DeviceKind, kind))
+    return torch.device(device) if colon else found
+
+
+__all__ = ["DistilledBuffer"]

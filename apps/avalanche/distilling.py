@@ -1,0 +1,187 @@
+"""Distillation in this process, with a file for every experience that is done; nothing here knows Avalanche."""
+
+# N real images of a class, I distilled ones, C channels, H height, W width
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.continual.exemplars import Exemplars, Storage
+from apps.continual.memory import Memory
+from apps.continual.selection import order_distilled
+from atom import atomic, nets
+from atom.device import kind_of, use_threads
+from atom.distill import GroupDistiller
+from atom.errors import ArtifactError, ConfigError
+from atom.preprocess import Preprocess
+from atom.resolve import resolve_settings
+from atom.settings import DistillSettings
+
+log = logging.getLogger(__name__)
+
+FILE_VERSION = 1
+"""Part of the name of every file; another one has all classes distilled anew."""
+
+
+class DistilledHere:
+    """Distils with `atom.distill.GroupDistiller`, in this process; finished experiences are kept as files.
+
+    Args:
+        settings: as a user writes them; ipc, zca and zca_eps are not read.
+        num_classes: of the whole benchmark.
+        storage: one of `exemplars.STORAGES`.
+        preprocess: what the space of the images is; read for the storage uint8 alone.
+        device: where to distil.
+        directory: of the files, or None to keep none.
+    """
+
+    real_images: int | None = None
+
+    def __init__(
+        self,
+        settings: DistillSettings,
+        *,
+        num_classes: int,
+        storage: Storage,
+        preprocess: Preprocess,
+        device: torch.device,
+        directory: Path | None,
+    ) -> None:
+        self.seconds = 0.0
+        self._settings, self._num_classes, self._storage = settings, num_classes, storage
+        self._preprocess, self._device, self._directory = preprocess, device, directory
+        self._distiller: GroupDistiller | None = None
+
+    def take(self, real: Mapping[int, Tensor], *, quota: int, experience: int) -> dict[int, Exemplars]:
+        """As `sources.Source.take`; from the file of the experience, where there is one for exactly this work.
+
+        The name of a file holds a digest of the images, the settings, the kind of device and all else that
+        decides its content. So a file of other images or settings is never read, nor touched: the classes are
+        distilled again, into a file beside it. One that is damaged is refused.
+
+        Raises:
+            ConfigError: too few real images, or settings that do not fit them.
+            ArtifactError: the file is damaged.
+            StoreError: the file cannot be written.
+        """
+        settings = self._resolved(real, quota)
+        path = None
+        if self._directory is not None:
+            key = self._key(settings, real)
+            path = self._directory.expanduser() / f"experience-{experience:03}-{key[:16]}.safetensors"
+            if path.exists():
+                return _read(path, real)
+        started = time.perf_counter()
+        exemplars = self._distil(settings, real)
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        log.info(
+            "experience %d: classes %s distilled into %d images each in %.1f s",
+            experience,
+            sorted(real),
+            settings.ipc,
+            seconds,
+        )
+        if path is not None:
+            atomic.write_file(path, Memory(exemplars).to_bytes())
+        return exemplars
+
+    def _resolved(self, real: Mapping[int, Tensor], quota: int) -> DistillSettings:
+        smallest = min(real, key=lambda class_id: len(real[class_id]))
+        channels, height, width = real[smallest].shape[1:]
+        ipc, tiles = quota, self._settings.factor**2
+        if self._settings.init != "noise":
+            # A start from real images cannot have more than there are.
+            ipc = min(quota, len(real[smallest]) // tiles)
+        if not ipc:
+            raise ConfigError(
+                f"class {smallest} has {len(real[smallest])} training images, but a distilled one with factor"
+                f" {self._settings.factor} starts from {tiles}; pass a smaller factor, or init='noise'."
+            )
+        return resolve_settings(
+            self._settings.model_copy(update={"ipc": ipc}),
+            device_kind=kind_of(self._device),
+            channels=channels,
+            height=height,
+            width=width,
+            num_classes=self._num_classes,
+        )
+
+    def _distil(self, settings: DistillSettings, real: Mapping[int, Tensor]) -> dict[int, Exemplars]:
+        classes, exemplars = sorted(real), {}
+        distiller = self._distiller_for(settings, real[classes[0]])
+        of_class = {class_id: images.to(self._device) for class_id, images in real.items()}
+        for first in range(0, len(classes), settings.classes_per_group):
+            group = classes[first : first + settings.classes_per_group]
+            state = distiller.start(group, of_class)
+            state = distiller.advance(state, settings.iterations or 0, class_ids=group, real=of_class)
+            for class_id, images_ICHW in zip(group, state.images, strict=True):
+                exemplars[class_id] = self._ordered(torch.from_numpy(images_ICHW), settings)
+        return exemplars
+
+    def _distiller_for(self, settings: DistillSettings, real_NCHW: Tensor) -> GroupDistiller:
+        shape = tuple(real_NCHW.shape[1:])
+        known = self._distiller
+        # The same one, where it fits: a compiled step is not compiled again.
+        if known is None or (known.settings, known.shape) != (settings, shape):
+            channels, height, width = shape
+            known = self._distiller = GroupDistiller(
+                settings,
+                channels=channels,
+                height=height,
+                width=width,
+                num_classes=self._num_classes,
+                device=self._device,
+            )
+        return known
+
+    def _ordered(self, white_ICHW: Tensor, settings: DistillSettings) -> Exemplars:
+        with use_threads(1):
+            order_I = order_distilled(
+                white_ICHW, seed=settings.seed, factor=settings.factor, network=settings.network
+            )
+        return Exemplars.from_white(
+            white_ICHW[torch.from_numpy(order_I)],
+            self._storage,
+            preprocess=self._preprocess,
+            factor=settings.factor,
+        )
+
+    def _key(self, settings: DistillSettings, real: Mapping[int, Tensor]) -> str:
+        content = {
+            "version": FILE_VERSION,
+            "settings": settings.model_dump(mode="json", exclude={"zca", "zca_eps"}),
+            "network": nets.identity(settings.network),
+            "num_classes": self._num_classes,
+            "storage": self._storage,
+            "preprocess": self._preprocess.digest if self._storage == "uint8" else None,
+            "device": kind_of(self._device),
+            "classes": {class_id: list(real[class_id].shape) for class_id in sorted(real)},
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        for class_id in sorted(real):
+            digest.update(np.ascontiguousarray(real[class_id].numpy()).tobytes())
+        return digest.hexdigest()
+
+
+def _read(path: Path, real: Mapping[int, Tensor]) -> dict[int, Exemplars]:
+    try:
+        memory = Memory.from_bytes(path.read_bytes())
+    except (ArtifactError, OSError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    if set(memory.classes) != set(real):
+        raise ArtifactError(
+            f"{path} holds the classes {list(memory.classes)}, expected {sorted(real)}; remove it to have them"
+            " distilled again."
+        )
+    return {class_id: memory[class_id] for class_id in memory.classes}
+
+
+__all__ = ["DistilledHere"]

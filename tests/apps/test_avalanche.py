@@ -1,0 +1,495 @@
+"""Distilled buffers inside Avalanche, on a few digits: four classes in two experiences."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+pytest.importorskip("avalanche", reason="avalanche-lib is not installed: pip install '.[avalanche]'")
+
+from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, ReplayPlugin
+from avalanche.training.supervised import ER_ACE, Naive
+
+from apps.avalanche import (
+    DistilledBuffer,
+    DistilledGDumbPlugin,
+    DsaTransform,
+    distilled_memory_metrics,
+)
+from apps.continual.selection import order_distilled
+from atom import DistilledSet, GroupDistiller, Preprocess, load, resolve_settings
+from atom.errors import ArtifactError, ConfigError
+from atom.settings import DistillSettings
+
+ROOT = Path(__file__).parents[2]
+CLASSES, NAMES = 4, ("zero", "one", "two", "three")
+TINY = DistillSettings(
+    iterations=3,
+    network="convnet-w8-d2",
+    batch_real=8,
+    classes_per_group=1,
+    compile="off",
+    precision="float32",
+)
+
+
+def digits():
+    """Forty images [N, 1, 8, 8] of each of four digits, uint8, and their labels."""
+    train = load("digits", data_dir=Path("unused")).train
+    rows = np.concatenate([train.indices_of(class_id)[:40] for class_id in range(CLASSES)])
+    return train.images[rows], torch.from_numpy(train.labels[rows])
+
+
+# Without loggers Avalanche warns that nothing will be logged.
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
+
+PIXELS, LABELS = digits()
+PREPROCESS = Preprocess.fit(PIXELS, zca=False)
+WHITE = PREPROCESS.apply(PIXELS)
+
+
+def dataset(images=WHITE, labels=LABELS):
+    made = TensorDataset(images, labels)
+    made.targets = labels.tolist()
+    return made
+
+
+def benchmark(*, task_labels=False, data=None, **options):
+    data = data or dataset()
+    order = {"fixed_class_order": [2, 0, 3, 1]} if "fixed_class_order" not in options else {}
+    return nc_benchmark(data, data, n_experiences=2, task_labels=task_labels, **order, **options)
+
+
+def new_benchmark(data):
+    return class_incremental_benchmark(
+        {"train": data, "test": data}, num_experiences=2, class_order=[2, 0, 3, 1]
+    )
+
+
+BENCHMARKS = [benchmark, lambda: new_benchmark(dataset())]
+
+
+def buffer_of(max_size=8, **options):
+    return DistilledBuffer(max_size, **{"num_classes": CLASSES, "settings": TINY, **options})
+
+
+def strategy_with(*plugins, evaluator=None):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+    return Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        train_mb_size=8,
+        eval_mb_size=64,
+        plugins=list(plugins),
+        evaluator=evaluator or EvaluationPlugin(accuracy_metrics(stream=True)),
+    )
+
+
+def filled(buffer, bench=None):
+    for exp in (bench or benchmark()).train_stream:
+        buffer.post_adapt(None, exp)
+    return buffer
+
+
+def images_of(buffer):
+    return torch.stack([buffer.buffer[row][0] for row in range(len(buffer.buffer))])
+
+
+@pytest.mark.parametrize("task_labels", [False, True])
+def test_replay_mixes_the_buffer_into_the_batches(task_labels):
+    bench, buffer = benchmark(task_labels=task_labels), buffer_of()
+    strategy = strategy_with(ReplayPlugin(mem_size=8, storage_policy=buffer))
+    for exp in bench.train_stream:
+        strategy.train(exp)
+        assert len(buffer.buffer[0]) == len(exp.dataset[0]) == 3
+    assert buffer.memory.classes == (0, 1, 2, 3)
+    assert list(buffer.buffer.targets) == [0, 0, 1, 1, 2, 2, 3, 3]
+    tasks = [0, 0, 1, 1, 0, 0, 1, 1] if task_labels else [0] * 8
+    assert list(buffer.buffer.targets_task_labels) == [item[2] for item in buffer.buffer] == tasks
+    # With task labels and a single head the name of the accuracy has no task.
+    accuracies = strategy.eval(bench.test_stream)
+    assert [0 <= accuracy <= 1 for accuracy in accuracies.values()] == [True]
+
+
+def test_the_buffer_is_balanced_by_task():
+    """This loader asks the buffer for its tasks."""
+    bench, buffer = benchmark(task_labels=True), buffer_of()
+    plugin = ReplayPlugin(mem_size=8, batch_size_mem=4, task_balanced_dataloader=True, storage_policy=buffer)
+    strategy_with(plugin).train(bench.train_stream)
+    assert buffer.num_experiences == 2
+
+
+@pytest.mark.parametrize("make", [lambda data: data, as_classification_dataset], ids=["torch", "avalanche"])
+def test_replay_works_with_the_newer_kind_of_benchmark(make):
+    """Whose items have two fields or three, and whose labels are numbers or tensors."""
+    bench, buffer = new_benchmark(make(dataset())), buffer_of()
+    strategy = strategy_with(ReplayPlugin(mem_size=8, storage_policy=buffer))
+    for exp in bench.train_stream:
+        strategy.train(exp)
+        item, real = buffer.buffer[0], exp.dataset[0]
+        assert [type(field) for field in item] == [type(field) for field in real]
+    assert list(buffer.buffer.targets) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("make", BENCHMARKS, ids=["nc", "class_incremental"])
+@pytest.mark.parametrize("plugin", [lambda: EWCPlugin(ewc_lambda=0.1), LwFPlugin], ids=["ewc", "lwf"])
+def test_replay_works_beside_other_plugins(plugin, make):
+    buffer = buffer_of()
+    strategy = strategy_with(ReplayPlugin(mem_size=8, storage_policy=buffer), plugin())
+    strategy.train(make().train_stream)
+    assert len(buffer.buffer) == 8
+
+
+@pytest.mark.parametrize("make", BENCHMARKS, ids=["nc", "class_incremental"])
+def test_er_ace_takes_the_buffer(make):
+    buffer = buffer_of()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    evaluator = EvaluationPlugin(accuracy_metrics(stream=True))
+    strategy = ER_ACE(model=model, optimizer=optimizer, mem_size=8, train_mb_size=8, evaluator=evaluator)
+    strategy.storage_policy = buffer
+    strategy.train(make().train_stream)
+    assert len(buffer.buffer) == 8
+
+
+def test_images_are_those_of_the_core_in_the_order_of_importance():
+    buffer = filled(buffer_of(12, storage="float32", adaptive_size=False))
+    shape = {"channels": 1, "height": 8, "width": 8, "num_classes": CLASSES}
+    settings = resolve_settings(TINY.model_copy(update={"ipc": 3}), device_kind="cpu", **shape)
+    distiller = GroupDistiller(settings, **shape, device=torch.device("cpu"))
+    real = {2: WHITE[LABELS == 2]}
+    state = distiller.advance(distiller.start([2], real), 3, class_ids=[2], real=real)
+    white = torch.from_numpy(state.images[0])
+    order = order_distilled(white, seed=0, network=TINY.network)
+    assert np.array_equal(buffer.memory[2].images_NCHW, white.numpy()[order])
+
+
+@pytest.mark.parametrize("storage", ["uint8", "uint8-scaled", "float32"])
+def test_images_are_not_normalised_again(storage):
+    """The benchmark's own transforms brighten every image; the buffer's items are those of its memory."""
+    brighter = {"train_transform": lambda image: image + 7, "eval_transform": lambda image: image * 1}
+    bench = benchmark(**brighter)
+    buffer = buffer_of(storage=storage, preprocess=PREPROCESS)
+    strategy = strategy_with(ReplayPlugin(mem_size=8, storage_policy=buffer))
+    strategy.train(bench.train_stream)
+    expected, labels = buffer.memory.contents(PREPROCESS)
+    for group in (buffer.buffer.train(), buffer.buffer.eval()):
+        assert torch.equal(torch.stack([item[0] for item in group]), expected)
+        assert [item[1] for item in group] == labels.tolist()
+    joined = bench.train_stream[0].dataset.concat(buffer.buffer)
+    assert torch.equal(joined[len(joined) - 1][0], expected[-1])
+    assert bench.train_stream[0].dataset[0][0].mean() > 3
+
+
+def test_real_images_come_through_the_eval_transforms():
+    bench = benchmark(train_transform=lambda image: image / 0, eval_transform=lambda image: image * 1)
+    assert torch.equal(images_of(filled(buffer_of(), bench)), images_of(filled(buffer_of())))
+
+
+def test_bytes_are_those_of_the_stored_form():
+    buffer = filled(buffer_of())
+    assert buffer.memory.num_images == len(buffer.buffer) == 8
+    assert buffer.memory.num_bytes == 8 * (64 + 8)
+
+
+def test_a_shared_size_shrinks_every_class_to_its_most_important_images():
+    bench, buffer = benchmark(), buffer_of(9, storage="float32")
+    first, second = bench.train_stream
+    buffer.post_adapt(None, first)
+    before = buffer.memory[2].images_NCHW
+    assert len(before) == 4
+    buffer.post_adapt(None, second)
+    assert [buffer.memory[class_id].num_images for class_id in range(CLASSES)] == [2, 2, 2, 2]
+    assert np.array_equal(buffer.memory[2].images_NCHW, before[:2])
+
+
+def test_a_size_by_class_lets_nothing_shrink():
+    bench, buffer = benchmark(), buffer_of(12, adaptive_size=False)
+    for number, exp in enumerate(bench.train_stream, 1):
+        buffer.post_adapt(None, exp)
+        assert len(buffer.buffer) == 3 * 2 * number
+
+
+def test_resize_keeps_the_most_important_images_of_each_class():
+    buffer = filled(buffer_of(16, storage="float32"))
+    before = {class_id: buffer.memory[class_id].images_NCHW for class_id in range(CLASSES)}
+    buffer.resize(None, 11)
+    assert (buffer.max_size, len(buffer.buffer)) == (11, 8)
+    for class_id, images_NCHW in before.items():
+        assert np.array_equal(buffer.memory[class_id].images_NCHW, images_NCHW[:2])
+    buffer.resize(None, 100)
+    assert (buffer.max_size, len(buffer.buffer)) == (100, 8)
+
+
+def test_a_class_is_distilled_into_no_more_images_than_it_has():
+    rows = torch.cat([(c == LABELS).nonzero().flatten()[: 5 + c] for c in range(CLASSES)])
+    buffer = filled(buffer_of(80), benchmark(data=dataset(WHITE[rows], LABELS[rows])))
+    # Experiences {2, 0} and {3, 1}: the smaller class of each decides.
+    assert [buffer.memory[class_id].num_images for class_id in range(CLASSES)] == [5, 6, 5, 6]
+
+
+def test_equal_runs_give_equal_buffers_and_draw_no_random_numbers():
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    one = filled(buffer_of()).memory.to_bytes()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+    torch.manual_seed(4)
+    assert filled(buffer_of()).memory.to_bytes() == one
+    other = TINY.model_copy(update={"seed": 1})
+    assert filled(buffer_of(settings=other)).memory.to_bytes() != one
+
+
+def test_a_second_run_reads_its_files_and_distils_nothing(tmp_path):
+    first = filled(buffer_of(directory=tmp_path))
+    assert first.seconds > 0
+    assert sorted(path.name[:15] for path in tmp_path.iterdir()) == ["experience-000-", "experience-001-"]
+    second = filled(buffer_of(directory=str(tmp_path)))
+    assert second.seconds == 0
+    assert second.memory.to_bytes() == first.memory.to_bytes()
+    assert torch.equal(images_of(second), images_of(first))
+
+
+def test_a_run_goes_on_after_the_experience_that_was_done(tmp_path):
+    whole = filled(buffer_of())
+    first, second = benchmark().train_stream
+    buffer_of(directory=tmp_path).post_adapt(None, first)
+    resumed = buffer_of(directory=tmp_path)
+    resumed.post_adapt(None, first)
+    assert resumed.seconds == 0
+    resumed.post_adapt(None, second)
+    assert resumed.seconds > 0
+    assert resumed.memory.to_bytes() == whole.memory.to_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": TINY.model_copy(update={"iterations": 4})},
+        {"storage": "float32"},
+        {"max_size": 12},
+        {"num_classes": 5},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_files_of_other_settings_are_left_alone(tmp_path, changes):
+    exp = benchmark().train_stream[0]
+    buffer_of(directory=tmp_path).post_adapt(None, exp)
+    (old,) = tmp_path.iterdir()
+    content = old.read_bytes()
+    other = buffer_of(directory=tmp_path, **changes)
+    other.post_adapt(None, exp)
+    assert other.seconds > 0
+    assert len(list(tmp_path.iterdir())) == 2
+    assert old.read_bytes() == content
+
+
+def test_files_of_other_images_are_left_alone(tmp_path):
+    filled(buffer_of(directory=tmp_path))
+    other = filled(buffer_of(directory=tmp_path), benchmark(data=dataset(WHITE + 0.5)))
+    assert other.seconds > 0
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_damaged_file_is_refused_by_name(tmp_path):
+    exp = benchmark().train_stream[0]
+    buffer_of(directory=tmp_path).post_adapt(None, exp)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match=f"{path.name}: .* remove"):
+        buffer_of(directory=tmp_path).post_adapt(None, exp)
+
+
+def test_gdumb_trains_a_fresh_model_on_the_buffer_alone():
+    bench, buffer = benchmark(), buffer_of(8, adaptive_size=False)
+
+    class Seen(DistilledGDumbPlugin):
+        images, starts, momenta = 0, (), 0
+
+        def before_training_epoch(self, strategy, **kwargs):
+            self.images = 0
+            self.starts += (strategy.model[1].weight.detach().clone(),)
+            self.momenta += len([state for state in strategy.optimizer.state.values() if state])
+
+        def before_training_iteration(self, strategy, **kwargs):
+            self.images += len(strategy.mb_x)
+            stored, _ = buffer.memory.contents(PREPROCESS)
+            assert all((stored == image).all(dim=(1, 2, 3)).any() for image in strategy.mb_x)
+
+    plugin = Seen(buffer)
+    strategy = strategy_with(plugin)
+    for number, exp in enumerate(bench.train_stream, 1):
+        strategy.train(exp)
+        assert plugin.images == len(buffer.buffer) == 4 * number
+    assert torch.equal(*plugin.starts)
+    assert plugin.momenta == 0
+    assert not torch.equal(strategy.model[1].weight, plugin.starts[0])
+
+
+def test_metrics_stand_beside_the_accuracy_of_the_stream():
+    bench, buffer = benchmark(), buffer_of()
+    evaluator = EvaluationPlugin(accuracy_metrics(stream=True), distilled_memory_metrics(buffer))
+    strategy = strategy_with(ReplayPlugin(mem_size=8, storage_policy=buffer), evaluator=evaluator)
+    for exp in bench.train_stream:
+        strategy.train(exp)
+        results = strategy.eval(bench.test_stream)
+    ours = {name: value for name, value in results.items() if name.startswith("Distilled")}
+    assert ours == {
+        "DistilledMemory_Images/eval_phase/test_stream": 8,
+        "DistilledMemory_Bytes/eval_phase/test_stream": 8 * 72,
+        "DistilledMemory_Seconds/eval_phase/test_stream": buffer.seconds,
+    }
+    curve = evaluator.get_all_metrics()["DistilledMemory_Bytes/eval_phase/test_stream"]
+    assert curve == ([10, 20], [8 * 72, 8 * 72])
+
+
+def test_augmentation_changes_items_in_training_alone():
+    buffer = filled(buffer_of(train_dsa_strategy="color", preprocess=PREPROCESS))
+    stored, _ = buffer.memory.contents(PREPROCESS)
+    torch.manual_seed(0)
+    first, again = images_of(buffer), images_of(buffer)
+    torch.manual_seed(0)
+    assert torch.equal(images_of(buffer), first)
+    assert not torch.equal(first, again)
+    assert first.shape == stored.shape
+    assert torch.equal(torch.stack([item[0] for item in buffer.buffer.eval()]), stored)
+
+
+def given_set(preprocess=PREPROCESS):
+    images = preprocess.apply(PIXELS)
+    rows = torch.cat([(class_id == LABELS).nonzero().flatten()[:3] for class_id in range(CLASSES)])
+    return DistilledSet(
+        images_NCHW=images[rows],
+        labels=LABELS[rows],
+        class_names=NAMES,
+        ipc=3,
+        method="dm",
+        preprocess=preprocess,
+    )
+
+
+def test_a_set_made_beforehand_fills_the_buffer(tmp_path):
+    path = given_set().save(tmp_path / "set")
+    buffer = DistilledBuffer.from_set(path, 20, storage="float32", network="convnet-w8-d2")
+    strategy = strategy_with(ReplayPlugin(mem_size=20, storage_policy=buffer))
+    strategy.train(benchmark().train_stream)
+    assert buffer.seconds == 0
+    # The set has three images of a class, fewer than the five it may keep.
+    assert list(buffer.buffer.targets) == sorted(list(range(CLASSES)) * 3)
+    found, wanted = (
+        images.flatten(1).sort(dim=0).values for images in (images_of(buffer), given_set().images_NCHW)
+    )
+    assert torch.equal(found, wanted)
+    buffer.resize(None, 8)
+    assert len(buffer.buffer) == 8
+
+
+def test_a_set_of_another_preprocessing_is_brought_to_that_of_the_benchmark():
+    plain = Preprocess(torch.zeros(1), torch.ones(1))
+    buffer = DistilledBuffer.from_set(given_set(plain), 12, storage="float32", preprocess=PREPROCESS)
+    filled(buffer)
+    found, wanted = (
+        images.flatten(1).sort(dim=0).values for images in (images_of(buffer), given_set().images_NCHW)
+    )
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_size": 3}, "4 classes need 4 images or more"),
+        ({"max_size": 9, "adaptive_size": False}, "9 does not divide by 4 classes"),
+        ({"num_classes": 0}, "num_classes 0: expected"),
+        ({"storage": "float16"}, "'float16' is unknown; known are uint8, uint8-scaled, float32"),
+        ({"storage": "uint8"}, r"pass preprocess=Preprocess\(mean, std\)"),
+        ({"device": "tpu"}, "device 'tpu': unknown"),
+        ({"train_dsa_strategy": "blur"}, "unknown operation 'blur'; known are color"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(options, message):
+    with pytest.raises(ConfigError, match=message):
+        buffer_of(**options)
+
+
+def first_experience(images=WHITE, labels=LABELS, **options):
+    return benchmark(data=dataset(images, labels), **options).train_stream[0]
+
+
+@pytest.mark.parametrize(
+    ("exp", "options", "message"),
+    [
+        (
+            lambda: first_experience(torch.from_numpy(PIXELS)),
+            {},
+            "a tensor of torch.uint8, expected a float tensor",
+        ),
+        (
+            lambda: first_experience(eval_transform=lambda image: image.tolist()),
+            {},
+            "an image is list, expected",
+        ),
+        (lambda: first_experience(WHITE / 0), {}, "class 0: an image holds NaN or infinity"),
+        (
+            lambda: first_experience(WHITE.flatten(1)),
+            {},
+            r"have the shapes \[64\]; expected one shape \[C, H, W\]",
+        ),
+        (first_experience, {"num_classes": 2}, "labels from 0 to 2, expected 0 to 1; pass as num_classes"),
+        (
+            first_experience,
+            {"preprocess": Preprocess(torch.zeros(1), torch.ones(1))},
+            "lie between -0.81 and",
+        ),
+        (
+            first_experience,
+            {"preprocess": Preprocess(torch.zeros(3), torch.ones(3))},
+            r"was fitted on \[N, 3, H",
+        ),
+        (
+            first_experience,
+            {"settings": TINY.model_copy(update={"factor": 7})},
+            "a distilled one with factor 7",
+        ),
+    ],
+)
+def test_experiences_that_do_not_fit_are_refused(exp, options, message):
+    with pytest.raises(ConfigError, match=message):
+        buffer_of(**options).post_adapt(None, exp())
+
+
+def test_a_class_that_comes_again_is_refused_before_anything_is_distilled():
+    buffer, exp = buffer_of(), benchmark().train_stream[1]
+    buffer.post_adapt(None, exp)
+    seconds = buffer.seconds
+    with pytest.raises(ConfigError, match="experience 1 brings class 1, which has come before"):
+        buffer.post_adapt(None, exp)
+    assert buffer.seconds == seconds
+
+
+def test_a_transform_without_operations_changes_nothing():
+    assert torch.equal(DsaTransform("none")(WHITE[0]), WHITE[0])
+
+
+def test_without_avalanche_the_error_says_what_to_install():
+    code = (
+        "import sys; sys.modules['avalanche'] = None\n"
+        "try: import apps.avalanche\nexcept ImportError as error: print(error)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert finished.stdout == (
+        "apps.avalanche needs avalanche-lib 0.6, which is not installed here; run pip install"
+        " 'atom-distill[avalanche]'.\n"
+    )
