@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from atom.errors import ClusterError
 from pipelines.cluster import cluster_info
 from pipelines.dispatch import Outcome, Unit
 from pipelines.faults import is_machine_fault, reason_of
@@ -19,6 +20,8 @@ from pipelines.pool import FETCH_S, Limits
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.25
+_LOOK_S = 10.0
+"""How often the cluster is asked whether a task still fits anywhere."""
 
 
 @dataclass
@@ -51,7 +54,8 @@ def run_tasks(
         num_cpus: CPUs a task holds.
         num_gpus: GPUs a task holds; fractions up to 1.
         max_in_flight: tasks submitted at once; default as many as the cluster holds.
-        limits: `chunk_timeout_s` bounds a task, waiting for its place included.
+        limits: `chunk_timeout_s` bounds a task, waiting for its place included; `pending_timeout_s` how long no
+            node at all may have room for one.
         on_result: called in the driver with each item and value, in order of completion.
         on_tick: called a few times a second with the number of tasks in flight.
         stop: when set, running tasks are cancelled and the call returns what is done.
@@ -60,9 +64,11 @@ def run_tasks(
         The outcome; a failed item does not touch the others.
 
     Raises:
+        ClusterError: no node is left that a task fits on.
         Exception: whatever `on_result` raises, after the running tasks were cancelled.
     """
     limits = limits or Limits()
+    room = _Room(num_cpus, num_gpus, limits.pending_timeout_s)
     # Ray's own retries are off: they can neither be counted nor logged here.
     # Given to ray.remote itself, num_gpus also makes each training a process of its own: a process that was on
     # one GPU would stay there when Ray hands it another.
@@ -103,13 +109,42 @@ def run_tasks(
                     on_result(item, value)
             for reference in _expired(running, limits.chunk_timeout_s):
                 _cancel(reference)
-                fail(running.pop(reference).item, TimeoutError(f"no end within {limits.chunk_timeout_s:g} s"))
+                limit = f"no end within {limits.chunk_timeout_s:g} s"
+                text = f"{limit}; if it is slow, not stuck, pass a larger --timeout-s"
+                fail(running.pop(reference).item, TimeoutError(text))
+            room.check()
             if on_tick is not None:
                 on_tick(len(running))
     finally:
         for reference in running:
             _cancel(reference)
     return outcome
+
+
+class _Room:
+    """Notices that no node has been left for a while on which a task fits, as when the only one with GPUs died."""
+
+    def __init__(self, num_cpus: float, num_gpus: float, limit_s: float) -> None:
+        self._size, self._limit_s = (num_cpus, num_gpus), limit_s
+        self._looked_s = self._had_s = time.monotonic()
+
+    def check(self) -> None:
+        """Look, every now and then.
+
+        Raises:
+            ClusterError: there has been no room for longer than the limit.
+        """
+        now_s = time.monotonic()
+        if now_s - self._looked_s < min(_LOOK_S, self._limit_s):
+            return
+        self._looked_s, (cpus, gpus) = now_s, self._size
+        if cluster_info("existing").slots(cpus_per_actor=cpus, gpus_per_actor=gpus):
+            self._had_s = now_s
+        elif now_s - self._had_s > self._limit_s:
+            raise ClusterError(
+                f"The cluster has had no node with {cpus:g} CPUs and {gpus:g} GPUs, which one training needs, for"
+                f" {self._limit_s:g} s; see `ray status`, then rerun the same command to go on."
+            )
 
 
 def _expired(running: dict[Any, _Call], limit_s: float) -> list[Any]:

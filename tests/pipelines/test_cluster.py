@@ -257,9 +257,14 @@ def test_stopped_tasks_are_cancelled(ray_cluster: None) -> None:
 @pytest.mark.ray
 def test_stalled_task_is_cancelled_and_given_up(ray_cluster: None) -> None:
     outcome = run_tasks(sleep, [0], limits=Limits(max_retries=0, chunk_timeout_s=1))
-    assert outcome.failed[0] == Failure(
-        "TimeoutError: no end within 1 s (gave up after 1 try)", "no end within 1 s"
-    )
+    text = "no end within 1 s; if it is slow, not stuck, pass a larger --timeout-s"
+    assert outcome.failed[0] == Failure(f"TimeoutError: {text} (gave up after 1 try)", text)
+
+
+@pytest.mark.ray
+def test_tasks_that_no_node_has_room_for_are_given_up(ray_cluster: None) -> None:
+    with pytest.raises(ClusterError, match="no node with 0 CPUs and 1 GPUs, which one training needs"):
+        run_tasks(sleep, [0, 1], num_cpus=0, num_gpus=1, limits=Limits(pending_timeout_s=0.5))
 
 
 @pytest.mark.ray
