@@ -124,6 +124,8 @@ class Tracker:
                 [self._experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{self.run_id}'"
             )
             known = next((run for run in found if run.info.run_name == run_name), None)
+            if known is not None and "error" in known.data.tags:
+                self._client.delete_tag(known.info.run_id, "error")
             return known or self._client.create_run(self._experiment_id, tags=tags, run_name=run_name)
 
         run = self._try("create a child run", find_or_create)

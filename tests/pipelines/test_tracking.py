@@ -145,6 +145,18 @@ def test_children_are_shown_below_their_parent(start: Start, client: MlflowClien
     assert run.data.metrics == {"eval/acc_mean": 31.5}
 
 
+def test_child_that_is_continued_loses_the_error_of_its_first_try(start: Start, client: MlflowClient) -> None:
+    with start() as parent:
+        with parent.child("cell") as child:
+            child.mark("FAILED", reason="its worker died")
+        assert client.get_run(child.run_id).data.tags["error"] == "its worker died"
+        with parent.child("cell") as again:
+            pass
+    run = client.get_run(child.run_id)
+    assert again.run_id == child.run_id
+    assert (run.info.status, run.data.tags.get("error")) == ("FINISHED", None)
+
+
 def test_datasets_note_and_artifacts_are_recorded(
     start: Start, client: MlflowClient, mlflow_uri: str, tmp_path: Path
 ) -> None:
