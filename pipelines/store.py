@@ -78,6 +78,11 @@ class Store:
         local = Path(root) if isinstance(filesystem, pafs.LocalFileSystem) else None
         return cls(filesystem, root, local=local)
 
+    def inside(self, name: str) -> "Store":
+        """The store of a directory of this one, on the same file system."""
+        local = None if self.local_path is None else self.local_path / name
+        return Store(self._filesystem, self._path(name), local=local)
+
     def __str__(self) -> str:
         return str(self.local_path) if self.local_path else f"{self._filesystem.type_name}://{self._root}"
 

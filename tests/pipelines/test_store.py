@@ -51,6 +51,19 @@ def test_written_bytes_are_read_back_and_listed(store: Store) -> None:
     assert store.exists("c.bin")
 
 
+def test_directory_of_a_store_is_a_store(store: Store) -> None:
+    inner = store.inside("lots/a")
+    inner.write_bytes("x.bin", b"1")
+    assert store.read_bytes("lots/a/x.bin") == b"1"
+    assert inner.list() == ["x.bin"]
+    assert str(inner) == f"{store}/lots/a"
+
+
+def test_options_of_a_location_serve_its_directories() -> None:
+    inner = Store.open("s3://bucket/out?region=us-east-1&scheme=http").inside("lots/a")
+    assert str(inner) == "s3://bucket/out/lots/a"
+
+
 def test_deleting_twice_is_no_error(store: Store) -> None:
     store.write_bytes("c.bin", b"x")
     store.delete("c.bin")
