@@ -14,8 +14,6 @@ from apps.page import duration, listed, number
 REFERENCES = {"finetune": "finetune: keeps nothing", "joint": "joint: keeps all training images"}
 """Learners without a replay memory, the floor and the ceiling of the others, and how pictures name them."""
 
-DISTILLED = ("distilled", "set")
-"""Memories of made images: distilled on the way, or beforehand."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -68,6 +66,16 @@ def classes_seen(results: ContinualResults) -> list[int]:
     """Classes that have arrived after each step; see `apps.continual.stream.class_stream`."""
     each, larger = divmod(results.num_classes, results.num_steps)
     return [step * each + min(step, larger) for step in range(1, results.num_steps + 1)]
+
+
+def is_distilled(memory: str) -> bool:
+    """Whether a memory holds made images: distilled on the way, in whatever mode, or beforehand.
+
+    Example:
+        >>> [is_distilled(memory) for memory in ("distilled", "distilled-dm", "set", "random")]
+        [True, True, True, False]
+    """
+    return memory.partition("-")[0] in ("distilled", "set")
 
 
 def size(num_bytes: float) -> str:
@@ -170,18 +178,15 @@ def _overlap(ranked: dict[str, list[Summary]]) -> str:
 
 
 def _distilled(results: ContinualResults) -> str:
-    sentences = []
-    for memory in DISTILLED:
-        parts = []
-        for gain in (gain for gain in gains(results) if gain.memory == memory):
-            mean, std = gain.points
-            word = "more" if mean >= 0 else "less"
-            parts.append(
-                f"{percent((abs(mean), std))} points {word} under {gain.learner} (ahead in {gain.num_ahead} of"
-                f" {gain.num_pairs} cells)"
-            )
-        if parts:
-            sentences.append(f"{memory} reaches {listed(parts)}")
+    parts: dict[str, list[str]] = {}
+    for gain in (gain for gain in gains(results) if is_distilled(gain.memory)):
+        mean, std = gain.points
+        word = "more" if mean >= 0 else "less"
+        parts.setdefault(gain.memory, []).append(
+            f"{percent((abs(mean), std))} points {word} under {gain.learner} (ahead in {gain.num_ahead} of"
+            f" {gain.num_pairs} cells)"
+        )
+    sentences = [f"{memory} reaches {listed(told)}" for memory, told in parts.items()]
     text = "Compared with random on the same class orders and seeds, "
     return text + "; ".join(sentences) + "." if sentences else ""
 
@@ -201,7 +206,8 @@ def _forgetting(results: ContinualResults, ranked: dict[str, list[Summary]]) -> 
 
 def _cost(results: ContinualResults) -> str:
     rows = {row.memory: row for row in results.summaries if row.learner not in REFERENCES}
-    told = [memory for memory in (*DISTILLED, "random") if memory in rows]
+    made = [memory for memory in rows if is_distilled(memory)]
+    told = [*made, *(memory for memory in rows if memory == "random")]
     if not told:
         return ""
     parts = [
@@ -209,9 +215,8 @@ def _cost(results: ContinualResults) -> str:
         for memory in told
     ]
     text = f"After the last step {listed(parts)}"
-    for memory in told:
-        if memory in DISTILLED:
-            spent = results.distil_seconds.get(memory)
-            known = f"making {memory} took {duration(spent)}"
-            text += f"; {known if spent is not None else f'how long it took to make {memory} is unknown'}"
+    for memory in made:
+        spent = results.distil_seconds.get(memory)
+        known = f"making {memory} took {duration(spent)}"
+        text += f"; {known if spent is not None else f'how long it took to make {memory} is unknown'}"
     return text + "."

@@ -53,7 +53,7 @@ def render_continual(
     """
     sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in findings(results))
     parts = [f'<div class="summary">{sentences}</div>', "<h2>Results</h2>", _result_table(results)]
-    parts += [_note(_READING), *_gain_table(results)]
+    parts += [_note(_READING.format(images=f"{escape(results.score_on)} images")), *_gain_table(results)]
     if any(result.steps for result in results.cells):
         parts.append(_drawn(results, _ACCURACY))
     if results.summaries:
@@ -71,7 +71,7 @@ def render_continual(
 
 _READING = (
     "Means over the complete cells ± one standard deviation over class orders and training seeds together, which is "
-    "not an interval of the mean. Accuracies are on test images, in percent and class-incremental: the network is not "
+    "not an interval of the mean. Accuracies are on {images}, in percent and class-incremental: the network is not "
     "told the step, except under “step told”. Average: mean over steps of the accuracy after the last one; "
     "incremental: mean over time of the accuracy on all classes seen. Forgetting and backward transfer are in points. "
     "Bytes are those of the images as stored after the last step; what joint keeps is not counted. Distillation is "
@@ -148,9 +148,9 @@ def _matrices(results: ContinualResults) -> Iterable[str]:
         else ""
     )
     yield "<h2>Accuracy on each step</h2>" + _note(
-        "Row i, column j: mean accuracy in percent on the test images of step j after step i, class-incremental, over "
-        "the complete cells. The stronger the colour, the higher. Down a column a step is forgotten; the diagonal is "
-        "what was just learnt." + few
+        f"Row i, column j: mean accuracy in percent on the {escape(results.score_on)} images of step j after step i, "
+        "class-incremental, over the complete cells. The stronger the colour, the higher. Down a column a step is "
+        "forgotten; the diagonal is what was just learnt." + few
     )
     for learner, tables in by_learner.items():
         boxes = "".join(f'<div class="wide" style="max-width:100%">{one}</div>' for one in tables)

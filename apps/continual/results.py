@@ -36,13 +36,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one cell came to after one step, on the test images.
+    """What one cell came to after one step, on the images that accuracies are measured on.
 
     Attributes:
         step: from 0.
-        class_row: accuracy on the test images of steps 0 to `step`, class-incremental, percent.
+        class_row: accuracy on the images of steps 0 to `step`, class-incremental, percent.
         task_row: the same with the network told the step ("masked").
-        accuracy_on_seen: on all test images of these steps, class-incremental, percent.
+        accuracy_on_seen: on all images of these steps, class-incremental, percent.
         memory_images, memory_bytes: as stored, after the step.
         train_seconds: of the learner in this step.
     """
@@ -82,7 +82,7 @@ class CellResult:
     complete: bool
 
     def class_matrix(self) -> AccuracyMatrix:
-        """The class-incremental accuracy matrix; its test images count one a step, so weigh nothing by them."""
+        """The class-incremental accuracy matrix; its images count one a step, so weigh nothing by them."""
         return AccuracyMatrix.from_rows([step.class_row for step in self.steps], [1] * len(self.steps))
 
     def task_matrix(self) -> AccuracyMatrix:
@@ -99,7 +99,7 @@ class Summary:
         num_orders, num_seeds: distinct class orders and training seeds among them.
         final_average: mean over steps of the accuracy on each after the last step.
         average_incremental: mean over steps of the accuracy on all classes seen by then.
-        on_seen_last: accuracy on all test images after the last step.
+        on_seen_last: accuracy on all images after the last step.
         forgetting_max, forgetting_first, backward_transfer: see `apps.continual.metrics`; 0 for a stream
             of one step.
         task_final_average: `final_average` of the masked matrix.
@@ -138,6 +138,7 @@ class ContinualResults:
         distil_seconds: seconds of distillation by memory, summed over workers.
         facts: what a reader needs to judge and repeat the run.
         failures: (cell, reason).
+        score_on: "test" or "validation", the images that accuracies are measured on.
     """
 
     stream: str
@@ -148,6 +149,7 @@ class ContinualResults:
     distil_seconds: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     failures: tuple[tuple[str, str], ...] = ()
+    score_on: str = "test"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` is the inverse."""
@@ -172,6 +174,8 @@ class ContinualResults:
             distil_seconds=dict(value["distil_seconds"]),
             facts=dict(value["facts"]),
             failures=tuple((name, reason) for name, reason in value["failures"]),
+            # Results written before the field was there do not have it.
+            score_on=value.get("score_on", "test"),
         )
 
 

@@ -1,19 +1,18 @@
 import base64
 import dataclasses
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
+from page_outline import Outline
 
 from apps.continual import plots
 from apps.continual.findings import classes_seen, findings, gains, group_of, size
 from apps.continual.report import render_continual
 from apps.continual.results import Cell, CellResult, ContinualResults, StepResult, summarise
 
-VOID = {"meta", "img", "br", "hr", "link", "input"}
 STRANGE = "$\\x$<b>&mine"
 PNG = b"\x89PNG\r\n\x1a\n not really"
 
@@ -75,38 +74,6 @@ def page(results: ContinualResults) -> str:
     return render_continual(
         results, title="Replay <script>", memory_pictures={"distilled": PNG, STRANGE: PNG}
     )
-
-
-class Outline(HTMLParser):
-    """Tags left open, tags that closed nothing, links, visible text, and the cells of each table row."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.wrong: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.rows: list[list[str]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +206,31 @@ def test_the_findings_have_forgetting_bytes_and_seconds(said):
     assert "finetune" in said[3]
     assert "distilled holds 20 images in 61.4 kB and random holds 20 images in 61.4 kB" in said[4]
     assert said[4].endswith("making distilled took 10 min.")
+
+
+def test_memories_that_name_their_mode_are_distilled_ones():
+    cells = [
+        cell(memory, "er", falling(last), order=order)
+        for order in (0, 1)
+        for memory, last in (("random", 30), ("distilled-dm", 50), ("distilled-spatial", 20))
+    ]
+    seconds = {"distilled-dm": 60.0}
+    made = results_of(cells, summaries=tuple(summarise(cells, seconds)), distil_seconds=seconds)
+    compared, cost = (findings(made)[place].replace("\u00a0", " ") for place in (2, 4))
+    assert "distilled-dm reaches 13.3 ± 0.0 points more under er (ahead in 2 of 2 cells)" in compared
+    assert "distilled-spatial reaches 6.7 ± 0.0 points less under er (ahead in 0 of 2 cells)" in compared
+    assert "distilled-dm holds 20 images in 61.4 kB, distilled-spatial holds 20 images" in cost
+    assert "making distilled-dm took 60 s" in cost
+    assert "how long it took to make distilled-spatial is unknown" in cost
+
+
+def test_the_page_names_the_images_that_were_scored(results, page):
+    assert "Accuracies are on test images" in page
+    assert "on the test images of step j" in page
+    told = render_continual(dataclasses.replace(results, score_on="validation"), title="t")
+    assert "Accuracies are on validation images" in told
+    assert "on the validation images of step j" in told
+    assert "test images" not in told
 
 
 def test_a_distillation_of_unknown_time_is_said_to_be_so(results):

@@ -35,6 +35,10 @@ def test_summaries_count_complete_cells() -> None:
 def test_results_survive_json() -> None:
     cells = (made_result([[80.0], [60.0, 90.0]]), made_result([[50.0]], seed=1, complete=False))
     results = ContinualResults(
-        "digits", 2, 4, cells, tuple(summarise(cells)), {"random": 1.0}, {"a": "b"}, (("c", "why"),)
+        *("digits", 2, 4, cells, tuple(summarise(cells)), {"random": 1.0}, {"a": "b"}, (("c", "why"),)),
+        score_on="validation",
     )
-    assert ContinualResults.from_dict(json.loads(json.dumps(results.to_dict()))) == results
+    saved = json.loads(json.dumps(results.to_dict()))
+    assert ContinualResults.from_dict(saved) == results
+    del saved["score_on"]  # as an earlier version wrote them
+    assert ContinualResults.from_dict(saved).score_on == "test"

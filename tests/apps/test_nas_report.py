@@ -2,11 +2,11 @@ import base64
 import dataclasses
 import math
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import pytest
+from page_outline import Outline
 
 from apps.nas import plots
 from apps.nas.report import render_report
@@ -23,7 +23,6 @@ from apps.nas.verdict import (
 from apps.page import duration, number, picture
 
 NONE = Estimate(None, None, None)
-VOID = {"meta", "img", "br", "hr", "link", "input"}
 NETWORKS = [f"net-{place}" for place in range(8)]
 TRUTH = {name: 80.0 - 5 * place for place, name in enumerate(NETWORKS)}
 
@@ -83,38 +82,6 @@ def page(verdict: Verdict) -> str:
         failures=[("net-3", "atom", "loss became NaN & stopped")],
         winners=[{"network": "net-0", "accuracy": 81.2345}, {"network": "net-9", "note": None}],
     )
-
-
-class Outline(HTMLParser):
-    """Open tags, the tags that closed nothing, and all visible text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.wrong: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.rows: list[list[str]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th") and self.rows:
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
 
 
 @pytest.fixture(scope="module")
