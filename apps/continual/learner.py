@@ -4,7 +4,7 @@ N images, T images asked about, C channels, H height, W width, K classes, M imag
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,17 @@ from atom.settings import EvaluateSettings
 from atom.streams import stream
 from atom.train import compute_dtype, predict, train_network
 
-__all__ = ["LEARNERS", "RESTARTING", "LearnerState", "NotFiniteError", "StepData", "learn", "predict_seen"]
+__all__ = [
+    "LEARNERS",
+    "RESTARTING",
+    "RESULTS_VERSION",
+    "LearnerState",
+    "NotFiniteError",
+    "StepData",
+    "deciding",
+    "learn",
+    "predict_seen",
+]
 
 Learner = Literal["gdumb", "er", "er-ace", "der++", "finetune", "joint"]
 LEARNERS: tuple[str, ...] = get_args(Learner)
@@ -30,8 +40,30 @@ RESTARTING = ("gdumb", "joint")
 """Learners that train a fresh network in every step and need no state of the step before."""
 
 
+RESULTS_VERSION = 1
+"""Part of the key of every stored result; to be raised whenever equal settings come to give other numbers."""
+
+
 class NotFiniteError(AtomError):
     """A network's weights or outputs hold NaN or infinity after training."""
+
+
+def deciding(learner: str, settings: LearnerSettings, train_settings: EvaluateSettings) -> dict[str, Any]:
+    """Those of the resolved settings that decide what a learner comes to, plain values: another one leaves it alone.
+
+    Args:
+        learner: one of LEARNERS.
+        settings, train_settings: see `learn`.
+    """
+    of_memory, of_steps = train_settings.model_dump(mode="json"), settings.model_dump(mode="json")
+    joint_epochs = of_steps.pop("joint_epochs")
+    if learner in RESTARTING:
+        return of_memory if learner == "gdumb" else {**of_memory, "epochs": joint_epochs}
+    if learner != "der++":
+        del of_steps["der_alpha"], of_steps["der_beta"]
+    if learner == "finetune":
+        del of_steps["batch_memory"]
+    return {**of_steps, "eval_precision": of_memory["eval_precision"]}
 
 
 def learn(

@@ -84,7 +84,8 @@ def _to_space(distilled: DistilledSet, preprocess: Preprocess) -> Tensor:
         # Whitening mixes all pixels of an image, so it does not commute with cutting the grid into tiles.
         raise ConfigError(
             f"the distilled set has factor {distilled.factor} and another ZCA whitening than this run, which cannot"
-            " be exchanged under a grid of smaller images; use the set's own preprocessing, or a set with factor 1."
+            " be exchanged under a grid of smaller images; pass a set with factor 1, or one distilled from the same"
+            " training images, since the whitening is fitted on them."
         )
     return preprocess.apply(own.invert(distilled.images_NCHW))
 

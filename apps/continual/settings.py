@@ -27,7 +27,7 @@ class LearnerSettings(Settings):
     batch_memory: Annotated[int, Field(ge=1)] = 32
     """Images drawn from the memory beside them, or all it holds if fewer; der++ draws twice. Source: Mammoth, CIFAR."""
     lr_replay: Annotated[float, Field(gt=0)] = 0.1
-    """SGD step size of er, er-ace, der++ and finetune, one for all, so that they differ in their loss alone. Source:
+    """SGD step size of er, er-ace, der++ and finetune, one for all, so that no rate sets them apart. Source:
     Mammoth's er and sgd on CIFAR-10; it takes 0.03 for der++ and er-ace, which is slow with InstanceNorm (measured)."""
     momentum_replay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """SGD momentum of these. Source: Mammoth."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import ray
 
-from apps.continual.learner import RESTARTING
+from apps.continual.learner import RESTARTING, RESULTS_VERSION, deciding
 from apps.continual.results import Cell, CellResult, StepResult
 from apps.continual.state import LearnerState
 from atom import nets
@@ -95,7 +95,7 @@ class Cells:
                 run_cell_step,
                 items,
                 shared=(context,),
-                num_cpus=0 if size.gpus else 1,
+                num_cpus=size.cpus,
                 num_gpus=size.gpus,
                 max_in_flight=size.num_actors,
                 limits=job.limits,
@@ -165,8 +165,8 @@ class Cells:
             "device": job.device_kind,
             "network": nets.identity(job.command.network),
             "learner": cell.learner,
-            "settings": job.learner_settings.model_dump(mode="json"),
-            "train_settings": job.train_settings.model_dump(mode="json"),
+            "settings": deciding(cell.learner, job.learner_settings, job.train_settings),
+            "version": RESULTS_VERSION,
         }
         for step in range(job.plan.num_steps):
             memory: dict[str, Any] = {"memory": NONE}
@@ -189,6 +189,7 @@ class Cells:
             if result is None:
                 break
             found.append(result)
+        self._let_go(cell, before=len(found) - 1)
         if cell.learner in RESTARTING or len(found) == self._job.plan.num_steps:
             return found
         # The states of older steps are gone: then the cell begins anew.
@@ -202,6 +203,12 @@ class Cells:
         except (StoreError, ValueError, KeyError, TypeError):
             return None
         return result if result.step == step and len(result.class_row) == step + 1 else None
+
+    def _let_go(self, cell: Cell, *, before: int) -> None:
+        """Delete states of steps before one: a driver that is killed in `_keep` leaves one behind."""
+        for name in self._names[cell][: max(0, before)]:
+            if f"{name}.safetensors" in self._files:
+                self._job.store.delete(f"{name}.safetensors")
 
     def _read_state(self, cell: Cell, step: int) -> bool:
         name = f"{self._names[cell][step]}.safetensors"

@@ -13,6 +13,7 @@ from apps.continual.learner import (
     LearnerState,
     NotFiniteError,
     StepData,
+    deciding,
     learn,
     predict_seen,
 )
@@ -105,6 +106,44 @@ def test_same_arguments_give_the_same_bits(learner):
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_another_seed_gives_another_network(learner):
     assert not same(step(learner, None, DATA[0]), step(learner, None, DATA[0], seed=1))
+
+
+OTHER_SETTINGS = {
+    "step_epochs": 4,
+    "batch_current": 5,
+    "batch_memory": 2,
+    "lr_replay": 0.2,
+    "momentum_replay": 0.5,
+    "weight_decay_replay": 0.1,
+    "der_alpha": 0.7,
+    "der_beta": 0.9,
+    "replay_dsa_strategy": "flip",
+    "joint_epochs": 4,
+    "epochs": 4,
+    "lr_net": 0.1,
+    "momentum_net": 0.5,
+    "weight_decay": 0.1,
+    "batch_train": 5,
+    "eval_dsa_strategy": "flip",
+    "eval_precision": "bfloat16",
+}
+
+
+def test_no_setting_is_missing_in_the_next_test():
+    assert set(OTHER_SETTINGS) == set(LearnerSettings.model_fields) | set(EvaluateSettings.model_fields)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_settings_decide_a_result_exactly_where_they_are_said_to(learner):
+    plain = both_steps(learner)
+    for name, value in OTHER_SETTINGS.items():
+        settings, train_settings = (
+            part.model_copy(update={name: value}) if name in type(part).model_fields else part
+            for part in (SETTINGS, TRAIN)
+        )
+        other = both_steps(learner, settings=settings, train_settings=train_settings)
+        decides = deciding(learner, settings, train_settings) != deciding(learner, SETTINGS, TRAIN)
+        assert decides is not same(plain, other), name
 
 
 @pytest.mark.parametrize("learner", ["er", "gdumb"])
