@@ -5,8 +5,9 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,16 @@ _DATABASE = "mlflow.db"  # and its journals
 
 
 @contextmanager
-def lock(store: Store) -> Iterator[None]:
+def lock(store: Store, *, scratch: Sequence[str] = ()) -> Iterator[None]:
     """Keep other drivers off a local store until the block, or the process, ends.
 
     The operating system releases the lock when the process dies, however it dies. A remote store has
     no such lock: there, two drivers on one output are the user's to avoid.
+
+    Args:
+        store: the output.
+        scratch: files and directories that are worth nothing by themselves, and go where the block refuses the
+            command before any work.
 
     Raises:
         StoreError: another process holds it; the message names the process.
@@ -47,7 +53,7 @@ def lock(store: Store) -> Iterator[None]:
             yield
         except AtomError:
             with suppress(OSError):
-                _forget_refused(path.parent, before)
+                _forget_refused(path.parent, before, scratch)
             raise
     finally:
         os.close(descriptor)
@@ -58,15 +64,18 @@ def _names(directory: Path) -> set[str] | None:
     return {path.name for path in directory.iterdir()} if directory.is_dir() else None
 
 
-def _forget_refused(output: Path, before: set[str] | None) -> None:
+def _forget_refused(output: Path, before: set[str] | None, scratch: Sequence[str]) -> None:
     """Undo what a command left that was refused before any work: it must bind nobody to its settings.
 
     With an MLflow run, or anything else of worth in it, the output stays.
     """
     new = (_names(output) or set()) - (before or set())
-    if all(name in (LOCK_NAME, _SETTINGS) or name.startswith(_DATABASE) for name in new):
+    if all(name in (LOCK_NAME, _SETTINGS, *scratch) or name.startswith(_DATABASE) for name in new):
         for name in new:
-            (output / name).unlink(missing_ok=True)
+            if (output / name).is_dir():
+                shutil.rmtree(output / name)
+            else:
+                (output / name).unlink(missing_ok=True)
         if before is None:
             output.rmdir()
 

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
 
 from atom.errors import ClusterError
 
@@ -107,7 +106,7 @@ def _session(kind: str, arguments: Mapping[str, Any]) -> Iterator[None]:
     """`ray.init` with its many kinds of exception turned into one, and `ray.shutdown`."""
     try:
         ray.init(**arguments)
-    except (RayError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # bare ones too, as where a node is too slow to start
         where = {"local": "a private cluster on this machine", "job": "the cluster of this job"}.get(
             kind, f"the cluster at RAY_ADDRESS={arguments.get('address')}"
         )

@@ -35,7 +35,8 @@ def learn_stream(command: ContinualCommand) -> int:
     from pipelines.evaluation import check_networks
     from pipelines.incremental.job import ContinualJob
     from pipelines.incremental.plan import check_names, plan, source_of
-    from pipelines.preparation import load_real
+    from pipelines.incremental.views import VIEWS_NAME
+    from pipelines.preparation import PREPROCESS_NAME, load_real
     from pipelines.resources import choose_size
     from pipelines.sets import check_same_source
     from pipelines.signals import stop_on_signals
@@ -56,16 +57,19 @@ def learn_stream(command: ContinualCommand) -> int:
         cluster = stack.enter_context(connect())
         units = max(len(decided.cells), real.train.num_classes)
         size, device_kind = choose_size(cluster, command, threads=command.threads_per_actor, num_units=units)
+        # Distillation takes --threads-per-actor, a learner one thread: there may be room for more of them.
+        learner_size, _ = choose_size(cluster, command, threads=1, num_units=len(decided.cells))
         check_overlap(command, size)
         store = Store.open(location)
-        with lock(store):
+        # What is fitted before the last checks must not outlive a refusal.
+        with lock(store, scratch=(PREPROCESS_NAME, VIEWS_NAME)):
             identity = identity_of(command, real, num_steps=num_steps, device_kind=device_kind)
             claim(store, identity)
             say_header("atom-continual", shown(command, decided, identity), cluster, size, store)
             for note in [*decided.notes, *notes_on(given, real)]:
                 say(f"Note: {note}")
             with stop_on_signals() as stop:
-                job = ContinualJob(command, decided, given, real, store, location, size, device_kind)
+                job = ContinualJob(command, decided, given, real, store, size, learner_size, device_kind)
                 with job.tracker(name) as tracker:
                     return run(job, tracker, stop)
 

@@ -172,12 +172,12 @@ class Job:
             on_seconds=self.add_distill_seconds,
         )
 
-    def add_distill_seconds(self, seconds: float) -> None:
+    def add_distill_seconds(self, seconds: float, worker_seconds: float) -> None:
         """Count wall time, and the same summed over workers, which is what other work is compared with."""
         from pipelines.recording import DISTILL_WORKER_S, add_seconds
 
         add_seconds(self.store, "distill_s", seconds)
-        add_seconds(self.store, DISTILL_WORKER_S, seconds * self.size.num_actors)
+        add_seconds(self.store, DISTILL_WORKER_S, worker_seconds)
 
     def report_failures(self, outcome: "Distillation", tracker: "Tracker") -> int:
         """Table of the classes that failed and why."""

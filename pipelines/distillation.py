@@ -132,7 +132,7 @@ def distil_classes(
     limits: Limits | None = None,
     tracker: Tracker | None = None,
     stop: threading.Event | None = None,
-    on_seconds: Callable[[float], None] | None = None,
+    on_seconds: Callable[[float, float], None] | None = None,
 ) -> Distillation:
     """Distil groups of classes on Ray actors; what is on disk is not computed again.
 
@@ -146,7 +146,8 @@ def distil_classes(
         limits: retries and time limits.
         tracker: gets the loss curves.
         stop: ends it early when set.
-        on_seconds: called after every stored chunk with the wall time since the last call.
+        on_seconds: called after every stored chunk with the wall time since the last call, and with the same
+            summed over the workers that had work.
     """
     run = _Run(problem, groups, real, checkpoints, checkpoint_every, tracker)
     open_groups = [group for group in groups if not run.finished(group)]
@@ -166,11 +167,12 @@ def distil_classes(
             progress.update(run.done(groups), items_done=classes, loss=run.last_loss())
 
         def finish(group: Group, state: GroupState) -> bool:
+            busy = min(size.num_actors, sum(not run.finished(group) for group in open_groups))
             more = run.finish(group, state)
             if on_seconds is not None:
                 nonlocal told
                 told, since = time.monotonic(), told
-                on_seconds(told - since)
+                on_seconds(told - since, busy * (told - since))
             show({})
             return more
 

@@ -134,6 +134,8 @@ def parse_budget(text: str) -> Budget:
     # A bare number would not say of what, and images have no decimals.
     if match is None or not (unit or by_class) or (match.group(2) and unit not in _UNITS):
         raise ConfigError(f"memory budget {text!r} is not understood; write {_FORMS}.")
+    if not float(match.group(1) + (match.group(2) or "")):
+        raise ConfigError(f"memory budget {text!r} is nothing; expected room of 1 or more, such as {_FORMS}.")
     if unit in _UNITS:
         # Fractions are exact; 0.29 as a float is not.
         num_bytes = int(Fraction(match.group(1) + (match.group(2) or "")) * _UNITS[unit])

@@ -6,7 +6,6 @@ A class that is distilled alone does not depend on the class order, so all order
 # M stored images of a class, C channels, H height, W width
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from pipelines.claim import claim, settings_hash
 from pipelines.distillation import ActorSize, Group, distil_classes
 from pipelines.incremental.plan import DISTILLED
 from pipelines.incremental.views import ALL
+from pipelines.recording import DISTILL_WORKER_S, add_seconds, times
 from pipelines.store import Store
 from pipelines.worker import Problem
 
@@ -124,6 +124,28 @@ class Distiller:
                 return True
         return False
 
+    def worker_seconds(self, memory: str) -> float | None:
+        """Seconds that workers spent on a memory's lots, in whatever run on this output; None where unknown."""
+        plan = self._job.plan
+        steps = [(order, step) for order in range(len(plan.streams)) for step in range(plan.num_steps)]
+        lots = {self.lot(memory, *place) for place in steps}
+        spent = [times(self._store(lot)).get(DISTILL_WORKER_S) for lot in lots]
+        # Without one of them the sum would be too small.
+        return None if None in spent else sum(seconds or 0.0 for seconds in spent)
+
+    def all_settings(self) -> list[DistillSettings]:
+        """Resolved settings of all lots of the run, each once.
+
+        Raises:
+            ConfigError: one cannot be had, such as a network without what its mode matches.
+        """
+        lots = {lot: None for step in range(self._job.plan.num_steps) for lot in self.lots(step)}
+        return list({(lot.mode, lot.ipc): self.settings(lot) for lot in lots}.values())
+
+    def _store(self, lot: Lot) -> Store:
+        """Where the checkpoints of a lot lie, and its time."""
+        return self._job.store.inside(f"distilled/{lot.name}-{settings_hash(self.identity(lot))[:8]}")
+
     def _known(self, lot: Lot, class_id: int) -> bool:
         return (lot, class_id) in self.images or (lot, class_id) in self.failed
 
@@ -137,9 +159,8 @@ class Distiller:
         tracker: "Tracker",
         stop: threading.Event,
     ) -> bool:
-        job, identity = self._job, self.identity(lot)
-        store = Store.open(f"{job.location}/distilled/{lot.name}-{settings_hash(identity)[:8]}")
-        checkpoints = Checkpoints(store, claim(store, identity))
+        job, store = self._job, self._store(lot)
+        checkpoints = Checkpoints(store, claim(store, self.identity(lot)))
         problem = Problem(self.settings(lot), *job.plan.shape, job.real.train.num_classes, job.device_kind)
         classes = [class_id for group in groups for class_id in group]
         train = job.views.view(lot.view).train
@@ -155,9 +176,8 @@ class Distiller:
                 limits=job.limits,
                 tracker=child,
                 stop=stop,
-                on_seconds=lambda seconds: job.add_seconds(
-                    distil_time(lot.mode), seconds * min(size.num_actors, len(groups))
-                ),
+                # Beside the images: another lot of this output, such as that of another budget, has its own time.
+                on_seconds=lambda _, worker_seconds: add_seconds(store, DISTILL_WORKER_S, worker_seconds),
             )
             if outcome.stopped:
                 child.mark("KILLED")
@@ -232,15 +252,3 @@ def distil_settings(job: "ContinualJob", *, mode: str, ipc: int) -> DistillSetti
         num_classes=job.real.train.num_classes,
         symbols=job.real.symbols,
     )
-
-
-def distil_time(mode: str) -> str:
-    """Name, among the times of an output, of the seconds that workers spent in a mode."""
-    return f"distil_{mode}_worker_s"
-
-
-def worker_seconds(times: Mapping[str, float], memory: str, *, mode: str) -> float | None:
-    """Seconds of distillation for a memory, summed over workers; None if it is none that is distilled here."""
-    if not memory.startswith(DISTILLED):
-        return None
-    return times.get(distil_time(memory.removeprefix(DISTILLED).removeprefix("-") or mode))

@@ -2,14 +2,15 @@
 
 import io
 import sys
-import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from apps.continual.settings import LearnerSettings
 from atom.data import ImageSet, RealData
 from atom.resolve import resolve_evaluation
-from atom.settings import DeviceKind, EvaluateSettings
+from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
 from pipelines.distillation import ActorSize
 from pipelines.incremental.cells import Cells
 from pipelines.incremental.distil import Ahead, Distiller, distil_settings
@@ -41,8 +42,8 @@ class ContinualJob:
         given: "tuple[DistilledSet, float | None] | None",
         real: RealData,
         store: Store,
-        location: str,
         size: ActorSize,
+        learner_size: ActorSize,
         device_kind: DeviceKind,
     ) -> None:
         self.command = command
@@ -50,15 +51,13 @@ class ContinualJob:
         self.given = given
         self.real = real
         self.store = store
-        self.location = location.rstrip("/")
         self.size = size
+        self.learner_size = learner_size
         self.device_kind: DeviceKind = device_kind
         self.limits = Limits(command.max_retries, chunk_timeout_s=command.timeout_s)
         self.learner_settings, self.train_settings = self._resolved()
-        self._times_lock = threading.Lock()
-        # Where nothing is distilled, only the whitening counts: the mode that asks least of the network.
-        mode = command.mode if decided.distilled else "dm"
-        self.preprocess_settings = distil_settings(self, mode=mode, ipc=1)
+        # Only the whitening counts here: the mode that asks least of the network.
+        self.preprocess_settings = distil_settings(self, mode="dm", ipc=1)
         self.views = Views(
             real,
             self.judged,
@@ -66,10 +65,10 @@ class ContinualJob:
             streams=decided.streams,
             shared=command.preprocess_on == ALL,
             store=store,
-            location=self.location,
             cache=command.data_dir / "cache",
         )
         self.distiller = Distiller(self)
+        self.distil_settings = self.distiller.all_settings()
         self.memories = Memories(self, self.distiller)
         if SET in decided.memories:
             self.memories.given(self.views.name(0))
@@ -103,9 +102,8 @@ class ContinualJob:
         }
 
     def add_seconds(self, name: str, seconds: float) -> None:
-        """Add to a time of the output; distillation may run beside the cells."""
-        with self._times_lock:
-            add_seconds(self.store, name, seconds)
+        """Add to a wall time of the output."""
+        add_seconds(self.store, name, seconds)
 
     def tracker(self, name: str) -> Tracker:
         """The MLflow run of this output: a new one, or that of an earlier driver continued."""
@@ -113,7 +111,8 @@ class ContinualJob:
         params: dict[str, object] = {
             **{f"learner.{k}": v for k, v in self.learner_settings.model_dump().items()},
             **{f"train.{k}": v for k, v in self.train_settings.model_dump().items()},
-            **{f"distill.{k}": v for k, v in self.preprocess_settings.model_dump().items() if k != "ipc"},
+            "preprocess.zca": self.preprocess_settings.zca,
+            **{f"distill.{name}": value for name, value in together(self.distil_settings).items()},
             "continual.memories": " ".join(command.memories),
             "continual.learners": " ".join(command.learners),
             "continual.network": command.network,
@@ -175,13 +174,14 @@ class ContinualJob:
 
     def _shares(self) -> tuple[ActorSize, ActorSize, ActorSize]:
         """Workers that distil ahead, those that train beside them, and those that distil when nothing trains."""
-        size = self.size
+        size, learners = self.size, self.learner_size
         if not self.command.overlap:
-            return size, size, size
+            return size, learners, size
         half = size.num_actors // 2
+        beside = learners.num_actors - (half if size.gpus else int(half * size.cpus))
         return (
-            ActorSize(half, size.cpus, size.gpus),
-            ActorSize(size.num_actors - half, size.cpus, size.gpus),
+            replace(size, num_actors=half),
+            replace(learners, num_actors=max(1, beside)),
             size,
         )
 
@@ -194,6 +194,16 @@ class ContinualJob:
                 found.setdefault(name, []).append(steps[step].accuracy_on_seen)
         means = {name: sum(values) / len(values) for name, values in found.items()}
         tracker.log_metrics(means, step=step)
+
+
+def together(settings: Sequence[DistillSettings]) -> dict[str, str]:
+    """Settings of several lots as one: where they differ, all values in order, once each."""
+    dumps = [one.model_dump(mode="json") for one in settings]
+    return {
+        name: " ".join(dict.fromkeys(str(dump[name]) for dump in dumps))
+        for dump in dumps[:1]
+        for name in dump
+    }
 
 
 def metric_name(learner: str) -> str:

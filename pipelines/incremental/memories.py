@@ -15,6 +15,7 @@ import torch
 from apps.continual.memory import Exemplars, Memory, Reservoir, from_distilled, order_distilled, select
 from atom import nets
 from atom.device import use_threads
+from atom.errors import AtomError, StoreError
 from pipelines.claim import settings_hash
 from pipelines.incremental.choices import Choices
 from pipelines.incremental.distil import Distiller
@@ -85,15 +86,18 @@ class Memories:
             memory, order, _ = key
             if (memory, order) in self.failed:
                 continue
+            # Whatever is wrong with the images of a memory, the others go on without it.
             try:
                 kept = self._made(key, step)
-            except _MissingError as error:
+                if order == 0 and key[2] == 0:
+                    self._draw(key, step, kept)
+            except StoreError:
+                raise
+            except AtomError as error:
                 self.failed[memory, order] = str(error)
                 continue
             content = ray.put(kept.to_bytes())
             self.after[key] = Held(content, memory == RESERVOIR, kept.num_images, kept.num_bytes)
-            if order == 0 and key[2] == 0:
-                self._draw(key, step, kept)
 
     def picture_name(self, memory: str, step: int) -> str:
         """Where the picture of a memory of the first class order lies."""
@@ -169,17 +173,21 @@ class Memories:
             raise _MissingError(f"class {name!r} has no distilled images: {reason}")
         white_MCHW = torch.from_numpy(self._distiller.images[lot, class_id].copy())
         factor = job.command.factor
-        with use_threads(1):
-            order_M = order_distilled(
-                white_MCHW,
-                seed=job.command.seed,
-                factor=factor,
-                network=job.command.distil_network,
-                device=torch.device("cpu"),
-            )
-        preprocess = job.views.preprocess(lot.view)
-        ordered_MCHW = white_MCHW[torch.from_numpy(order_M)]
-        return Exemplars.from_white(ordered_MCHW, job.plan.storage, preprocess=preprocess, factor=factor)
+        try:
+            with use_threads(1):
+                order_M = order_distilled(
+                    white_MCHW,
+                    seed=job.command.seed,
+                    factor=factor,
+                    network=job.command.distil_network,
+                    device=torch.device("cpu"),
+                )
+            preprocess = job.views.preprocess(lot.view)
+            ordered_MCHW = white_MCHW[torch.from_numpy(order_M)]
+            return Exemplars.from_white(ordered_MCHW, job.plan.storage, preprocess=preprocess, factor=factor)
+        except AtomError as error:
+            # Images that grew without bound are finite still, but their embeddings are not.
+            raise _MissingError(f"the distilled images of class {name!r} cannot be kept: {error}") from error
 
     def _chosen(self, key: Key, view: str, class_id: int) -> Any:
         kind = key[0]
@@ -205,5 +213,5 @@ class Memories:
         return 10**6 * seed + 10**3 * key[1] + key[2] if key[0] in DRAWN else seed
 
 
-class _MissingError(Exception):
+class _MissingError(AtomError):
     """A class has no images for a memory."""

@@ -2,8 +2,8 @@
 
 # S steps, K classes
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from apps.continual.budget import Budget, parse_budget
@@ -133,7 +133,8 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
     streams = tuple(
         class_stream(num_classes, num_steps=num_steps, order_seed=order) for order in range(command.orders)
     )
-    cells, notes = _cells(command.memories, command.learners, orders=command.orders, seeds=command.seeds)
+    memories, same = _distinct(command.memories, command.mode)
+    cells, notes = _cells(memories, command.learners, orders=command.orders, seeds=command.seeds)
     smallest = int(real.train.per_class_counts().min())
     decided = Plan(
         streams=streams,
@@ -142,7 +143,7 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
         shape=(channels, height, width),
         max_ipc=max(1, smallest if command.init == "noise" else smallest // command.factor**2),
         storage=command.storage,
-        notes=notes,
+        notes=(*same, *notes),
     )
     for memory in decided.memories:
         budget.check(num_classes, decided.bytes_per_image(memory))
@@ -152,7 +153,37 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
             f" distil {decided.max_ipc} with --factor {command.factor} and --init {command.init}; pass"
             f" {decided.max_ipc}/class or less."
         )
-    return decided
+    return replace(decided, notes=(*decided.notes, *_on_sizes(decided)))
+
+
+def _distinct(memories: Sequence[str], mode: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Memories without a second name of one that is there, and a note on it: `distilled` has the mode of --mode."""
+    named = f"{DISTILLED}-{mode}"
+    if DISTILLED not in memories or named not in memories:
+        return tuple(memories), ()
+    return tuple(memory for memory in memories if memory != named), (
+        f"{named} is {DISTILLED} with --mode {mode}: run once, as {DISTILLED}.",
+    )
+
+
+def _on_sizes(decided: Plan) -> Iterator[str]:
+    """Where memories of one budget are not of one size."""
+    if RESERVOIR in decided.memories and decided.budget.by_class:
+        yield (
+            f"{RESERVOIR} holds {decided.capacity()} images from the first step on, more than the others until the"
+            " last: its mean of the steps and its forgetting are not to be compared with theirs."
+        )
+    wanted = [
+        decided.quota(memory, order, step)
+        for memory in decided.distilled
+        for order in range(len(decided.streams))
+        for step in range(decided.num_steps)
+    ]
+    if wanted and max(wanted) > decided.max_ipc:
+        yield (
+            f"the budget holds {max(wanted)} distilled images of a class, but its real ones are enough for"
+            f" {decided.max_ipc}: so many are distilled."
+        )
 
 
 def _cells(

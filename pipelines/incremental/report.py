@@ -10,12 +10,12 @@ from apps.continual.report import render_continual
 from apps.continual.results import ContinualResults, Spread, Summary, summarise
 from atom.device import describe_hardware
 from pipelines.command import project_version, say
-from pipelines.incremental.distil import worker_seconds
-from pipelines.incremental.job import ContinualJob, metric_name
+from pipelines.incremental.job import ContinualJob, metric_name, together
 from pipelines.incremental.plan import SET
 from pipelines.progress import format_duration, format_table, print_table
 from pipelines.provenance import git_commit
-from pipelines.recording import library_versions, times
+from pipelines.recording import DISTILL_WORKER_S, library_versions, times
+from pipelines.sets import held_out
 from pipelines.tracking import Tracker
 
 REPORT, RESULTS = "report.html", "results.json"
@@ -46,12 +46,9 @@ def publish(job: ContinualJob, tracker: Tracker) -> int:
 
 def collect(job: ContinualJob) -> ContinualResults:
     """All cells of the run as they stand, with the summaries of the complete ones."""
-    cells, spent = job.cells.results(), times(job.store)
-    seconds = {
-        memory: found
-        for memory in job.plan.distilled
-        if (found := worker_seconds(spent, memory, mode=job.command.mode)) is not None
-    }
+    cells = job.cells.results()
+    spent = {memory: job.distiller.worker_seconds(memory) for memory in job.plan.distilled}
+    seconds = {memory: found for memory, found in spent.items() if found is not None}
     if job.given is not None and job.given[1] is not None:
         seconds[SET] = job.given[1]
     sizes = sorted({len(classes) for classes in job.plan.streams[0].steps}, reverse=True)
@@ -65,6 +62,7 @@ def collect(job: ContinualJob) -> ContinualResults:
         distil_seconds=seconds,
         facts=facts(job),
         failures=tuple((cell.name, reason) for cell, reason in job.cells.failed.items()),
+        score_on=_judged(job),
     )
 
 
@@ -128,20 +126,37 @@ def facts(job: ContinualJob) -> dict[str, str]:
     }
     if job.plan.distilled:
         found["distillation"] = _distillation(job)
+    if job.given is not None:
+        found["set"] = _given_set(job)
     return {**found, "left out": " ".join(job.plan.notes) or "nothing", **_circumstances(job)}
 
 
 def _distillation(job: ContinualJob) -> str:
     command = job.command
-    sizes = sorted({lot.ipc for step in range(job.plan.num_steps) for lot in job.distiller.lots(step)})
+    sizes = sorted({settings.ipc for settings in job.distil_settings})
     shown = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    of_all = together(job.distil_settings)
     alone = "alone, once for all class orders"
-    together = f"in groups of {command.classes_per_group} of its step, for each class order"
+    grouped = f"in groups of {command.classes_per_group} of its step, for each class order"
     return (
-        f"mode {command.mode}, {job.preprocess_settings.iterations} iterations, network {command.distil_network},"
-        f" seed {command.seed}, {shown} images a class when it arrives; each class"
-        f" {alone if command.classes_per_group == 1 else together}"
+        f"mode {of_all['mode']}, {of_all['iterations']} iterations, rate {of_all['lr_img']}, network"
+        f" {command.distil_network}, {of_all['precision']}, seed {command.seed}, {shown} images a class when it"
+        f" arrives; each class {alone if command.classes_per_group == 1 else grouped}"
     )
+
+
+def _given_set(job: ContinualJob) -> str:
+    assert job.given is not None, "asked for where there is one"
+    given = job.given[0]
+    factor = f", factor {given.factor}" if given.factor > 1 else ""
+    seen = (
+        ""
+        if held_out(given, job.real)
+        else (
+            "; distilled from other training images than those of this run, so it may have seen validation images"
+        )
+    )
+    return f"{job.command.set}: {given.method}, {given.ipc} images a class{factor}{seen}"
 
 
 def _circumstances(job: ContinualJob) -> dict[str, str]:
@@ -162,6 +177,7 @@ def record(job: ContinualJob, results: ContinualResults, tracker: Tracker, *, ht
     tracker.log_text(html, REPORT)
     tracker.log_dict(results.to_dict(), RESULTS)
     tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(job.store).items()})
+    tracker.log_metrics({f"{memory}/{DISTILL_WORKER_S}": s for memory, s in results.distil_seconds.items()})
     for row in results.summaries:
         tracker.log_metrics(_numbers(row))
     if results.summaries:

@@ -19,6 +19,8 @@ from pipelines.store import Store
 
 ALL = "all"
 """Name of the view that all class orders share."""
+VIEWS_NAME = "views"
+"""Directory, in an output, of the preprocessings of class orders that share none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Views:
         settings: resolved; whether to whiten, and how.
         streams: by class order.
         shared: whether all orders share one, fitted on all training images; else each is fitted on its first step.
-        store, location: the output, which keeps what was fitted.
+        store: the output, which keeps what was fitted.
         cache: directory of whitenings.
     """
 
@@ -58,7 +60,6 @@ class Views:
         streams: Sequence[ClassStream],
         shared: bool,
         store: Store,
-        location: str,
         cache: Path,
     ) -> None:
         self._real, self._judged, self._shared = real, judged, shared
@@ -68,7 +69,10 @@ class Views:
         else:
             self._fitted = {
                 f"order{order}": preprocessing(
-                    first_step(real, stream), settings, Store.open(f"{location}/views/order{order}"), None
+                    first_step(real, stream),
+                    settings,
+                    store.inside(f"{VIEWS_NAME}/order{order}"),
+                    None,
                 )
                 for order, stream in enumerate(streams)
             }
@@ -114,4 +118,4 @@ def _only(images: ImageSet, classes: tuple[int, ...]) -> ImageSet:
     return ImageSet.create(images.images[rows], labels, tuple(images.class_names[c] for c in kept))
 
 
-__all__ = ["ALL", "View", "Views", "first_step"]
+__all__ = ["ALL", "VIEWS_NAME", "View", "Views", "first_step"]
