@@ -2,15 +2,18 @@
 
     python benchmarks/two_nodes.py -- --iterations 300 --eval-seeds 1
     python benchmarks/two_nodes.py --script nas -- --proxies random early-steps --space small --sample 8
+    python benchmarks/two_nodes.py --script continual -- --orders 2 --learners gdumb er --epochs 100
 
-What follows "--" goes to pipelines/distill.py, after --dataset digits --checkpoint-every 10, or to
-pipelines/nas.py, after --dataset digits. Both nodes are processes of this machine (`ray.cluster_utils.Cluster`)
-with one CPU each, beside a head that has none. A node is killed when every class has a checkpoint, or four
-scores are in the table, so the worker on that node dies at its work. Compared are the bytes of the sets, or
-the tables of results without the clock's columns.
+What follows "--" goes to pipelines/distill.py, after --dataset digits --checkpoint-every 10, to pipelines/nas.py,
+after --dataset digits, or to pipelines/continual.py, after --dataset digits --steps 5 --checkpoint-every 10. Both
+nodes are processes of this machine (`ray.cluster_utils.Cluster`) with one CPU each, beside a head that has none.
+A node is killed when every class has a checkpoint, four scores are in the table, or two cells have their second
+step behind them, so the worker on that node dies at its work. Compared are the bytes of the sets, the tables of
+results without the clock's columns, or both matrices of accuracies of all cells.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -29,12 +32,12 @@ NODE = {"num_cpus": 1, "object_store_memory": 150 * 2**20}
 
 
 def main() -> int:
-    """Run both, compare, and return 0 if the sets are identical."""
+    """Run both, compare, and return 0 if the results are identical."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=None, help="where outputs go; default a temporary one")
-    parser.add_argument("--script", choices=("distill", "nas"), default="distill", help="which command")
+    parser.add_argument("--script", choices=tuple(JOBS), default="distill", help="which command")
     parser.add_argument("command", nargs="*", help="flags for the command, after --")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="two-nodes-"))
@@ -76,11 +79,28 @@ def rows_without_times(output: Path) -> list[tuple[object, ...]]:
     return [(row.network, row.proxy, row.seed, row.status, row.score, row.test_accuracy) for row in rows]
 
 
+def rows_of_cells(output: Path) -> dict[str, list[tuple[list[float], list[float]]]]:
+    """Both rows of accuracies of each finished step, by cell."""
+    found: dict[str, list[tuple[list[float], list[float]]]] = {}
+    for path in sorted(output.glob("cells/*/step*.json")):
+        result = json.loads(path.read_text())["result"]
+        found.setdefault(path.parent.name, []).append((result["class_row"], result["task_row"]))
+    return found
+
+
+def two_in_second_step(output: Path) -> bool:
+    """Whether two cells have their second step behind them."""
+    return len(list(output.glob("cells/*/step01-*.json"))) >= 2
+
+
 JOBS = {
     "distill": Job(
         "distill", ("--checkpoint-every", "10"), all_classes_begun, lambda output: (output / SET).read_bytes()
     ),
     "nas": Job("nas", (), lambda output: len(rows_without_times(output)) >= 4, rows_without_times),
+    "continual": Job(
+        "continual", ("--steps", "5", "--checkpoint-every", "10"), two_in_second_step, rows_of_cells
+    ),
 }
 
 

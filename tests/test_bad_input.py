@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from atom.data import load
 from atom.distilled import DistilledSet
 from atom.errors import ArtifactError
 from atom.preprocess import Preprocess
-from pipelines import distill, evaluate
+from pipelines import continual, distill, evaluate
 
 Refused = Callable[..., str]
 
-MAIN = {"atom-distill": distill.main, "atom-evaluate": evaluate.main}
+MAIN = {"atom-distill": distill.main, "atom-evaluate": evaluate.main, "atom-continual": continual.main}
 
 
 @pytest.fixture
@@ -234,6 +235,24 @@ def test_address_that_leads_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch, 
     )
 
 
+def test_ray_that_is_too_slow_to_start_is_refused(
+    monkeypatch: pytest.MonkeyPatch, refused: Refused, out: Path
+) -> None:
+    import ray
+
+    def timed_out(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", timed_out)
+    sentence = refused()
+    assert re.search(
+        r"a private cluster on this machine: .* timed out during startup.*; check free", sentence
+    )
+    assert not out.exists()
+
+
 def test_interrupt_before_any_work_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -439,6 +458,96 @@ def test_set_of_other_classes_than_the_test_images_is_refused(
     arguments = ["--set", str(artifact), "--dataset", f"folder:{folder}"]
     sentence = refused(*arguments, command="atom-evaluate")
     assert re.search(r"its classes are cat, dog, .*but the set was distilled for 0, 1, 2", sentence)
+
+
+class TestContinual:
+    """What a stream cannot be; all but the last is refused before Ray is started."""
+
+    @pytest.fixture(autouse=True)
+    def no_cluster(self, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+        def started() -> None:
+            pytest.fail("the command has come as far as Ray")
+
+        if "ray_cluster" not in request.fixturenames:
+            monkeypatch.setattr("pipelines.cluster.connect", started)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--steps", "11"], r"--steps 11: the source has 10 classes, .* pass 1 to 10"),
+            (
+                ["--budget", "9 images"],
+                "memory budget of 9 images: 10 classes need 10 images or more at the last",
+            ),
+            (
+                ["--budget", "639B"],
+                "memory budget of 639 bytes: 10 classes need 640 bytes, 64 an image, or more",
+            ),
+            (
+                ["--budget", "71B/class", "--memories", "distilled"],
+                "71 bytes a class: an image takes 72 bytes",
+            ),
+            (
+                ["--budget", "141/class"],
+                r"the smallest class of digits has 140 training images, .* pass 140/class",
+            ),
+            (
+                ["--learners", "er", "icarl"],
+                r"--learners icarl: unknown; known are gdumb, er, er-ace, der\+\+",
+            ),
+            (["--memories", "herd"], "--memories herd: unknown; known are none, reservoir, random, herding"),
+            (["--memories", "set"], "the memory 'set' and --set go together; pass --set PATH"),
+            (
+                ["--dataset", "digits"],
+                "'digits' has no number of steps of its own; pass --steps, or one of seq-",
+            ),
+            (["--score-on", "validation"], "there are no validation images; pass --validation-frac"),
+        ],
+        ids=" ".join,
+    )
+    def test_stream_budget_or_name_that_cannot_be_is_refused(
+        self, refused: Refused, out: Path, arguments: list[str], message: str
+    ) -> None:
+        assert re.search(message, refused(*arguments, command="atom-continual"))
+        # What earlier runs left there stays as it is.
+        (out / "cells").mkdir(parents=True)
+        (out / "cells" / "step00.json").write_text("{}")
+        assert re.search(message, refused(*arguments, command="atom-continual"))
+
+    def test_set_of_other_classes_or_shape_is_refused(
+        self, refused: Refused, artifact: Path, folder: Path
+    ) -> None:
+        given = ["--set", str(artifact), "--memories", "set"]
+        pets = ["--dataset", f"folder:{folder}", "--steps", "2"]
+        sentence = refused(*given, *pets, command="atom-continual")
+        assert re.search(r"its classes are cat, dog, .*but the set was distilled for 0, 1, 2", sentence)
+        large = DistilledSet.load(artifact)
+        images_NCHW = torch.nn.functional.interpolate(large.images_NCHW, size=10)
+        replace(large, images_NCHW=images_NCHW).save(artifact.with_name("large"))
+        given = ["--set", str(artifact.with_name("large")), "--memories", "set"]
+        sentence = refused(*given, command="atom-continual")
+        assert "its images are (1, 8, 8), but the set's are (1, 10, 10)" in sentence
+
+    @pytest.mark.ray
+    @pytest.mark.usefixtures("ray_cluster")
+    @pytest.mark.parametrize("fitted_on", ["all", "first-step"])
+    def test_set_whose_whitening_cannot_be_exchanged_binds_nobody(
+        self, refused: Refused, artifact: Path, out: Path, fitted_on: str
+    ) -> None:
+        tiled = replace(DistilledSet.load(artifact), factor=2)
+        tiled.save(artifact.with_name("tiled"))
+        arguments = ["--set", str(artifact.with_name("tiled")), "--memories", "set", "--zca", "on"]
+        sentence = refused(*arguments, "--preprocess-on", fitted_on, command="atom-continual")
+        assert "the distilled set has factor 2 and another ZCA whitening than this run" in sentence
+        assert not out.exists()
+
+    @pytest.mark.ray
+    @pytest.mark.usefixtures("ray_cluster")
+    def test_tracking_server_that_does_not_answer_binds_nobody(self, refused: Refused, out: Path) -> None:
+        out.mkdir(parents=True)
+        (out / "notes.txt").write_text("mine")
+        refused("--memories", "random", "--tracking-uri", "http://127.0.0.1:9", command="atom-continual")
+        assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
 @pytest.fixture

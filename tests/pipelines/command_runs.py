@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -70,6 +71,18 @@ def checkpointed(output: Path) -> int:
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Processes a command has started: its private Ray and the workers."""
     return psutil.Process(process.pid).children(recursive=True)
+
+
+def kill_workers(process: subprocess.Popen[str], title: str, *, most: int | None = None) -> int:
+    """SIGKILL to workers of a command's private Ray by what Ray calls them; how many there were, `most` or fewer."""
+    killed = 0
+    for worker in descendants(process):
+        with suppress(psutil.NoSuchProcess):
+            called = worker.cmdline()[:1]
+            if called and called[0].startswith(f"ray::{title}") and killed != most:
+                os.kill(worker.pid, signal.SIGKILL)
+                killed += 1
+    return killed
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -1,15 +1,18 @@
 """Learning a stream: what is refused and left out, and through the shell whole runs, killed ones, failing learners."""
 
 import json
+import re
 import signal
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_runs import RUN_S, run, start, wait_for
+from command_runs import RUN_S, fingerprints, kill_workers, run, start, wait_for
 
 from apps.continual.results import ContinualResults
+from apps.continual.stream import class_stream
 from atom import data
 from atom.data import RealData
 from atom.errors import ConfigError
@@ -22,27 +25,17 @@ from pipelines.tracking.backend import open_client
 
 slow = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+NETWORK, ITERATIONS, STEPS = "convnet-w8-d2", 100, 3
+# Every piece of work takes some tenths of a second: long enough to be killed in its midst.
 TINY = (
-    *("--dataset", "digits", "--steps", 3, "--orders", 1, "--budget", "4/class"),
-    *(
-        "--network",
-        "convnet-w8-d2",
-        "--distil-network",
-        "convnet-w8-d2",
-        "--iterations",
-        8,
-        "--batch-real",
-        16,
-    ),
-    *("--checkpoint-every", 4, "--epochs", 3, "--step-epochs", 1),
+    *("--dataset", "digits", "--steps", STEPS, "--orders", 1, "--budget", "4/class"),
+    *("--network", NETWORK, "--distil-network", NETWORK, "--iterations", ITERATIONS, "--batch-real", 16),
+    *("--checkpoint-every", 5, "--epochs", 60, "--step-epochs", 4, "--num-actors", 2),
 )
-GRID = ("--memories", "none", "random", "distilled", "--learners", "gdumb", "der++")
+GRID = ("--memories", "none", "random", "distilled", "--learners", "gdumb", "er", "der++")
 CELLS = {
-    "random-gdumb-o0-s0",
-    "distilled-gdumb-o0-s0",
     "none-finetune-o0-s0",
-    "random-der++-o0-s0",
-    "distilled-der++-o0-s0",
+    *(f"{memory}-{name}-o0-s0" for memory in ("random", "distilled") for name in ("gdumb", "er", "der++")),
 }
 
 
@@ -96,6 +89,20 @@ def test_no_class_is_distilled_into_more_images_than_it_has() -> None:
     smallest = int(digits().train.per_class_counts().min())
     assert decided.ipc("distilled", 0, 0) == smallest // 4
     assert decided.quota("distilled", 0, 0) == 500
+    assert any("500 distilled images of a class" in note for note in decided.notes)
+    assert not planned(budget="20/class", memories=("distilled",)).notes
+
+
+def test_two_names_of_one_memory_are_run_once() -> None:
+    decided = planned(memories=("distilled", "distilled-atom", "distilled-dm"), mode="atom")
+    assert decided.memories == ("distilled", "distilled-dm")
+    assert any("distilled-atom is distilled" in note for note in decided.notes)
+    assert planned(memories=("distilled-atom",), mode="atom").memories == ("distilled-atom",)
+
+
+def test_reservoir_of_a_budget_by_class_is_said_to_be_larger() -> None:
+    assert any("reservoir holds 200 images" in n for n in planned(memories=("reservoir", "random")).notes)
+    assert not planned(memories=("reservoir", "random"), budget="200 images").notes
 
 
 @pytest.mark.parametrize(
@@ -140,8 +147,27 @@ def test_first_step_knows_its_own_classes_only() -> None:
     assert len(known.train) == sum(digits().train.per_class_counts()[c] for c in stream.steps[0])
 
 
-def cell_files(output: Path) -> int:
-    return len(list((output / "cells").glob("*/step*.json")))
+def cells_done(output: Path) -> list[int]:
+    """How many cells have each step behind them."""
+    return [len(list((output / "cells").glob(f"*/step{step:02d}-*.json"))) for step in range(STEPS)]
+
+
+def distilled_so_far(output: Path, step: int) -> list[int]:
+    """Iterations that each begun class of a step has on disk."""
+    classes = class_stream(10, num_steps=STEPS, order_seed=0).steps[step]
+    newest: dict[int, int] = {}
+    for path in (output / "distilled").glob("*/checkpoints/class_*.it*.safetensors"):
+        class_id, iteration = (int(number) for number in re.findall(r"\d+", path.name)[:2])
+        if class_id in classes:
+            newest[class_id] = max(iteration, newest.get(class_id, 0))
+    return list(newest.values())
+
+
+def kill_driver(command: subprocess.Popen[str]) -> str:
+    """SIGKILL to a command; returns what it had to say on standard error."""
+    assert command.poll() is None, "it ended before it could be killed"
+    command.kill()
+    return command.communicate(timeout=RUN_S)[1]
 
 
 def matrices(output: Path) -> dict[str, Any]:
@@ -153,6 +179,21 @@ def matrices(output: Path) -> dict[str, Any]:
         ]
         for cell in results["cells"]
     }
+
+
+def distillation_begun_s(output: Path, *, step: int) -> float:
+    """When the classes of a step were first in work, by the run's record in MLflow."""
+    client = open_client(f"sqlite:///{output / 'mlflow.db'}")
+    experiment = client.get_run(
+        json.loads((output / "mlflow_run.json").read_text())["run_id"]
+    ).info.experiment_id
+    runs = client.search_runs([experiment], filter_string=f"tags.`mlflow.runName` LIKE 'distil-%-step{step}'")
+    return min(found.info.start_time for found in runs) / 1000
+
+
+def first_step_done_s(output: Path) -> float:
+    """When the last cell had its first step behind it."""
+    return max(path.stat().st_mtime for path in (output / "cells").glob("*/step00-*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +216,7 @@ class TestWholeRun:
         assert {result.cell.name for result in results.cells} == CELLS
         assert all(result.complete and len(result.steps) == 3 for result in results.cells)
         assert {row.memory_images for row in results.summaries} == {0, 40}
+        assert results.score_on == "test"
         assert {path.name.split("-step")[0] for path in (output / "pictures").iterdir()} == {
             "random",
             "distilled",
@@ -196,26 +238,73 @@ class TestWholeRun:
         files = {file.path for file in client.list_artifacts(parent.info.run_id, "memories")}
         assert len(files) == 6
 
-    def test_killed_and_stopped_runs_go_on_to_the_same_matrices(
+    def test_distillation_is_timed_beside_its_images(self, whole: tuple[Path, list[str]]) -> None:
+        output, _ = whole
+        (lot,) = (output / "distilled").iterdir()
+        seconds = json.loads((lot / "times.json").read_text())["distill_worker_s"]
+        results = json.loads((output / "results.json").read_text())
+        assert results["distil_seconds"] == {"distilled": seconds}
+        assert seconds > 0
+        assert set(json.loads((output / "times.json").read_text())) == {"distil_wait_s", "learn_s"}
+
+    def test_workers_and_drivers_killed_within_and_between_steps_change_no_accuracy(
+        self, whole: tuple[Path, list[str]], tmp_path: Path
+    ) -> None:
+        output, of_all = tmp_path / "out", len(CELLS)
+        asked = (*TINY, *GRID, "--output", output)
+
+        first = start(*asked, script="continual")
+        wait_for(lambda: distilled_so_far(output, 0) != [], limit_s=RUN_S)
+        wait_for(lambda: kill_workers(first, "DistillWorker") > 0)
+        wait_for(lambda: kill_workers(first, "run_cell_step", most=1) == 1, limit_s=RUN_S)
+        wait_for(lambda: cells_done(output)[0] == of_all, limit_s=RUN_S)
+        said = kill_driver(first)
+        assert re.search(r"\(\d+,\): .*; retry 1 of 3", said), "no worker was lost at a distillation"
+        assert re.search(r"-o0-s0 step 0: .*; retry 1 of 3", said), "no worker was lost at a cell"
+        assert cells_done(output) == [of_all, 0, 0]
+        kept = fingerprints(output / "cells")
+
+        second = start(*asked, script="continual")
+        wait_for(lambda: distilled_so_far(output, 1) != [], limit_s=RUN_S)
+        kill_driver(second)
+        assert cells_done(output) == [of_all, 0, 0]
+        assert min(distilled_so_far(output, 1)) < ITERATIONS, "killed too late to show anything"
+
+        third = start(*asked, script="continual")
+        wait_for(lambda: cells_done(output)[1] > 0, limit_s=RUN_S)
+        kill_driver(third)
+        assert 0 < cells_done(output)[1] < of_all, "killed too late to show anything"
+        kept |= fingerprints(output / "cells")
+        # As a driver leaves it that dies after the result of a step and before the state it came from is gone.
+        finished = next((output / "cells").glob("*/step01-*.json"))
+        stale = next(finished.parent.glob("step00-*.json")).with_suffix(".safetensors")
+        stale.write_bytes(b"a state")
+
+        code, _, errors = run(*asked, script="continual")
+        assert code == 0, errors
+        assert matrices(output) == matrices(whole[0])
+        results = {name: digest for name, digest in kept.items() if name.endswith(".json")}
+        assert results.items() <= fingerprints(output / "cells").items(), "a finished step was computed again"
+        assert not list((output / "cells").glob("*/*.safetensors"))
+        assert not list(output.rglob(".partial-*"))
+
+    def test_distilling_ahead_changes_no_accuracy_even_after_sigterm(
         self, whole: tuple[Path, list[str]], tmp_path: Path
     ) -> None:
         output = tmp_path / "out"
         asked = (*TINY, *GRID, "--overlap", "--output", output)
         first = start(*asked, script="continual")
-        wait_for(lambda: cell_files(output) >= 3, limit_s=RUN_S)
-        first.kill()
-        first.communicate(timeout=RUN_S)
-        left = cell_files(output)
-        assert left < 15, "killed too late to show anything"
-        second = start(*asked, script="continual")
-        wait_for(lambda: cell_files(output) > left, limit_s=RUN_S)
-        second.send_signal(signal.SIGTERM)
-        _, errors = second.communicate(timeout=60)
-        assert second.returncode == 130, errors
-        assert cell_files(output) < 15, "stopped too late to show anything"
+        wait_for(lambda: cells_done(output)[1] > 0, limit_s=RUN_S)
+        first.send_signal(signal.SIGTERM)
+        _, errors = first.communicate(timeout=RUN_S)
+        assert first.returncode == 130, errors
+        assert cells_done(output)[2] < len(CELLS), "stopped too late to show anything"
         code, _, errors = run(*asked, script="continual")
         assert code == 0, errors
         assert matrices(output) == matrices(whole[0])
+        # The second step is distilled while learners train on the first; without the flag, after them.
+        assert distillation_begun_s(output, step=1) < first_step_done_s(output)
+        assert distillation_begun_s(whole[0], step=1) > first_step_done_s(whole[0])
 
     def test_cells_that_cannot_go_on_fail_alone(self, tmp_path: Path) -> None:
         output = tmp_path / "out"

@@ -1,14 +1,12 @@
 """Ranking through the shell: a whole run, the same run after kills, a user's own space with broken networks."""
 
 import json
-import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from command_runs import RUN_S, descendants, environment, run, start, wait_for
+from command_runs import RUN_S, environment, kill_workers, run, start, wait_for
 
 from apps.nas.table import Row, from_parquet
 from pipelines.tracking.backend import open_client
@@ -74,15 +72,6 @@ def without_times(output: Path) -> list[tuple[object, ...]]:
     ]
 
 
-def kill_one_worker(command: subprocess.Popen[str]) -> bool:
-    """SIGKILL to one process that scores; whether there was one."""
-    for process in descendants(command):
-        if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::ResourceTrainable"):
-            os.kill(process.pid, signal.SIGKILL)
-            return True
-    return False
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Output and lines of a run that nobody disturbs."""
@@ -130,7 +119,7 @@ def test_killed_worker_and_killed_driver_leave_the_same_table(
     output = tmp_path / "out"
     first = start(*RANK, "--output", output, script="nas")
     wait_for(lambda: len(rows_of(output)) >= 3, limit_s=RUN_S)
-    wait_for(lambda: kill_one_worker(first))
+    wait_for(lambda: kill_workers(first, "ResourceTrainable", most=1) == 1)
     known = len(rows_of(output))
     wait_for(lambda: len(rows_of(output)) >= known + 3, limit_s=RUN_S)
     first.kill()

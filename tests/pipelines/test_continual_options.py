@@ -1,0 +1,234 @@
+"""A given set, a preprocessing of the first step, validation images: one run, each accuracy computed here once more."""
+
+# N images, M stored images, C channels, H height, W width
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_runs import run
+from safetensors.torch import load_file
+
+from apps.continual.learner import learn, predict_seen
+from apps.continual.metrics import predictions_to_row
+from apps.continual.results import ContinualResults
+from apps.continual.selection import order_distilled
+from apps.continual.settings import LearnerSettings
+from apps.continual.state import StepData
+from apps.continual.stream import class_stream
+from atom.data import RealData, load
+from atom.distilled import DistilledSet
+from atom.preprocess import Preprocess
+from atom.resolve import resolve_evaluation
+from atom.settings import EvaluateSettings
+from pipelines.incremental.distil import Distiller
+from pipelines.incremental.memories import Memories
+from pipelines.incremental.plan import plan
+from pipelines.incremental.views import ALL
+from pipelines.options import ContinualCommand
+from pipelines.recording import DISTILL_WORKER_S, add_seconds
+from pipelines.store import Store
+
+NETWORK, EPOCHS, BUDGET, SET_IPC, STEPS, ORDERS = "convnet-w8-d2", 8, 3, 2, 2, 2
+ASKED = (
+    *("--dataset", "digits", "--steps", STEPS, "--orders", ORDERS, "--budget", f"{BUDGET}/class"),
+    *("--network", NETWORK, "--distil-network", NETWORK, "--iterations", 4, "--batch-real", 16),
+    *("--epochs", EPOCHS, "--eval-precision", "float32", "--storage", "float32"),
+    *("--preprocess-on", "first-step", "--validation-frac", 0.1, "--score-on", "validation"),
+    *("--memories", "set", "distilled"),
+)
+
+
+@pytest.fixture(scope="module")
+def real() -> RealData:
+    return load("digits", data_dir=Path("unused")).hold_out(0.1)
+
+
+@pytest.fixture(scope="module")
+def given(real: RealData) -> DistilledSet:
+    """Real images with noise, under a preprocessing of its own; fewer a class than the budget."""
+    rows = np.concatenate([real.train.indices_of(c)[:SET_IPC] for c in range(10)])
+    preprocess = Preprocess(torch.tensor([0.4]), torch.tensor([0.2]))
+    noise = np.random.default_rng(5).normal(size=(len(rows), 1, 8, 8)).astype(np.float32)
+    return DistilledSet(
+        images_NCHW=preprocess.apply(real.train.images[rows]) + torch.from_numpy(noise),
+        labels=torch.arange(10).repeat_interleave(SET_IPC),
+        class_names=real.train.class_names,
+        ipc=SET_IPC,
+        method="noise",
+        preprocess=preprocess,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(given: DistilledSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Output and lines of the run."""
+    folder = tmp_path_factory.mktemp("options")
+    given.save(folder / "set")
+    code, lines, errors = run(*ASKED, "--set", folder / "set", "--output", folder / "out", script="continual")
+    assert code == 0, errors
+    return folder / "out", lines
+
+
+def results_of(output: Path) -> ContinualResults:
+    return ContinualResults.from_dict(json.loads((output / "results.json").read_text()))
+
+
+def fitted(output: Path, order: int) -> Preprocess:
+    return Preprocess.from_tensors(load_file(output / "views" / f"order{order}" / "preprocess.safetensors"))
+
+
+def lot(output: Path, order: int) -> Path:
+    (found,) = (output / "distilled").glob(f"atom-ipc{BUDGET}-order{order}-*")
+    return found
+
+
+def kept_of_class(output: Path, given: DistilledSet, memory: str, order: int, class_id: int) -> torch.Tensor:
+    """The images of a class that a memory should hold, float32 [M, C, H, W], in the run's preprocessing."""
+    if memory == "set":
+        white_NCHW = fitted(output, order).apply(given.preprocess.invert(given.images_NCHW))
+        white_MCHW = white_NCHW[given.labels == class_id]
+    else:
+        (path,) = lot(output, order).glob(f"checkpoints/class_{class_id:04d}.*")
+        white_MCHW = load_file(path)["images"]
+    return white_MCHW[torch.from_numpy(order_distilled(white_MCHW, seed=0, network=NETWORK))]
+
+
+def expected_rows(
+    real: RealData, output: Path, given: DistilledSet, *, memory: str, order: int, step: int
+) -> tuple[list[float], list[float]]:
+    """Both rows of accuracies of gdumb after a step, trained and tested in this process."""
+    steps = class_stream(10, num_steps=STEPS, order_seed=order).steps[: step + 1]
+    seen = sorted(c for classes in steps for c in classes)
+    kept = {c: kept_of_class(output, given, memory, order, c) for c in seen}
+    images_MCHW = torch.cat(list(kept.values()))
+    labels_M = torch.tensor([c for c in seen for _ in range(len(kept[c]))])
+    asked = EvaluateSettings(epochs=EPOCHS, eval_precision="float32")
+    settings = resolve_evaluation(asked, device_kind="cpu", symbols=real.symbols)
+    train: Any = {"network": NETWORK, "train_settings": settings}
+    data = StepData(step, steps[-1], tuple(seen), 10, memory_after=(images_MCHW, labels_M))
+    device = torch.device("cpu")
+    state = learn("gdumb", None, data, settings=LearnerSettings(), seed=1000 * order, device=device, **train)
+    assert real.validation is not None
+    rows = np.concatenate([real.validation.indices_of(c) for c in seen])
+    white_NCHW = fitted(output, order).apply(real.validation.images[rows])
+    logits_NK = predict_seen(state, images_TCHW=white_NCHW, num_classes=10, device=device, **train).numpy()
+    labels_N = real.validation.labels[rows]
+    one, told = (predictions_to_row(logits_NK, labels_N, steps, masked=masked) for masked in (False, True))
+    return one.tolist(), told.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestOptions:
+    @pytest.mark.parametrize("memory", ["set", "distilled"])
+    def test_accuracies_are_those_of_networks_trained_here(
+        self, memory: str, real: RealData, given: DistilledSet, done: tuple[Path, list[str]]
+    ) -> None:
+        output, _ = done
+        cells = [result for result in results_of(output).cells if result.cell.memory == memory]
+        assert [result.cell.order for result in cells] == list(range(ORDERS))
+        for result in cells:
+            for step in result.steps:
+                rows = expected_rows(
+                    real, output, given, memory=memory, order=result.cell.order, step=step.step
+                )
+                assert (list(step.class_row), list(step.task_row)) == rows
+
+    def test_each_class_order_is_preprocessed_by_its_first_step_and_distilled_under_that(
+        self, real: RealData, done: tuple[Path, list[str]]
+    ) -> None:
+        output, _ = done
+        for order in range(ORDERS):
+            first = class_stream(10, num_steps=STEPS, order_seed=order).steps[0]
+            pixels_NCHW = real.train.images[np.isin(real.train.labels, first)] / 255
+            found = fitted(output, order)
+            assert found.mean_C.numpy() == pytest.approx(pixels_NCHW.mean(axis=(0, 2, 3)), rel=1e-5)
+            recorded = json.loads((lot(output, order) / "settings.json").read_text())
+            assert recorded["preprocess"] == found.digest
+        assert fitted(output, 0).digest != fitted(output, 1).digest
+        assert len(list((output / "distilled").iterdir())) == ORDERS
+
+    def test_sizes_seconds_and_scored_images_are_told(self, done: tuple[Path, list[str]]) -> None:
+        output, lines = done
+        results = results_of(output)
+        sizes = {row.memory: (row.memory_images, row.memory_bytes) for row in results.summaries}
+        assert sizes == {
+            "set": (10 * SET_IPC, 10 * SET_IPC * 4 * 64),
+            "distilled": (10 * BUDGET, 10 * BUDGET * 4 * 64),
+        }
+        seconds = [
+            json.loads((lot(output, order) / "times.json").read_text())[DISTILL_WORKER_S]
+            for order in range(ORDERS)
+        ]
+        assert results.distil_seconds == {"distilled": pytest.approx(sum(seconds))}
+        assert results.score_on == "validation"
+        page = (output / "report.html").read_text()
+        assert "Accuracies are on validation images" in page
+        assert "test images of step" not in page
+        assert any("it may have seen validation images" in line for line in lines)
+
+
+def distiller(folder: Path, **asked: Any) -> Distiller:
+    """That of a job on digits whose output is a folder."""
+    command = ContinualCommand.model_validate({"memories": ("distilled", "distilled-dm"), **asked})
+    real = load("digits", data_dir=Path("unused"))
+    job: Any = SimpleNamespace(
+        command=command,
+        plan=plan(command, real, num_steps=5),
+        real=real,
+        views=SimpleNamespace(name=lambda order: ALL, digest=lambda view: "digest"),
+        store=Store.open(folder),
+        given=None,
+        data_key=lambda order: {"order": order},
+        device_kind="cpu",
+    )
+    return Distiller(job)
+
+
+def test_budgets_seeds_and_modes_that_share_an_output_have_seconds_of_their_own(tmp_path: Path) -> None:
+    small, large = distiller(tmp_path, budget="2/class"), distiller(tmp_path, budget="4/class")
+    assert small.worker_seconds("distilled") is None
+    for _ in range(2):
+        add_seconds(small._store(small.lot("distilled", 0, 0)), DISTILL_WORKER_S, 1.5)
+    add_seconds(large._store(large.lot("distilled", 0, 0)), DISTILL_WORKER_S, 10.0)
+    assert small.worker_seconds("distilled") == 3.0
+    assert large.worker_seconds("distilled") == 10.0
+    assert small.worker_seconds("distilled-atom") == 3.0
+    assert small.worker_seconds("distilled-dm") is None
+    assert distiller(tmp_path, budget="2/class", orders=1).worker_seconds("distilled") == 3.0
+    assert distiller(tmp_path, budget="2/class", seed=1).worker_seconds("distilled") is None
+
+
+def test_shared_budget_adds_up_its_lots_and_is_unknown_while_one_is_missing(tmp_path: Path) -> None:
+    shared = distiller(tmp_path, budget="60 images", orders=2)
+    lots = {shared.lot("distilled", order, step) for order in range(2) for step in range(5)}
+    assert len(lots) > 2
+    for number, one in enumerate(sorted(lots, key=lambda one: one.ipc)):
+        assert shared.worker_seconds("distilled") is None
+        add_seconds(shared._store(one), DISTILL_WORKER_S, 2.0**number)
+    assert shared.worker_seconds("distilled") == 2.0 ** len(lots) - 1
+
+
+@pytest.mark.ray
+def test_memory_whose_images_cannot_be_kept_fails_alone(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that grew without bound are finite, their embeddings are not."""
+    made = distiller(tmp_path, memories=("random", "distilled"), budget="2/class", orders=1)
+    job = made._job
+    fitted = Preprocess.fit(job.real.train.images, zca=False)
+    monkeypatch.setattr(job.views, "preprocess", lambda name: fitted, raising=False)
+    for class_id in range(10):
+        images = np.full((2, 1, 8, 8), 1e38, dtype=np.float32) * [[[[1]]], [[[-1]]]]
+        made.images[made.lot("distilled", 0, 0), class_id] = images.astype(np.float32)
+    memories = Memories(job, made)
+    memories.advance(0)
+    assert [key[0] for key in memories.after] == ["random"]
+    assert "cannot be kept" in memories.failed["distilled", 0]
+    memories.advance(1)
+    assert [key[0] for key in memories.after] == ["random"]
