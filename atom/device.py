@@ -99,6 +99,15 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
+@contextmanager
+def own_generators(device: torch.device, seed: int) -> Iterator[None]:
+    """torch's generators seeded within, and put back after: a user's network may hold dropout."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # torch.manual_seed takes the generators of this process alone, and the fork restores them.
+        torch.manual_seed(seed)
+        yield
+
+
 def matmul_rate(
     device: torch.device, dtype: torch.dtype, *, size: int | None = None, repeats: int = 8
 ) -> float:

@@ -7,7 +7,6 @@ K classes.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import cast
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from atom.augment import augment, draw_params
-from atom.device import autocast, kind_of
+from atom.device import autocast, kind_of, own_generators
 from atom.errors import ConfigError
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings, parse_dsa_strategy
@@ -86,7 +85,7 @@ def train_network(
     )
     clock = _Clock(settings, budget, device, steps_per_epoch=-(-len(images_NCHW) // settings.batch_train))
     dtype, layout = compute_dtype(settings), _layout_of(net)
-    with _own_generators(device, seed):
+    with own_generators(device, int(stream(seed, "evaluate/network").integers(2**63))):
         for epoch in count():
             net.train()
             for batch_BCHW, rows_B in _batches(images_NCHW, epoch, settings=settings, seed=seed):
@@ -215,13 +214,3 @@ def _layout_of(net: nn.Module) -> torch.memory_format:
         if parameter.dim() == 4 and not parameter.is_contiguous():
             return torch.channels_last
     return torch.contiguous_format
-
-
-@contextmanager
-def _own_generators(device: torch.device, seed: int) -> Iterator[None]:
-    """torch's generators seeded for one training, and put back after: a user's network may hold dropout."""
-    cuda_devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda_devices):
-        # torch.manual_seed takes the generators of this process alone, and the fork restores them.
-        torch.manual_seed(int(stream(seed, "evaluate/network").integers(2**63)))
-        yield

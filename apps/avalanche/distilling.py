@@ -15,7 +15,7 @@ from torch import Tensor
 
 from apps.continual.exemplars import Exemplars, Storage
 from apps.continual.memory import Memory
-from apps.continual.selection import order_distilled
+from apps.continual.selection import keep_distilled
 from atom import atomic, nets
 from atom.device import kind_of, use_threads
 from atom.distill import GroupDistiller
@@ -144,15 +144,14 @@ class DistilledHere:
 
     def _ordered(self, white_ICHW: Tensor, settings: DistillSettings) -> Exemplars:
         with use_threads(1):
-            order_I = order_distilled(
-                white_ICHW, seed=settings.seed, factor=settings.factor, network=settings.network
+            return keep_distilled(
+                white_ICHW,
+                self._storage,
+                preprocess=self._preprocess,
+                seed=settings.seed,
+                factor=settings.factor,
+                network=settings.network,
             )
-        return Exemplars.from_white(
-            white_ICHW[torch.from_numpy(order_I)],
-            self._storage,
-            preprocess=self._preprocess,
-            factor=settings.factor,
-        )
 
     def _key(self, settings: DistillSettings, real: Mapping[int, Tensor]) -> str:
         content = {

@@ -16,7 +16,7 @@ from torch import Tensor
 from apps.continual.exemplars import STORAGES, Exemplars, Storage, as_pixels, image_bytes
 from apps.continual.precomputed import from_distilled
 from apps.continual.saved import pack, unpack
-from apps.continual.selection import KINDS, order_distilled, select
+from apps.continual.selection import KINDS, keep_distilled, order_distilled, select
 from atom.errors import ConfigError, ShapeError
 from atom.preprocess import Preprocess
 from atom.streams import stream
@@ -205,6 +205,7 @@ __all__ = [
     "as_pixels",
     "from_distilled",
     "image_bytes",
+    "keep_distilled",
     "order_distilled",
     "select",
 ]

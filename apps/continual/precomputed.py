@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apps.continual.exemplars import Exemplars, Storage
-from apps.continual.selection import order_distilled
+from apps.continual.selection import keep_distilled
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.preprocess import Preprocess
@@ -60,17 +60,15 @@ def from_distilled(
         if not len(rows):
             raise ConfigError(f"the distilled set has no images of class {class_id}.")
         white_nCHW = white_NCHW[rows]
-        order = order_distilled(
+        exemplars[class_id] = keep_distilled(
             white_nCHW,
+            storage,
+            preprocess=preprocess,
             seed=seed,
             factor=distilled.factor,
             network=network,
             device=device,
             precision=precision,
-        )
-        ordered_nCHW = white_nCHW[torch.from_numpy(order)]
-        exemplars[class_id] = Exemplars.from_white(
-            ordered_nCHW, storage, preprocess=preprocess, factor=distilled.factor
         )
     return exemplars
 

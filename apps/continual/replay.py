@@ -8,7 +8,6 @@ K classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -20,7 +19,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from apps.continual.settings import LearnerSettings
 from atom.augment import augment, draw_params
-from atom.device import autocast
+from atom.device import autocast, own_generators
 from atom.settings import parse_dsa_strategy
 from atom.streams import stream
 
@@ -172,7 +171,7 @@ def train_beside(
         return logits_BK.float()
 
     net.train()
-    with _own_generators(device, seed, step):
+    with own_generators(device, int(stream(seed, "continual/network", step).integers(2**63))):
         for number, batch in enumerate(_batches(current, settings=settings, seed=seed, step=step)):
             draw = None
             if memory is not None:
@@ -216,11 +215,3 @@ def _augmented(
         images_BCHW = augment(images_BCHW, torch.from_numpy(params).to(device, non_blocking=True))
     logits_BK = None if whole.logits_BK is None else whole.logits_BK[rows]
     return Batch(images_BCHW, whole.labels_B[rows], logits_BK)
-
-
-@contextmanager
-def _own_generators(device: torch.device, seed: int, step: int) -> Iterator[None]:
-    """torch's generators seeded for one step, and put back after: a user's network may hold dropout."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(stream(seed, "continual/network", step).integers(2**63)))
-        yield

@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apps.continual.exemplars import Exemplars, Storage
 from atom import coreset, formation
 from atom.embedding import embed
 from atom.errors import ConfigError
+from atom.preprocess import Preprocess
 from atom.settings import Precision
 from atom.streams import stream
 
@@ -84,6 +86,33 @@ def order_distilled(
     return coreset.select("herding", features_ND, count=len(features_ND))
 
 
+def keep_distilled(
+    white_NCHW: Tensor,
+    storage: Storage,
+    *,
+    preprocess: Preprocess,
+    seed: int,
+    factor: int = 1,
+    network: str = "convnet",
+    device: torch.device | None = None,
+    precision: Precision = "float32",
+) -> Exemplars:
+    """The distilled images of one class as a memory keeps them: in the order of `order_distilled`, as stored.
+
+    Args:
+        storage, preprocess: see `Exemplars.from_white`.
+        white_NCHW, seed, factor, network, device, precision: see `order_distilled`.
+
+    Raises:
+        DataError, ShapeError: images whose embedding or stored form is not finite.
+    """
+    order_N = order_distilled(
+        white_NCHW, seed=seed, factor=factor, network=network, device=device, precision=precision
+    )
+    ordered_NCHW = white_NCHW[torch.from_numpy(order_N)]
+    return Exemplars.from_white(ordered_NCHW, storage, preprocess=preprocess, factor=factor)
+
+
 def _embed(
     white_NCHW: Tensor, network: str, *, seed: int, device: torch.device | None, precision: Precision
 ) -> np.ndarray:
@@ -92,4 +121,4 @@ def _embed(
     return features_ND.double().numpy()
 
 
-__all__ = ["KINDS", "order_distilled", "select"]
+__all__ = ["KINDS", "keep_distilled", "order_distilled", "select"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 
-from apps.continual.memory import Exemplars, Memory, Reservoir, from_distilled, order_distilled, select
+from apps.continual.memory import Exemplars, Memory, Reservoir, from_distilled, keep_distilled, select
 from atom import nets
 from atom.device import use_threads
 from atom.errors import AtomError, StoreError
@@ -172,19 +172,17 @@ class Memories:
             reason = self._distiller.failed.get((lot, class_id), "it was not distilled")
             raise _MissingError(f"class {name!r} has no distilled images: {reason}")
         white_MCHW = torch.from_numpy(self._distiller.images[lot, class_id].copy())
-        factor = job.command.factor
         try:
             with use_threads(1):
-                order_M = order_distilled(
+                return keep_distilled(
                     white_MCHW,
+                    job.plan.storage,
+                    preprocess=job.views.preprocess(lot.view),
                     seed=job.command.seed,
-                    factor=factor,
+                    factor=job.command.factor,
                     network=job.command.distil_network,
                     device=torch.device("cpu"),
                 )
-            preprocess = job.views.preprocess(lot.view)
-            ordered_MCHW = white_MCHW[torch.from_numpy(order_M)]
-            return Exemplars.from_white(ordered_MCHW, job.plan.storage, preprocess=preprocess, factor=factor)
         except AtomError as error:
             # Images that grew without bound are finite still, but their embeddings are not.
             raise _MissingError(f"the distilled images of class {name!r} cannot be kept: {error}") from error
