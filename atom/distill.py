@@ -25,9 +25,13 @@ from atom.errors import ConfigError, ShapeError
 from atom.formation import decode
 from atom.initial import initial_images
 from atom.matching import class_statistics, matching_loss
+from atom.scale import check_range, to_real_scale
 from atom.settings import DistillSettings
 
 T = TypeVar("T")
+
+IMAGES_VERSION = 2
+"""Part of the identity of every output; to be raised whenever equal settings come to give other images."""
 
 CACHE_PIXELS = 32 * 32 * 32
 """Pixels of images whose activations a CPU core's cache holds, for the networks of this field. Measured."""
@@ -120,20 +124,29 @@ class GroupDistiller:
     ) -> GroupState:
         """State after iteration `until`; the result does not depend on how the way there was cut into calls.
 
+        The settings' last iteration is followed by `atom.scale.to_real_scale`: until then nothing holds the scale of
+        the images where the network has InstanceNorm.
+
         Args:
             state: of the same group.
-            until: iterations done in the returned state.
+            until: iterations done in the returned state, at most the settings' number.
             class_ids: as in `start`.
             real: as in `start`; best on the device already, else it is copied there in every call.
             on_iteration: called with the number of iterations done, after each.
 
         Raises:
             ShapeError: the state is that of another number of classes.
-            ConfigError: the images of a class diverged; nothing of the call is kept.
+            ConfigError: more iterations than the settings have, which would go on from images that are finished.
+            ConfigError: the images of a class diverged, or leave the range of its real ones by far; nothing of the
+                call is kept.
         """
         if len(state.images) != len(class_ids):
             raise ShapeError(
                 f"advance: the state holds {len(state.images)} classes, but {len(class_ids)} were named."
+            )
+        if until > cast(int, self.settings.iterations):
+            raise ConfigError(
+                f"advance: until iteration {until}, but the settings have {self.settings.iterations}; raise iterations."
             )
         images = torch.from_numpy(state.images.copy()).to(self.device)
         momentum = torch.from_numpy(state.momentum.copy()).to(self.device)
@@ -152,6 +165,8 @@ class GroupDistiller:
                 f"classes {diverged}: the images are no longer finite after iteration {until}; pass a smaller --lr-img"
                 f" than {self.settings.lr_img:g}, or a network with normalisation."
             )
+        if steps and until >= cast(int, self.settings.iterations):
+            images = self._at_real_scale(images, class_ids, real)
         return GroupState(
             iteration=max(until, state.iteration),
             images=images.cpu().numpy(),
@@ -256,6 +271,17 @@ class GroupDistiller:
         images_NCHW = images_NCHW.contiguous(memory_format=self.layout)
         with autocast(self.device, self.dtype):
             return class_statistics(self.net, images_NCHW, num_classes=num_classes, settings=self.settings)
+
+    def _at_real_scale(self, images: Tensor, class_ids: Sequence[int], real: Mapping[int, Tensor]) -> Tensor:
+        """The finished images [G, I, C, H, W], each class at the scale of its real ones."""
+        with self._repeatable():
+            scaled = [
+                to_real_scale(own, real[c], factor=self.settings.factor)
+                for c, own in zip(class_ids, images, strict=True)
+            ]
+        for class_id, own in zip(class_ids, scaled, strict=True):
+            check_range(decode(own, self.settings.factor), real[class_id], class_id=class_id)
+        return torch.stack(scaled)
 
     def _initial(self, class_id: int, real_NCHW: Tensor) -> np.ndarray:
         if tuple(real_NCHW.shape[1:]) != self.shape:

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _SETTINGS = "settings.json"
 _DATABASE = "mlflow.db"  # and its journals
+_VERSION = "images_version"
 
 
 @contextmanager
@@ -137,6 +138,12 @@ def claim(store: Store, settings: Mapping[str, Any]) -> str:
         ) from error
     missing = object()
     names = [n for n in {**stored, **received} if stored.get(n, missing) != received.get(n, missing)]
+    if names == [_VERSION] and _VERSION in received:
+        raise StoreError(
+            f"The output {store} was made by another version of this project, which gives other images for the same"
+            f" settings ({_VERSION}: received {received[_VERSION]}, stored {stored.get(_VERSION, 'none')}); pass"
+            " another --output, or go on there with the version that began it."
+        )
     if names:
         shown = ", ".join(
             f"{n} (received {json.dumps(received.get(n))}, stored {json.dumps(stored.get(n))})" for n in names

@@ -109,6 +109,8 @@ def identity_of(
     command: ContinualCommand, real: "RealData", *, num_steps: int, device_kind: str
 ) -> dict[str, object]:
     """What an output belongs to; experiments that agree in it share its images and cells."""
+    from atom.distill import IMAGES_VERSION
+
     return {
         "train": real.train.fingerprint,
         "test": real.test.fingerprint,
@@ -117,6 +119,7 @@ def identity_of(
         "zca": command.zca,
         "zca_eps": command.zca_eps,
         "device": device_kind,
+        "images_version": IMAGES_VERSION,
     }
 
 

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def distill(command: DistillCommand) -> int:
     """Load, distil, evaluate, record; the work of the command, see `run_command` for what it returns."""
     from atom import nets, resolve
+    from atom.distill import IMAGES_VERSION
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
     from pipelines.evaluation import check_baselines, check_networks
@@ -74,6 +75,7 @@ def distill(command: DistillCommand) -> int:
                 "dataset": real.name,
                 "fingerprint": real.train.fingerprint,
                 "device": device_kind,
+                "images_version": IMAGES_VERSION,
             }
             digest = claim(store, identity)
             job = Job(command, settings, evaluation, real, store, size, device_kind, digest)

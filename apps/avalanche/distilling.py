@@ -18,7 +18,7 @@ from apps.continual.memory import Memory
 from apps.continual.selection import keep_distilled
 from atom import atomic, nets
 from atom.device import kind_of, use_threads
-from atom.distill import GroupDistiller
+from atom.distill import IMAGES_VERSION, GroupDistiller
 from atom.errors import ArtifactError, ConfigError
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_settings
@@ -27,7 +27,7 @@ from atom.settings import DistillSettings
 log = logging.getLogger(__name__)
 
 FILE_VERSION = 1
-"""Part of the name of every file; another one has all classes distilled anew."""
+"""Part of the name of every file, as `IMAGES_VERSION` is; another one has all classes distilled anew."""
 
 
 class DistilledHere:
@@ -155,7 +155,7 @@ class DistilledHere:
 
     def _key(self, settings: DistillSettings, real: Mapping[int, Tensor]) -> str:
         content = {
-            "version": FILE_VERSION,
+            "version": [FILE_VERSION, IMAGES_VERSION],
             "settings": settings.model_dump(mode="json", exclude={"zca", "zca_eps"}),
             "network": nets.identity(settings.network),
             "num_classes": self._num_classes,

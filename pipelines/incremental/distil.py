@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atom import nets
+from atom.distill import IMAGES_VERSION
 from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
 from pipelines.checkpoints import Checkpoints
@@ -99,6 +100,7 @@ class Distiller:
             "preprocess": job.views.digest(lot.view),
             "device": job.device_kind,
             "order": lot.order,
+            "images_version": IMAGES_VERSION,
         }
 
     def lots(self, step: int) -> dict[Lot, list[Group]]:

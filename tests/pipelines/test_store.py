@@ -234,6 +234,16 @@ def test_no_checkpoint_is_none(disk: Store) -> None:
     assert Checkpoints(disk, "hash").latest([0, 1]) is None
 
 
+def test_output_of_another_version_of_the_images_is_refused_with_the_way_out(disk: Store) -> None:
+    claim(disk, {"ipc": 1})
+    with pytest.raises(
+        StoreError,
+        match=r"another version of this project, which gives other images for the same settings "
+        r"\(images_version: received 2, stored none\); pass another --output",
+    ):
+        claim(disk, {"ipc": 1, "images_version": 2})
+
+
 def test_output_is_claimed_once_and_reused_by_the_same_settings(store: Store) -> None:
     first = claim(store, {"ipc": 1, "networks": ("a", "b")})
     assert (
