@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from atom import nets
 from atom.device import deterministic, kind_of, use_threads
 from atom.errors import ConfigError, ShapeError
+from atom.nets.layers import mixes_batch
 from atom.resolve import has_compiler, resolve_evaluation
 from atom.settings import EvaluateSettings
 from atom.streams import stream
-from atom.train import Forward, accuracy, compute_dtype, run, train_network
+from atom.train import Forward, accuracy, compute_dtype, reestimate_statistics, run, train_network
 
 COMPILE_WORTH_FLOP = 1.5e12
 """Arithmetic of one network, training and test, from which torch.compile pays on a CPU. Measured on one core
@@ -50,6 +51,8 @@ class Evaluation:
         train_seconds: wall time of each training, the first including compilation.
         test_seconds: wall time of each test.
         compiled: whether torch.compile was used.
+        with_real_statistics: the accuracies once more, with BatchNorm statistics re-estimated on real images; None
+            where there were no such images, or there is no BatchNorm.
     """
 
     network: str
@@ -58,6 +61,7 @@ class Evaluation:
     train_seconds: tuple[float, ...]
     test_seconds: tuple[float, ...]
     compiled: bool
+    with_real_statistics: tuple[float, ...] | None = None
 
     @property
     def mean(self) -> float:
@@ -83,6 +87,7 @@ def evaluate(
     device: torch.device,
     threads: int,
     soft_labels: Tensor | np.ndarray | None = None,
+    statistics_images: Tensor | np.ndarray | None = None,
 ) -> Evaluation:
     """Train one network per seed on a small set and test each once.
 
@@ -101,6 +106,8 @@ def evaluate(
         device: where to train and test.
         threads: CPU threads.
         soft_labels: class probabilities [N, K] to train on instead of the labels.
+        statistics_images: real training images float32, preprocessed, whose labels are not needed: networks with
+            BatchNorm are tested a second time, with statistics re-estimated on them.
 
     Raises:
         ShapeError: arrays do not fit together.
@@ -127,12 +134,19 @@ def evaluate(
         layout = _layout(device, compiled=compiled)
         train = (train_NCHW.to(device), targets.to(device))
         test = (test_TCHW.to(device), test_T)
-        trials = []
+        real_NCHW = None
+        if statistics_images is not None and mixes_batch(build()):
+            real_NCHW = _as_tensor(statistics_images).float().to(device)
+        trials, again = [], []
         for seed in seeds:
             net = build()
             nets.fill_weights(net, stream(seed, "evaluate/weights"))
             net = net.to(device).to(memory_format=layout)
             trials.append(_train_and_test(net, train, test, settings=settings, seed=seed, forward=forward))
+            if real_NCHW is not None:
+                dtype = compute_dtype(settings)
+                reestimate_statistics(net, real_NCHW, dtype=dtype)
+                again.append(accuracy(net, *test, dtype=dtype, forward=forward))
     accuracies, train_seconds, test_seconds = zip(*trials, strict=True) if trials else ((), (), ())
     return Evaluation(
         network=network,
@@ -141,6 +155,7 @@ def evaluate(
         train_seconds=train_seconds,
         test_seconds=test_seconds,
         compiled=compiled,
+        with_real_statistics=None if real_NCHW is None else tuple(again),
     )
 
 

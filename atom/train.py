@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from atom.augment import augment, draw_params
 from atom.device import autocast, kind_of, own_generators
@@ -201,6 +202,53 @@ def accuracy(
     """Share of images whose largest logit is that of their class, in percent; arguments as for `predict`."""
     logits_TK = predict(net, images_TCHW, dtype=dtype, batch=batch, forward=forward)
     return 100.0 * (logits_TK.argmax(dim=1) == labels_T.cpu()).double().mean().item()
+
+
+STATISTICS_BATCH = 256
+"""Most images whose batch statistics are taken at once; the statistics of equal batches are averaged."""
+
+
+@torch.no_grad()
+def reestimate_statistics(
+    net: nn.Module, images_NCHW: Tensor, *, dtype: torch.dtype = torch.float32, forward: Forward = run
+) -> None:
+    """Put a network's BatchNorm statistics to those of the given images, in place; its weights stay.
+
+    A network that learned from made images carries their statistics into its answers about real ones. No label
+    is needed to put that right. Networks without BatchNorm stay as they are, and so do BatchNorm layers that are
+    frozen: in evaluation mode within a network that trains. As `torch.optim.swa_utils.update_bn`, which leaves
+    every layer in the mode of the whole network and drops activations.
+
+    Args:
+        net: on the device of the images; every layer is left in the mode it was in.
+        images_NCHW: real images, float32, preprocessed, in any order; best several dozen or more.
+        dtype: arithmetic, float32 or bfloat16.
+        forward: how to run the network.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    norms = [
+        module
+        for module, training in modes
+        if isinstance(module, _BatchNorm) and module.track_running_stats and (training or not net.training)
+    ]
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.train().reset_running_stats()
+        # None: the mean of all batches, not one that forgets the first.
+        norm.momentum = None
+    order_N = torch.from_numpy(stream(0, "statistics/order").permutation(len(images_NCHW)))
+    shuffled_NCHW = images_NCHW[order_N.to(images_NCHW.device)]
+    layout = _layout_of(net)
+    # Each batch a mixture of the classes, and all of one size, since each weighs the same.
+    parts = -(-len(images_NCHW) // STATISTICS_BATCH) if norms else 0
+    with autocast(images_NCHW.device, dtype):
+        for part_BCHW in shuffled_NCHW.tensor_split(parts) if parts else ():
+            forward(net, part_BCHW.contiguous(memory_format=layout))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, training in modes:
+        module.training = training
 
 
 def compute_dtype(settings: EvaluateSettings) -> torch.dtype:

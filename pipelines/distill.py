@@ -37,7 +37,7 @@ def distill(command: DistillCommand) -> int:
     from atom.distill import IMAGES_VERSION
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
-    from pipelines.evaluation import check_baselines, check_networks
+    from pipelines.evaluation import check_baselines, check_networks, judges
     from pipelines.preparation import check_ipc, load_real
     from pipelines.resources import choose_size
     from pipelines.signals import stop_on_signals
@@ -48,7 +48,8 @@ def distill(command: DistillCommand) -> int:
     check_baselines(command.baselines)
     real = load_real(command.part(DataSettings), smoke=command.smoke)
     check_ipc(real, ipc=asked.ipc, factor=asked.factor, init=asked.init)
-    check_networks((asked.network, *command.eval_networks), real)
+    command = command.model_copy(update={"eval_networks": judges(command.eval_networks, asked.network)})
+    check_networks((asked.network, *(command.eval_networks or ())), real)
     name = run_name(asked, real.name)
     location = output_location(command, name)
     with connect() as cluster:
@@ -231,7 +232,7 @@ class Job:
     def evaluate(self, distilled: "DistilledSet", white_train: Any, stop: "StopSignal") -> "Evaluation":
         """Networks trained on the set and on coresets of equal storage, tested on the real test images."""
         from pipelines.baselines import coresets
-        from pipelines.evaluation import Evaluation, evaluate_sets, small_set
+        from pipelines.evaluation import Evaluation, evaluate_sets, small_set, statistics_images
         from pipelines.pool import Limits
 
         seeds = range(self.command.eval_seeds)
@@ -253,7 +254,7 @@ class Job:
                 [small_set(distilled, distilled.method), *rivals],
                 (white_test, self.real.test.labels),
                 self.store,
-                networks=self.command.eval_networks,
+                networks=self.command.eval_networks or (),
                 seeds=seeds,
                 num_classes=num_classes,
                 settings=self.evaluation,
@@ -263,11 +264,12 @@ class Job:
                 max_in_flight=self.command.num_actors,
                 limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
                 stop=stop,
+                statistics_NCHW=statistics_images(white_train, self.command.statistics_images),
             )
 
     def conclude(self, distilled: "DistilledSet", judged: "Evaluation", tracker: "Tracker") -> int:
         """Print the table, put it into the card and MLflow, and name the artifact."""
-        from pipelines.evaluation import print_evaluation, row_dicts
+        from pipelines.evaluation import print_evaluation, remarks, row_dicts
         from pipelines.recording import log_accuracies, log_artifact, log_distilled, run_facts, times
 
         facts = run_facts(self.store, self.size)
@@ -286,6 +288,8 @@ class Job:
         log_artifact(tracker, distilled, SET_NAME)
         if judged.failed:
             tracker.mark("FAILED", reason=f"{len(judged.failed)} trainings failed")
+        for remark in remarks(judged.rows, distilled.method):
+            say(remark)
         say(f"distilled in {facts['distill_s']:.0f} s on {facts['hardware']}")
         say(self.store.where(SET_NAME))
         return EXIT_FAILED if judged.failed else 0

@@ -31,10 +31,10 @@ def evaluate(command: EvaluateCommand) -> int:
     from atom import resolve
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
-    from pipelines.evaluation import check_baselines, check_networks
+    from pipelines.evaluation import check_baselines, check_networks, judges
     from pipelines.preparation import load_real
     from pipelines.resources import choose_size
-    from pipelines.sets import check_same_source, fingerprint, load_set, local_set
+    from pipelines.sets import check_same_source, fingerprint, load_set, local_set, own_network
     from pipelines.signals import stop_on_signals
     from pipelines.store import Store
 
@@ -49,11 +49,13 @@ def evaluate(command: EvaluateCommand) -> int:
             data = data.model_copy(update={"dataset": spec, "image_size": size})
         real = load_real(data, smoke=command.smoke)
         check_same_source(distilled, real)
-        check_networks(command.eval_networks, real)
+        networks = judges(command.eval_networks, own_network(distilled))
+        command = command.model_copy(update={"eval_networks": networks})
+        check_networks(networks, real)
         digest = fingerprint(distilled)
         name = f"{distilled.method}-{real.name}-ipc{distilled.ipc}-{digest[:8]}"
         location = output_location(command, f"evaluate-{name}")
-        num_trials = command.eval_seeds * len(command.eval_networks) * (1 + len(command.baselines))
+        num_trials = command.eval_seeds * len(networks) * (1 + len(command.baselines))
         with connect() as cluster:
             size, device_kind = choose_size(cluster, command, threads=1, num_units=max(1, num_trials))
             settings = resolve.resolve_evaluation(
@@ -67,7 +69,7 @@ def evaluate(command: EvaluateCommand) -> int:
                     "device": device_kind,
                 }
                 claim(store, identity)
-                shown = {**identity, **settings.model_dump(mode="json"), "networks": command.eval_networks}
+                shown = {**identity, **settings.model_dump(mode="json"), "networks": networks}
                 say_header("atom-evaluate", shown, cluster, size, store)
                 job = Job(command, settings, distilled, real, store, size, device_kind)
                 with stop_on_signals() as stop, job.tracker(name) as tracker:
@@ -104,7 +106,8 @@ class Job:
 
         params: dict[str, object] = {
             **{f"evaluate.{key}": value for key, value in self.settings.model_dump().items()},
-            "evaluate.networks": " ".join(self.command.eval_networks),
+            "evaluate.networks": " ".join(self.command.eval_networks or ()),
+            "evaluate.statistics_images": self.command.statistics_images,
             "evaluate.seeds": self.command.eval_seeds,
             "evaluate.seed": self.command.seed,
             "data.spec": self.real.spec,
@@ -117,7 +120,7 @@ class Job:
 
     def run(self, tracker: "Tracker", stop: "StopSignal") -> int:
         """Everything after the decisions; returns the exit code."""
-        from pipelines.evaluation import print_evaluation, row_dicts
+        from pipelines.evaluation import print_evaluation, remarks, row_dicts
         from pipelines.recording import log_accuracies, log_distilled, log_real
 
         log_real(tracker, self.real)
@@ -132,22 +135,25 @@ class Job:
         tracker.log_dict({"results": row_dicts(judged.rows)}, "results.json")
         if judged.failed:
             tracker.mark("FAILED", reason=f"{len(judged.failed)} trainings failed")
+        for remark in remarks(judged.rows, self.name):
+            say(remark)
         say(self.store.where("results.json"))
         return EXIT_FAILED if judged.failed else 0
 
     def evaluate(self, stop: "StopSignal") -> "Evaluation":
         """All networks on the set and its baselines."""
-        from pipelines.evaluation import evaluate_sets, small_set
+        from pipelines.evaluation import evaluate_sets, small_set, statistics_images
         from pipelines.pool import Limits
 
         seeds = range(self.command.seed, self.command.seed + self.command.eval_seeds)
         white_test = self.distilled.preprocess.apply(self.real.test.images).numpy()
+        chosen = statistics_images(self.real.train.images, self.command.statistics_images)
         with stop.polling():
             return evaluate_sets(
                 [small_set(self.distilled, self.name), *self.baselines(seeds)],
                 (white_test, self.real.test.labels),
                 self.store,
-                networks=self.command.eval_networks,
+                networks=self.command.eval_networks or (),
                 seeds=seeds,
                 num_classes=self.real.train.num_classes,
                 settings=self.settings,
@@ -157,6 +163,7 @@ class Job:
                 max_in_flight=self.command.num_actors,
                 limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
                 stop=stop,
+                statistics_NCHW=None if chosen is None else self.distilled.preprocess.apply(chosen).numpy(),
             )
 
     def baselines(self, seeds: Sequence[int]) -> list[Any]:

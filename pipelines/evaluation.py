@@ -4,7 +4,7 @@ import hashlib
 import json
 import statistics
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,14 +14,17 @@ import ray
 from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
+from atom.nets.layers import mixes_batch
+from atom.rivals import accuracy_text, lost_to_random, network_label
 from atom.settings import DeviceKind, EvaluateSettings
+from atom.streams import stream
 from pipelines.claim import settings_hash
 from pipelines.faults import Failure
 from pipelines.pool import Limits
 from pipelines.progress import Progress, print_table
 from pipelines.store import Store
 from pipelines.tasks import run_tasks
-from pipelines.worker import Trial, TrialContext, run_trial
+from pipelines.worker import REAL_STATISTICS, Trial, TrialContext, run_trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,11 @@ class SmallSet:
 
 @dataclass(frozen=True)
 class Row:
-    """Accuracy of one network on one small set, in percent, over `n` trainings."""
+    """Accuracy of one network on one small set, in percent, over `n` trainings.
+
+    With `statistics_images` above 0 the network's BatchNorm statistics were re-estimated on so many unlabelled real
+    images before the test; with 0 they are those of its training on the set.
+    """
 
     method: str
     network: str
@@ -52,11 +59,17 @@ class Row:
     epochs: int
     stored_images: int
     seconds: float
+    statistics_images: int = 0
 
     @property
     def text(self) -> str:
         """Mean and spread for a table."""
-        return f"{self.mean:.1f} ± {self.std:.1f}" if self.n > 1 else f"{self.mean:.1f}"
+        return accuracy_text(vars(self))
+
+    @property
+    def column(self) -> str:
+        """The network, as tables call it."""
+        return network_label(vars(self))
 
 
 @dataclass
@@ -83,6 +96,7 @@ def evaluate_sets(
     max_in_flight: int | None = None,
     limits: Limits | None = None,
     stop: threading.Event | None = None,
+    statistics_NCHW: np.ndarray | None = None,
 ) -> Evaluation:
     """Train every network on every set with every seed, test each once, and collect mean and spread.
 
@@ -100,6 +114,8 @@ def evaluate_sets(
         max_in_flight: trainings at once; default as many as the cluster holds.
         limits: retries and time limits.
         stop: ends it early when set.
+        statistics_NCHW: preprocessed real training images to re-estimate BatchNorm statistics on, for a second row of
+            the networks that have them.
     """
     by_name = {small.name: small for small in sets}
     if len(by_name) < len(sets):
@@ -108,7 +124,8 @@ def evaluate_sets(
         )
     trials = [Trial(small.name, network, s) for network in networks for small in sets for s in seeds]
     common = {**settings.model_dump(mode="json"), **identity, "device": device_kind}
-    records = _record_names(sets, trials, common)
+    num_statistics = 0 if statistics_NCHW is None else len(statistics_NCHW)
+    records = _record_names(sets, trials, common, test[0].shape[1:], num_classes, statistics_NCHW)
     found = {trial: stored for trial in trials if (stored := _stored(store, records[trial])) is not None}
     context = TrialContext(num_classes=num_classes, settings=settings, device_kind=device_kind, threads=1)
     shared = [
@@ -116,6 +133,7 @@ def evaluate_sets(
         ray.put(test[0]),
         ray.put(test[1]),
         context,
+        None if statistics_NCHW is None else ray.put(statistics_NCHW),
     ]
     result = Evaluation()
     with Progress(
@@ -144,22 +162,34 @@ def evaluate_sets(
         row
         for network in networks
         for small in sets
-        if (row := _row(by_name[small.name], network, found, settings)) is not None
+        for row in _rows(by_name[small.name], network, found, settings, num_statistics)
     ]
     return result
 
 
 def table_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells of the table people see: a line a set, a column a network."""
-    networks = list(dict.fromkeys(row.network for row in rows))
+    """Columns and cells of the table people see: a line a set, a column a network and source of its statistics."""
+    networks = list(dict.fromkeys(row.column for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))
-    cell = {(row.method, row.network): row for row in rows}
+    cell = {(row.method, row.column): row for row in rows}
     lines = []
     for method in methods:
         own = [cell[method, network] for network in networks if (method, network) in cell]
         texts = [cell[method, n].text if (method, n) in cell else "failed" for n in networks]
         lines.append([method, str(own[0].stored_images), *texts, str(max(row.n for row in own))])
     return ["set", "images", *networks, "n"], lines
+
+
+def remarks(rows: Sequence[Row], own: str) -> list[str]:
+    """What has to be said under the table of a set: where statistics come from, and where random images do better."""
+    said = []
+    for count in dict.fromkeys(row.statistics_images for row in rows if row.statistics_images):
+        said.append(
+            f"({count} real): BatchNorm statistics re-estimated on {count} unlabelled real training images; the other"
+            " columns take those of the training on the set."
+        )
+    lost = lost_to_random(row_dicts(rows), own)
+    return said if lost is None else [*said, lost]
 
 
 def print_evaluation(judged: Evaluation, *, title: str) -> None:
@@ -187,8 +217,29 @@ def small_set(distilled: DistilledSet, name: str) -> SmallSet:
 
 
 def row_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as plain values, for the artifact and MLflow."""
-    return [asdict(row) for row in rows]
+    """The rows as plain values, for the artifact and MLflow; `statistics_images` only where there are some."""
+    return [
+        {name: value for name, value in asdict(row).items() if name != "statistics_images" or value}
+        for row in rows
+    ]
+
+
+def judges(asked: Sequence[str] | None, own: str) -> tuple[str, ...]:
+    """The networks that judge a set: those asked for, or by default its own and the same with BatchNorm.
+
+    Networks with InstanceNorm see neither scale nor contrast of an image; one with BatchNorm does.
+    """
+    from atom import nets
+
+    return tuple(asked) if asked is not None else tuple(dict.fromkeys((own, nets.with_batch_norm(own))))
+
+
+def statistics_images(images_NCHW: np.ndarray, count: int) -> np.ndarray | None:
+    """`count` training images at random, without labels and always the same; None for 0."""
+    if not count:
+        return None
+    rows = stream(0, "evaluate/statistics").permutation(len(images_NCHW))[:count]
+    return images_NCHW[rows]
 
 
 def check_networks(names: Sequence[str], real: RealData) -> None:
@@ -218,26 +269,48 @@ def check_baselines(names: Sequence[str]) -> None:
 
 
 def _record_names(
-    sets: Sequence[SmallSet], trials: Sequence[Trial], common: Mapping[str, Any]
+    sets: Sequence[SmallSet],
+    trials: Sequence[Trial],
+    common: Mapping[str, Any],
+    shape_CHW: tuple[int, ...],
+    num_classes: int,
+    statistics_NCHW: np.ndarray | None,
 ) -> dict[Trial, str]:
     """Where the result of each trial is kept: a name made from all that decides it, images included."""
     from atom import nets
 
+    channels, *size = shape_CHW
+    restated = {}
+    if statistics_NCHW is not None:
+        content = _content(statistics_NCHW)
+        for network in {trial.network for trial in trials}:
+            net = nets.build(
+                network, channels=channels, image_size=(size[0], size[1]), num_classes=num_classes
+            )
+            # The other networks have no statistics, and their results are what they were.
+            restated[network] = {"statistics": content} if mixes_batch(net) else {}
     contents = {(small.name, seed): _content(*draw) for small in sets for seed, draw in small.draws.items()}
     sources = {network: nets.identity(network) for network in {trial.network for trial in trials}}
     names = {}
     for trial in trials:
         content = contents.get((trial.set_name, trial.seed)) or contents[trial.set_name, None]
         key = settings_hash(
-            {**common, "train": content, "network": sources[trial.network], "seed": trial.seed}
+            {
+                **common,
+                **restated.get(trial.network, {}),
+                "train": content,
+                "network": sources[trial.network],
+                "seed": trial.seed,
+            }
         )
         names[trial] = f"results/{trial.name}-{key}.json"
     return names
 
 
-def _content(images_NCHW: np.ndarray, labels_N: np.ndarray) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(images_NCHW).data)
-    digest.update(np.ascontiguousarray(labels_N).data)
+def _content(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -251,23 +324,30 @@ def _stored(store: Store, name: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and "accuracy" in value else None
 
 
-def _row(
-    small: SmallSet, network: str, found: Mapping[Trial, dict[str, Any]], settings: EvaluateSettings
-) -> Row | None:
+def _rows(
+    small: SmallSet,
+    network: str,
+    found: Mapping[Trial, dict[str, Any]],
+    settings: EvaluateSettings,
+    num_statistics: int,
+) -> Iterator[Row]:
+    """The row of the strict protocol, and after it that with re-estimated statistics, where there is one."""
     own = [
         value for trial, value in found.items() if (trial.set_name, trial.network) == (small.name, network)
     ]
-    accuracies = [value["accuracy"] for value in own]
-    if not accuracies:
-        return None
-    assert settings.epochs is not None, "settings are resolved by the driver"
-    return Row(
-        method=small.name,
-        network=network,
-        mean=statistics.fmean(accuracies),
-        std=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
-        n=len(accuracies),
-        epochs=settings.epochs,
-        stored_images=small.stored_images,
-        seconds=round(sum(value["seconds"] for value in own), 1),
-    )
+    for key, count in (("accuracy", 0), (REAL_STATISTICS, num_statistics)):
+        accuracies = [value[key] for value in own if key in value]
+        if not accuracies:
+            continue
+        assert settings.epochs is not None, "settings are resolved by the driver"
+        yield Row(
+            method=small.name,
+            network=network,
+            mean=statistics.fmean(accuracies),
+            std=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+            n=len(accuracies),
+            epochs=settings.epochs,
+            stored_images=small.stored_images,
+            seconds=round(sum(value["seconds"] for value in own), 1),
+            statistics_images=count,
+        )

@@ -92,10 +92,14 @@ class CommandSettings(Settings):
 class EvaluationChoice(Settings):
     """Which networks judge a set."""
 
-    eval_networks: tuple[str, ...] = ("convnet",)
-    """Networks trained on the set; see docs/evaluate.md for the names."""
+    eval_networks: tuple[str, ...] | None = None
+    """Networks trained on the set, by the names of docs/evaluate.md; default the one it was distilled with, and the
+    same with BatchNorm."""
     eval_seeds: Annotated[int, Field(ge=0)] = 5
     """Trainings of each network, each from its own random weights; 0 skips the evaluation."""
+    statistics_images: Annotated[int, Field(ge=0)] = 0
+    """Unlabelled training images to re-estimate BatchNorm statistics on, for a second accuracy beside the strict
+    protocol's; 0: none."""
 
 
 class DistillCommand(

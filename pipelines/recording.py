@@ -12,7 +12,7 @@ from atom.device import describe_hardware
 from atom.distilled import DistilledSet
 from pipelines.command import project_version, say
 from pipelines.distillation import ActorSize
-from pipelines.evaluation import Evaluation, table_rows
+from pipelines.evaluation import Evaluation, Row, remarks, table_rows
 from pipelines.options import CommandSettings, TrackingSettings
 from pipelines.progress import format_table
 from pipelines.store import Store
@@ -85,13 +85,14 @@ def log_accuracies(tracker: Tracker, judged: Evaluation, *, own: str, title: str
     """Mean and spread of every set and network, and the table as the run's note."""
     tracker.log_metrics(
         {
-            f"eval/{network_slug(row.network)}/{_prefix(row.method, own)}{key}": value
+            f"eval/{network_slug(row.network)}/{_prefix(row, own)}{key}": value
             for row in judged.rows
             for key, value in (("acc_mean", row.mean), ("acc_std", row.std))
         }
     )
     if judged.rows:
-        tracker.set_note(f"```\n{format_table(title, *table_rows(judged.rows))}\n```")
+        said = "".join(f"\n\n{remark}" for remark in remarks(judged.rows, own))
+        tracker.set_note(f"```\n{format_table(title, *table_rows(judged.rows))}\n```{said}")
 
 
 def log_artifact(tracker: Tracker, distilled: DistilledSet, name: str) -> None:
@@ -139,5 +140,6 @@ def _read(store: Store, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _prefix(method: str, own: str) -> str:
-    return "" if method == own else f"{method}/"
+def _prefix(row: Row, own: str) -> str:
+    of_set = "" if row.method == own else f"{row.method}/"
+    return f"real_statistics/{of_set}" if row.statistics_images else of_set

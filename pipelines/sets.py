@@ -1,16 +1,20 @@
 """Distilled sets as commands are given them: found, fetched, checked against the real images."""
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from atom import nets
 from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from pipelines.recording import DISTILL_WORKER_S, times
 from pipelines.store import Store
+
+log = logging.getLogger(__name__)
 
 MLFLOW_SCHEMES = ("runs", "models", "mlflow-artifacts")
 
@@ -52,6 +56,19 @@ def load_set(directory: Path) -> DistilledSet:
 
     inner = directory / SET_NAME
     return DistilledSet.load(inner if inner.is_dir() and not (directory / "set.json").exists() else directory)
+
+
+def own_network(distilled: DistilledSet) -> str:
+    """The network a set was distilled with; a plain ConvNet where that cannot be built, or is a user's own code."""
+    name = str(distilled.settings.get("network") or "convnet")
+    channels, height, width = distilled.images_NCHW.shape[1:]
+    try:
+        if ":" not in name:
+            nets.build(name, channels=channels, image_size=(height, width), num_classes=distilled.num_classes)
+            return name
+    except ConfigError as error:
+        log.warning("the set's own network is not known here, so a ConvNet judges it: %s", error)
+    return "convnet"
 
 
 def check_same_source(distilled: DistilledSet, real: RealData) -> None:

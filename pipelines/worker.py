@@ -130,12 +130,17 @@ class TrialContext:
     threads: int
 
 
+REAL_STATISTICS = "with_real_statistics"
+"""Of a trial's result: the accuracy with BatchNorm statistics re-estimated on real images."""
+
+
 def run_trial(
     trial: Trial,
     sets: Mapping[str, Mapping[int | None, tuple[np.ndarray, np.ndarray]]],
     test_NCHW: np.ndarray,
     test_labels_N: np.ndarray,
     context: TrialContext,
+    statistics_NCHW: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Test accuracy in percent, and the seconds of training and test.
 
@@ -144,6 +149,7 @@ def run_trial(
         sets: by set name and training seed (None: all seeds), preprocessed float32 images and int64 labels.
         test_NCHW, test_labels_N: preprocessed test images and labels.
         context: settings and where to compute.
+        statistics_NCHW: see `atom.evaluate.evaluate`.
     """
     from atom.device import resolve_device
     from atom.evaluate import evaluate
@@ -162,5 +168,9 @@ def run_trial(
         settings=context.settings,
         device=resolve_device(context.device_kind),
         threads=context.threads,
+        statistics_images=None if statistics_NCHW is None else as_tensor(statistics_NCHW),
     )
-    return {"accuracy": result.accuracies[0], "seconds": time.perf_counter() - started}
+    value = {"accuracy": result.accuracies[0], "seconds": time.perf_counter() - started}
+    if result.with_real_statistics is not None:
+        value[REAL_STATISTICS] = result.with_real_statistics[0]
+    return value

@@ -13,7 +13,7 @@ from atom.nets.custom import (
     source_digest,
 )
 from atom.nets.layers import BlockNet
-from atom.nets.registry import build, build_from, known_names
+from atom.nets.registry import build, build_from, known_names, with_batch_norm
 from atom.nets.spec import ConvNetSpec, convnet_space, default_depth, parse_convnet
 from atom.nets.weights import WeightDraw, fill_weights
 
@@ -36,4 +36,5 @@ __all__ = [
     "parse_convnet",
     "require_blocks",
     "source_digest",
+    "with_batch_norm",
 ]

@@ -13,7 +13,7 @@ from atom.nets.layers import mixes_batch
 from atom.nets.plain import alexnet, convnet, vgg11
 from atom.nets.resnet import ResNet18
 from atom.nets.shapes import Size
-from atom.nets.spec import NORMS, Norm, parse_convnet
+from atom.nets.spec import WORD_NORM, Norm, parse_convnet
 from atom.nets.vit import ViT
 from atom.nets.weights import fill_weights
 from atom.streams import stream
@@ -25,6 +25,19 @@ _WITH_NORM: dict[str, Callable[..., nn.Module]] = {"alexnet": alexnet, "vgg11": 
 def known_names() -> tuple[str, ...]:
     """The plain names that `build` knows; ConvNets and all but ViT take parts too, see there."""
     return ("convnet", *_WITH_NORM, "vit")
+
+
+def with_batch_norm(name: str) -> str:
+    """The name of the same network with BatchNorm; that of a ConvNet for those that have no such sibling.
+
+    Example:
+        >>> [with_batch_norm(name) for name in ("convnet", "convnet-w64-nonorm-max", "vgg11", "vit")]
+        ['convnet-batch', 'convnet-w64-max-batch', 'vgg11-batch', 'convnet-batch']
+    """
+    base, *parts = name.split("-")
+    if ":" in name or base not in ("convnet", *_WITH_NORM):
+        return "convnet-batch"
+    return "-".join([base, *(part for part in parts if part not in WORD_NORM), "batch"])
 
 
 def build(name: str, *, channels: int, image_size: Size, num_classes: int) -> nn.Module:
@@ -91,9 +104,10 @@ def _maker(name: str) -> Callable[..., nn.Module]:
 
 
 def _norm(name: str, suffix: str) -> Norm:
-    words: dict[str, Norm] = {"nonorm" if norm == "none" else norm: norm for norm in NORMS}
-    if suffix not in words:
-        close = difflib.get_close_matches(suffix, words, n=1)
+    if suffix not in WORD_NORM:
+        close = difflib.get_close_matches(suffix, WORD_NORM, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"network {name!r}: unknown norm {suffix!r}; known are {', '.join(words)}.{hint}")
-    return words[suffix]
+        raise ConfigError(
+            f"network {name!r}: unknown norm {suffix!r}; known are {', '.join(WORD_NORM)}.{hint}"
+        )
+    return WORD_NORM[suffix]

@@ -22,7 +22,7 @@ NUM_GROUPS = 4  # of the norm "group"
 MAX_DEPTH = 8
 
 # Two choices may be "none"; in a name each says which.
-_WORD_NORM: dict[str, Norm] = {"nonorm" if norm == "none" else norm: norm for norm in NORMS}
+WORD_NORM: dict[str, Norm] = {"nonorm" if norm == "none" else norm: norm for norm in NORMS}
 _WORD_ACTIVATION: dict[str, Activation] = {activation: activation for activation in ACTIVATIONS}
 _WORD_POOLING: dict[str, Pooling] = {"nopool" if pool == "none" else pool: pool for pool in POOLINGS}
 
@@ -116,13 +116,13 @@ def _parse_part(part: str, name: str) -> tuple[str, object]:
     if part[:1] in ("w", "d") and part[1:].isdecimal():
         return ("width" if part[0] == "w" else "depth"), int(part[1:])
     for field, words in (
-        ("norm", _WORD_NORM),
+        ("norm", WORD_NORM),
         ("activation", _WORD_ACTIVATION),
         ("pooling", _WORD_POOLING),
     ):
         if part in words:
             return field, words[part]
-    known = (*_WORD_NORM, *_WORD_ACTIVATION, *_WORD_POOLING)
+    known = (*WORD_NORM, *_WORD_ACTIVATION, *_WORD_POOLING)
     if part == "none":
         hint = " 'none' could be the norm or the pooling: write nonorm or nopool."
     else:
@@ -153,6 +153,7 @@ __all__ = [
     "NORMS",
     "NUM_GROUPS",
     "POOLINGS",
+    "WORD_NORM",
     "Activation",
     "ConvNetSpec",
     "Norm",

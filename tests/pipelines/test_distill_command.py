@@ -71,7 +71,11 @@ def test_first_command_ends_with_the_path_of_a_set_that_loads(
     assert lines[-1] == str(output / "set")
     distilled = DistilledSet.load(lines[-1])
     assert distilled.images_NCHW.shape == (10, 1, 8, 8)
-    assert [row["method"] for row in distilled.results] == ["atom", "random", "herding", "kcenter"]
+    assert [(row["network"], row["method"]) for row in distilled.results] == [
+        (network, method)
+        for network in ("convnet", "convnet-batch")
+        for method in ("atom", "random", "herding", "kcenter")
+    ]
     assert not list(output.rglob(".partial-*"))
 
 
@@ -86,6 +90,7 @@ def test_mlflow_run_is_finished_and_complete(smoke: tuple[Path, tuple[int, list[
     metrics = recorded.data.metrics
     assert {"loss/total", *(f"loss/class_{c:02d}" for c in range(10))} <= set(metrics)
     assert {"eval/convnet/acc_mean", "eval/convnet/random/acc_mean", "time/distill_s"} <= set(metrics)
+    assert {"eval/convnet-batch/acc_mean", "eval/convnet-batch/random/acc_mean"} <= set(metrics)
     assert len(client.get_metric_history(recorded.info.run_id, "loss/class_03")) == 4
     assert any(name.startswith("system/") for name in metrics)
     inputs = {i.tags[0].value: i.dataset.name for i in recorded.inputs.dataset_inputs}

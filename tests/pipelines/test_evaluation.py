@@ -20,9 +20,12 @@ from pipelines.evaluation import (
     check_baselines,
     check_networks,
     evaluate_sets,
+    judges,
     print_evaluation,
+    remarks,
     row_dicts,
     set_name,
+    statistics_images,
     table_rows,
 )
 from pipelines.faults import Failure
@@ -109,6 +112,55 @@ def test_edited_network_is_trained_again(ray_cluster: None, tmp_path: Path) -> N
         file.write_text(source.format(depth))
         judge(tmp_path / "out", networks=[f"{file}:net"], seeds=[0], sets=two_sets()[:1])
     assert len(list((tmp_path / "out" / "results").iterdir())) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_real_statistics_give_networks_with_batch_norm_a_second_row(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    white, _ = white_digits()
+    batch = f"{NARROW}-batch"
+    strict = judge(tmp_path, networks=[batch, NARROW], seeds=[0])
+    both = judge(tmp_path, networks=[batch, NARROW], seeds=[0], statistics_NCHW=statistics_images(white, 64))
+    columns = [row.column for row in both.rows if row.method == "atom"]
+    assert columns == [batch, f"{batch} (64 real)", NARROW]
+    assert [row.mean for row in both.rows if not row.statistics_images] == [row.mean for row in strict.rows]
+    said = remarks(both.rows, "atom")
+    assert said[0].startswith(
+        "(64 real): BatchNorm statistics re-estimated on 64 unlabelled real training images"
+    )
+    assert "statistics_images" not in row_dicts(strict.rows)[0]
+
+
+def test_statistics_images_are_distinct_and_always_the_same() -> None:
+    images = np.arange(50, dtype=np.float32).reshape(50, 1, 1, 1)
+    chosen = statistics_images(images, 7)
+    assert chosen is not None
+    assert len(np.unique(chosen)) == 7
+    assert np.array_equal(chosen, statistics_images(images, 7))
+    assert statistics_images(images, 0) is None
+    assert len(statistics_images(images, 99)) == 50
+
+
+def test_a_set_is_judged_by_its_own_network_and_by_one_that_sees_scale() -> None:
+    assert judges(None, "convnet-w8") == ("convnet-w8", "convnet-w8-batch")
+    assert judges(None, "vgg11-batch") == ("vgg11-batch",)
+    assert judges(("vit",), "convnet") == ("vit",)
+    assert judges((), "convnet") == ()
+
+
+def test_remarks_name_the_networks_that_random_images_serve_better() -> None:
+    rows = [
+        row("atom", "a", 50.0),
+        row("random", "a", 40.0),
+        row("atom", "b", 11.9),
+        row("random", "b", 14.1),
+    ]
+    assert remarks(rows, "atom") == [
+        "Worse than random images for b (11.9 ± 1.2 against 14.1 ± 1.2): do not use this set for such networks."
+    ]
+    assert remarks(rows[:2], "atom") == []
 
 
 def test_a_set_on_a_uri_is_fetched(tmp_path: Path) -> None:
