@@ -23,8 +23,10 @@ from atom.soundness import AGAIN, check_finite, fail
 
 FORMAT_VERSION = 1
 TENSORS, MANIFEST, PREPROCESS = "distilled.safetensors", "set.json", "preprocess.safetensors"
-CARD, PARQUET, SHEET = "README.md", "data/train-00000-of-00001.parquet", "sheet.png"
-FILES = (TENSORS, MANIFEST, PREPROCESS, CARD, PARQUET, SHEET)
+CARD, PARQUET = "README.md", "data/train-00000-of-00001.parquet"
+SHEET, STRETCHED_SHEET = "sheet.png", "sheet-stretched.png"
+FILES = (TENSORS, MANIFEST, PREPROCESS, CARD, PARQUET, SHEET, STRETCHED_SHEET)
+"""All but the last are always there; see `atom.sheet.needs_stretching`."""
 
 _PREPROCESS_NDIM = {"mean": 1, "std": 1, "zca_mean": 1, "zca_whiten": 2, "zca_unwhiten": 2}
 
@@ -53,7 +55,7 @@ def write_set(distilled: DistilledSet, directory: Path) -> Path:
     """Write the directory as a whole or not at all; see `DistilledSet.save`."""
     from atom.card import write_card
     from atom.parquet import parquet_bytes
-    from atom.sheet import draw, png_bytes
+    from atom.sheet import draw, needs_stretching, png_bytes
 
     distilled.validate()
     files = {
@@ -66,6 +68,8 @@ def write_set(distilled: DistilledSet, directory: Path) -> Path:
         PARQUET: parquet_bytes(distilled),
         SHEET: png_bytes(draw(distilled)),
     }
+    if needs_stretching(distilled):
+        files[STRETCHED_SHEET] = png_bytes(draw(distilled, stretched=True))
     directory = directory.expanduser().absolute()
     atomic.write_directory(directory, files, owns=FILES.__contains__)
     return directory

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from atom.coreset import METHODS as CORESETS
 from atom.hub import licence_id, write_header
+from atom.rivals import against_random, network_label
+from atom.sheet import STRETCH_FROM_FRAC
 
 if TYPE_CHECKING:
     from atom.distilled import DistilledSet
@@ -60,10 +62,11 @@ def write_card(distilled: "DistilledSet") -> str:
     parts = [
         write_header(distilled, pretty_name=_pretty_name(distilled, raw_title), num_images=num_decoded),
         f"# {_pretty_name(distilled, title)}",
-        "![All images, one row a class](sheet.png)",
+        _pictures(distilled),
         _what_it_is(distilled, title, num_decoded),
         "## How it was made\n\n" + _how_it_was_made(distilled, title),
         "## Accuracy\n\n" + _results(distilled.results),
+        *_networks(distilled),
         "## How to use it\n\n" + _USE,
         "## Limits\n\n" + _limits(distilled),
         "## Licence of the source\n\n" + _licence_text(source, title),
@@ -120,6 +123,36 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     note = "Mean ± standard deviation over trainings; n is their number."
     return f"{_table([_text(name) for name in shown], cells)}\n\n{note}"
+
+
+def _pictures(distilled: "DistilledSet") -> str:
+    shown, clipped_frac = "![All images, one row a class](sheet.png)", distilled.clipped_frac()
+    if clipped_frac <= STRETCH_FROM_FRAC:
+        return shown
+    return (
+        f"{shown}\n\nAs they are: {100 * clipped_frac:.0f} % of the values lie outside what a picture can"
+        f" show and are cut off; from {100 * STRETCH_FROM_FRAC:.0f} % on there is a second picture, stretched for"
+        " display, each image by itself:\n\n![All images, stretched for display](sheet-stretched.png)"
+    )
+
+
+def _networks(distilled: "DistilledSet") -> list[str]:
+    """Which networks the set was tried on, and which it fails."""
+    own = [row for row in distilled.results if row.get("method") == distilled.method]
+    if not own:
+        return []
+    tried = ", ".join(dict.fromkeys(_text(network_label(row)) for row in own))
+    lines = [f"* Tried on: {tried}. What it does for other networks is not known."]
+    compared = against_random(distilled.results, distilled.method)
+    for clear, verdict in ((True, "**Fails**, below"), (False, "Within the spread, no better than")):
+        lost = [one for one in compared if one.ahead < 0 and one.clear is clear]
+        listed = ", ".join(f"{_text(one.network)} ({one.own} against {one.random})" for one in lost)
+        lines += [f"* {verdict} random images of the same storage: {listed}."] if listed else []
+    if compared and all(one.ahead >= 0 for one in compared):
+        lines.append("* Fails none of those that were trained on random images of the same storage too.")
+    elif not compared:
+        lines.append("* Random images were not tried beside it, so which networks it fails is not known.")
+    return ["## Networks\n\n" + "\n".join(lines)]
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:

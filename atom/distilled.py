@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from atom.data.image_set import RealData
 
 
+CLIPPED_BEYOND = 0.5 / 255
+"""How far outside [0, 1] a pixel may lie and still be shown as it is: half a level of 8 bits."""
+
+
 @dataclass(frozen=True, eq=False)
 class DistilledSet:
     """The images, their labels, how they came to be and how to bring real images to them.
@@ -128,12 +132,34 @@ class DistilledSet:
         """
         return self.preprocess.apply(real_NCHW)
 
-    def pixels(self) -> Tensor:
+    def pixels(self, *, stretched: bool = False) -> Tensor:
         """The decoded images for the eye: float32 [M, C, H, W] in [0, 1], preprocessing undone, clipped.
 
         Decoded first: the whitening is that of full-size images, and does not fit a grid of smaller ones.
+
+        Args:
+            stretched: bring each image's values from their 1st to their 99th percentile, all channels together,
+                to the whole of [0, 1] before clipping: its shapes show, its brightness and contrast do not.
         """
-        return self.preprocess.invert(self.decode()[0]).clamp(0, 1)
+        pixels_MCHW = self._unclipped()
+        if stretched:
+            flat_MD = pixels_MCHW.flatten(1)
+            low_M, high_M = torch.quantile(flat_MD, torch.tensor([0.01, 0.99]), dim=1)
+            # An image of one value has no contrast to stretch, and stays as it is.
+            flat_M = high_M <= low_M
+            low_M, width_M = low_M.masked_fill(flat_M, 0), (high_M - low_M).masked_fill(flat_M, 1)
+            pixels_MCHW = ((flat_MD - low_M[:, None]) / width_M[:, None]).view_as(pixels_MCHW)
+        return pixels_MCHW.clamp(0, 1)
+
+    def clipped_frac(self) -> float:
+        """Share of the values of the decoded images that lie outside [0, 1] as pixels, which pictures cut off."""
+        pixels_MCHW = self._unclipped()
+        # Real images come back from the whitening with rounding errors of their own.
+        outside_MCHW = (pixels_MCHW < -CLIPPED_BEYOND) | (pixels_MCHW > 1 + CLIPPED_BEYOND)
+        return outside_MCHW.float().mean().item()
+
+    def _unclipped(self) -> Tensor:
+        return self.preprocess.invert(self.decode()[0])
 
     def dataset(
         self,
@@ -143,11 +169,11 @@ class DistilledSet:
         """The decoded images as a `torch.utils.data.Dataset` of (image, int label)."""
         return DistilledDataset(self, transform=transform, target_transform=target_transform)
 
-    def sheet(self) -> "Image":
+    def sheet(self, *, stretched: bool = False) -> "Image":
         """All classes in one picture, see `atom.sheet.draw`."""
         from atom.sheet import draw
 
-        return draw(self)
+        return draw(self, stretched=stretched)
 
     def with_results(self, results: Sequence[Mapping[str, Any]]) -> "DistilledSet":
         """The same set with other evaluation rows."""

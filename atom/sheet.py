@@ -13,16 +13,21 @@ from torch import Tensor
 if TYPE_CHECKING:
     from atom.distilled import DistilledSet
 
+STRETCH_FROM_FRAC = 0.1
+"""Share of clipped values from which a stretched sheet is drawn too. Chosen: below it, shapes are plain to see."""
+
 _MIN_SIDE = 64
 _MIN_WIDTH = 400
 _GAP = 2
 _MARGIN = 8
 _LABEL_WIDTH = 84
 _LABEL_LETTERS = 13
+_CAPTION_HEIGHT = 20
+_STRETCHED = "stretched for display, each image by itself: not as trained on"
 _WHITE, _INK = (255, 255, 255), (40, 40, 40)
 
 
-def draw(distilled: "DistilledSet", *, max_columns: int = 50) -> Image.Image:
+def draw(distilled: "DistilledSet", *, max_columns: int = 50, stretched: bool = False) -> Image.Image:
     """The decoded images with the preprocessing undone, one row a class, as an RGB picture.
 
     Small images are enlarged by whole factors without smoothing. Rows flow into several columns where
@@ -31,27 +36,36 @@ def draw(distilled: "DistilledSet", *, max_columns: int = 50) -> Image.Image:
     Args:
         distilled: the set.
         max_columns: images shown of a class, the first ones.
+        stretched: see `DistilledSet.pixels`; the picture then says so.
     """
     per_class = distilled.ipc * distilled.factor**2
     shown = min(per_class, max_columns)
-    pictures = to_pictures(distilled.pixels())
+    pictures = to_pictures(distilled.pixels(stretched=stretched))
     width, height = pictures[0].size
     scale = max(1, math.ceil(_MIN_SIDE / max(width, height)))
     cell_w, cell_h = width * scale + _GAP, height * scale + _GAP
     strip_w = _LABEL_WIDTH + shown * cell_w + _MARGIN
     blocks, rows = _layout(distilled.num_classes, strip_w, cell_h)
-    size = (max(_MIN_WIDTH, _MARGIN + blocks * strip_w), 2 * _MARGIN + rows * cell_h)
+    head = _CAPTION_HEIGHT if stretched else 0
+    size = (max(_MIN_WIDTH, _MARGIN + blocks * strip_w), head + 2 * _MARGIN + rows * cell_h)
     page = Image.new("RGB", size, _WHITE)
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=12)
+    if stretched:
+        pen.text((_MARGIN, _MARGIN), _STRETCHED, fill=_INK, font=font)
     for class_id, name in enumerate(distilled.class_names):
         left = _MARGIN + (class_id // rows) * strip_w
-        top = _MARGIN + (class_id % rows) * cell_h
+        top = head + _MARGIN + (class_id % rows) * cell_h
         pen.text((left, top + cell_h // 2), _short(name), fill=_INK, font=font, anchor="lm")
         for column in range(shown):
             picture = pictures[class_id * per_class + column].convert("RGB")
             big = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             page.paste(big, (left + _LABEL_WIDTH + column * cell_w, top))
     return page
+
+
+def needs_stretching(distilled: "DistilledSet") -> bool:
+    """Whether pictures cut off so much of the images that a sheet stretched for display belongs beside them."""
+    return distilled.clipped_frac() > STRETCH_FROM_FRAC
 
 
 def to_pictures(pixels_MCHW: Tensor) -> list[Image.Image]:

@@ -5,17 +5,20 @@
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
 
 from apps.continual.memory import Memory, Reservoir
 from atom.distilled import DistilledSet
 from atom.preprocess import Preprocess
-from atom.sheet import draw, png_bytes
+from atom.sheet import draw, needs_stretching, png_bytes
 
 _COLUMNS = 20
 
 
 def memory_picture(kept: Memory | Reservoir, preprocess: Preprocess, class_names: Sequence[str]) -> bytes:
     """PNG of a memory that holds an image: the first decoded ones of every class, the most important first.
+
+    Where they are cut off by much, a sheet stretched for display stands below, see `atom.sheet.needs_stretching`.
 
     Args:
         kept: the memory; rows of classes with fewer images than others end early.
@@ -38,4 +41,10 @@ def memory_picture(kept: Memory | Reservoir, preprocess: Preprocess, class_names
         method="memory",
         preprocess=preprocess,
     )
-    return png_bytes(draw(shown))
+    sheets = [draw(shown)]
+    if needs_stretching(shown):
+        sheets.append(draw(shown, stretched=True))
+    page = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)))
+    for number, sheet in enumerate(sheets):
+        page.paste(sheet, (0, number * sheets[0].height))
+    return png_bytes(page)

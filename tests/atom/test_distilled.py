@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from atom.artifact import FILES
+from atom.artifact import FILES, STRETCHED_SHEET
 from atom.distilled import DistilledSet, describe_source, plain
+from atom.sheet import STRETCH_FROM_FRAC
 
 shapes = st.tuples(
     st.integers(1, 5),
@@ -67,7 +68,7 @@ def test_save_then_load_is_identity(tmp_path, shape, zca, soft, seed):
 
 def test_saved_directory_holds_exactly_the_documented_files(tmp_path):
     path = make_set().save(tmp_path / "deep" / "set")
-    assert sorted(read_all(path)) == sorted(FILES)
+    assert sorted(read_all(path)) == sorted(set(FILES) - {STRETCHED_SHEET})
     assert [p.name for p in path.parent.iterdir()] == ["set"]
 
 
@@ -206,6 +207,46 @@ def test_saved_sheet_is_the_sheet(tmp_path):
     distilled = make_set()
     with Image.open(distilled.save(tmp_path / "set") / "sheet.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(distilled.sheet()))
+
+
+def make_loud_set(**changes):
+    """A set a quarter of whose values or more no picture can show."""
+    quiet = make_set(zca=False, **changes)
+    return make_set(zca=False, images_NCHW=4 * quiet.images_NCHW, **changes)
+
+
+def test_a_set_that_pictures_cut_off_gets_a_second_sheet_that_says_it_is_stretched(tmp_path):
+    loud = make_loud_set()
+    assert loud.clipped_frac() > STRETCH_FROM_FRAC
+    path = loud.save(tmp_path / "set")
+    assert sorted(read_all(path)) == sorted(FILES)
+    card = (path / "README.md").read_text()
+    assert f"As they are: {100 * loud.clipped_frac():.0f} % of the values" in card
+    assert "(sheet.png)" in card
+    assert "(sheet-stretched.png)" in card
+    with Image.open(path / STRETCHED_SHEET) as stretched, Image.open(path / "sheet.png") as plain:
+        # The words stand above the same sheet.
+        assert stretched.width == plain.width
+        assert stretched.height > plain.height
+        assert np.asarray(stretched)[: stretched.height - plain.height].min() < 255
+    loud = make_set().save(path)
+    assert not (path / STRETCHED_SHEET).exists()
+
+
+def test_real_images_are_not_clipped():
+    for zca in (False, True):
+        assert make_set(zca=zca).clipped_frac() == 0
+
+
+def test_stretched_pixels_span_the_whole_range_image_by_image():
+    loud = make_loud_set()
+    shown, as_is = loud.pixels(stretched=True), loud.pixels()
+    assert bool(((shown >= 0) & (shown <= 1)).all())
+    # Of 144 values, one or two each side of the percentiles are cut off, and the others keep their order.
+    assert ((shown > 0) & (shown < 1)).float().mean() > 0.95
+    assert ((as_is > 0) & (as_is < 1)).float().mean() < 0.75
+    flat = make_set(zca=False, images_NCHW=torch.zeros(8, 3, 8, 6))
+    assert bool(flat.pixels(stretched=True).isfinite().all())
 
 
 def test_source_of_real_data_holds_what_the_card_needs():

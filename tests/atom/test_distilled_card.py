@@ -2,10 +2,11 @@ import re
 
 import pytest
 import yaml
-from distilled_samples import SOURCE, make_set
+from distilled_samples import RESULTS, SOURCE, make_set
 
 from atom.card import write_card
 from atom.hub import licence_id, quote, size_category
+from atom.rivals import against_random, lost_to_random
 
 
 def split(card):
@@ -76,6 +77,54 @@ def test_results_show_spread_and_baselines():
     assert "| method | network | test accuracy % | n | epochs |" in body
     assert "| atom | convnet | 31.50 ± 0.70 | 5 | 300 |" in body
     assert "| random | convnet | 14.20 ± 0.60 | 5 | 300 |" in body
+
+
+def with_networks(**means):
+    rows = []
+    for network, (own, random) in means.items():
+        for method, mean in (("atom", own), ("random", random)):
+            rows.append({"method": method, "network": network, "mean": mean, "std": 2.0, "n": 3})
+    return rows
+
+
+def test_card_lists_the_networks_tried_and_those_the_set_fails():
+    body = write_card(make_set(results=with_networks(convnet=(85.3, 70.9), resnet18=(12.5, 68.3))))
+    assert "* Tried on: convnet, resnet18." in body
+    assert "below random images of the same storage: resnet18 (12.5 ± 2.0 against 68.3 ± 2.0)." in body
+    body = write_card(make_set(results=with_networks(convnet=(85.3, 70.9))))
+    assert "* Fails none of those" in body
+    body = write_card(make_set(results=with_networks(convnet=(85.3, 70.9))[:1]))
+    assert "Random images were not tried beside it" in body
+    assert "## Networks" not in write_card(make_set(results=()))
+
+
+def test_accuracies_with_real_statistics_are_compared_with_their_like():
+    rows = with_networks(vgg11=(60.0, 50.0))
+    rows += [{**row, "statistics_images": 64, "mean": 40.0 + 4 * i} for i, row in enumerate(rows)]
+    assert lost_to_random(rows, "atom") == (
+        "Worse than random images for vgg11 (64 real) (40.0 ± 2.0 against 44.0 ± 2.0): do not use this set for such"
+        " networks."
+    )
+    assert [one.network for one in against_random(rows, "atom")] == ["vgg11", "vgg11 (64 real)"]
+
+
+def test_a_difference_within_the_spread_is_told_without_advice():
+    rows = with_networks(vgg11=(40.0, 41.0), vit=(20.0, 30.0))
+    assert lost_to_random(rows, "atom") == (
+        "Worse than random images for vit (20.0 ± 2.0 against 30.0 ± 2.0): do not use this set for such networks."
+        " No better than random images, within the spread, for vgg11 (40.0 ± 2.0 against 41.0 ± 2.0)."
+    )
+    body = write_card(make_set(results=rows))
+    assert "**Fails**, below random images of the same storage: vit (20.0 ± 2.0 against 30.0 ± 2.0)." in body
+    assert "Within the spread, no better than random images of the same storage: vgg11" in body
+    assert "Fails none" not in body
+
+
+def test_coreset_of_random_images_is_not_compared_with_itself():
+    assert against_random(RESULTS, "random") == []
+    named = [{**row, "method": "set (random)"} if row["method"] == "atom" else row for row in RESULTS]
+    assert against_random(named, "set (random)") == []
+    assert lost_to_random(RESULTS, "atom") is None
 
 
 def test_results_without_numbers_are_said_to_be_missing():
