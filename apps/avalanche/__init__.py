@@ -1,7 +1,8 @@
 """Distilled images as the replay memory of Avalanche: the optional extra `avalanche`, for avalanche-lib 0.6.
 
 `DistilledBuffer` is a storage policy for `ReplayPlugin`, `DistilledGDumbPlugin` trains on such a buffer alone,
-and `distilled_memory_metrics` logs its size and its time. docs/continual.md has an example that runs.
+`RealStatisticsPlugin` puts the BatchNorm statistics of a model right, and `distilled_memory_metrics` logs the
+buffer's size and time. docs/continual.md has an example that runs.
 
 Example:
     >>> from apps.avalanche import DistilledBuffer
@@ -24,11 +25,13 @@ except ModuleNotFoundError as error:
 from apps.avalanche.buffer import DistilledBuffer
 from apps.avalanche.datasets import DsaTransform
 from apps.avalanche.plugins import DistilledGDumbPlugin, DistilledMemoryMetric, distilled_memory_metrics
+from apps.avalanche.statistics import RealStatisticsPlugin
 
 __all__ = [
     "DistilledBuffer",
     "DistilledGDumbPlugin",
     "DistilledMemoryMetric",
     "DsaTransform",
+    "RealStatisticsPlugin",
     "distilled_memory_metrics",
 ]

@@ -9,6 +9,7 @@ from avalanche.training.storage_policy import ExemplarsBuffer
 from apps.avalanche.datasets import DsaTransform, check_space, make_dataset, read_experience
 from apps.avalanche.distilling import DistilledHere
 from apps.avalanche.sources import DistilledBefore, Source
+from apps.avalanche.statistics import warn_without_statistics
 from apps.continual.budget import Budget
 from apps.continual.exemplars import STORAGES, Storage
 from apps.continual.memory import Memory
@@ -167,13 +168,14 @@ class DistilledBuffer(ExemplarsBuffer):
         """Take the classes of an experience into the buffer; the others shrink.
 
         Args:
-            agent_state: not read; None will do.
+            agent_state: the strategy; None will do. Its model is looked at for BatchNorm, see `RealStatisticsPlugin`.
             exp: its images are read once, through the eval transforms of its dataset.
 
         Raises:
             ConfigError: a class that came before, or see `datasets.read_experience` and `DistilledHere.take`.
             ArtifactError, StoreError: see `DistilledHere.take`.
         """
+        warn_without_statistics(agent_state)
         name = f"experience {self.num_experiences}"
         arrived = read_experience(
             exp, name=name, num_classes=self.num_classes, limit=self._source.real_images

@@ -3,7 +3,7 @@
 N images, T images asked about, C channels, H height, W width, K classes, M images in memory
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,10 +17,11 @@ from apps.continual.state import LearnerState, StepData, load_weights, weights_o
 from atom import nets
 from atom.device import deterministic, kind_of
 from atom.errors import AtomError, ConfigError
+from atom.nets.layers import mixes_batch
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
 from atom.streams import stream
-from atom.train import compute_dtype, predict, train_network
+from atom.train import compute_dtype, predict, reestimate_statistics, train_network
 
 __all__ = [
     "LEARNERS",
@@ -32,6 +33,7 @@ __all__ = [
     "deciding",
     "learn",
     "predict_seen",
+    "with_statistics_of",
 ]
 
 Learner = Literal["gdumb", "er", "er-ace", "der++", "finetune", "joint"]
@@ -40,8 +42,12 @@ RESTARTING = ("gdumb", "joint")
 """Learners that train a fresh network in every step and need no state of the step before."""
 
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Part of the key of every stored result; to be raised whenever equal settings come to give other numbers."""
+
+
+STATISTICS_IMAGES = 1024
+"""Most real images of a step that BatchNorm statistics are re-estimated on. Chosen: four batches."""
 
 
 class NotFiniteError(AtomError):
@@ -160,6 +166,37 @@ def predict_seen(
             f"step {state.step}: the network's outputs hold NaN or infinity for {bad} of {len(logits_TK)} images."
         )
     return logits_TK
+
+
+def with_statistics_of(
+    state: LearnerState,
+    network: str,
+    *,
+    images_NCHW: Tensor,
+    num_classes: int,
+    train_settings: EvaluateSettings,
+    device: torch.device,
+) -> LearnerState | None:
+    """The state with BatchNorm statistics re-estimated on real images; None where the network has no BatchNorm.
+
+    A network that rehearses made images answers about real ones with statistics of both. The real images of the step
+    are at hand, and no image of an earlier class is needed. For judging only: learning goes on with the state as is.
+
+    Args:
+        state, network, num_classes, train_settings, device: as in `predict_seen`.
+        images_NCHW: real, float32, preprocessed; evenly spaced `STATISTICS_IMAGES` of them are used.
+    """
+    net = _build(network, images_NCHW, num_classes)
+    if not mixes_batch(net):
+        return None
+    train_settings = resolve_evaluation(train_settings, device_kind=kind_of(device))
+    rows = np.unique(np.linspace(0, len(images_NCHW) - 1, STATISTICS_IMAGES).round().astype(np.int64))
+    with deterministic(device):
+        load_weights(net, state, network=network)
+        net = net.to(device).to(memory_format=_layout(net, device))
+        real_NCHW = images_NCHW[torch.from_numpy(rows)].to(device)
+        reestimate_statistics(net, real_NCHW, dtype=compute_dtype(train_settings))
+    return replace(state, weights=weights_of(net))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from html import escape
 import numpy as np
 from matplotlib.figure import Figure
 
-from apps.continual.findings import cells_by_pair, findings, gains, group_of, size
+from apps.continual.findings import cells_by_pair, findings, gains, group_of, percent, size
 from apps.continual.plots import accuracy_figure, forgetting_figure, size_figure
-from apps.continual.results import CellResult, ContinualResults, Spread, Summary
+from apps.continual.results import ON_STATISTICS, CellResult, ContinualResults, Spread, Summary
 from apps.page import duration, number, page, picture, table
 
 _SHOWN_STEPS = 20
@@ -53,7 +53,10 @@ def render_continual(
     """
     sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in findings(results))
     parts = [f'<div class="summary">{sentences}</div>', "<h2>Results</h2>", _result_table(results)]
-    parts += [_note(_READING.format(images=f"{escape(results.score_on)} images")), *_gain_table(results)]
+    parts.append(_note(_READING.format(images=f"{escape(results.score_on)} images")))
+    if any(row.other_on_seen_last for row in results.summaries):
+        parts.append(_note(ON_STATISTICS))
+    parts += _gain_table(results)
     if any(result.steps for result in results.cells):
         parts.append(_drawn(results, _ACCURACY))
     if results.summaries:
@@ -97,8 +100,13 @@ def _result_table(results: ContinualResults) -> str:
 def _values(row: Summary, *, forgets: bool) -> list[str]:
     accuracies = (row.final_average, row.average_incremental, row.on_seen_last, row.task_final_average)
     losses = (row.forgetting_max, row.forgetting_first, row.backward_transfer)
+    average, incremental, on_seen, told = (_cell(value) for value in accuracies)
+    if row.other_on_seen_last is not None:
+        # No column of its own: the table is as wide as a page already.
+        others = "as trained" if row.statistics == "step" else "by the step"
+        on_seen += f"<small>{others}: {percent(row.other_on_seen_last)}</small>"
     return [
-        *(_cell(value) for value in accuracies),
+        *(average, incremental, on_seen, told),
         *(_cell(value) if forgets else "–" for value in losses),
         f"{size(row.memory_bytes)}<small>{row.memory_images:,} images</small>",
         duration(row.distil_seconds),

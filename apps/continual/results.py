@@ -15,8 +15,19 @@ from apps.continual.metrics import (
     forgetting_max,
 )
 
+WITHOUT_MEMORY = ("finetune", "joint")
+"""Learners that no memory changes."""
+
 Spread = tuple[float, float | None]
 """Mean and sample standard deviation over the complete cells; no deviation of a single one."""
+
+
+ON_STATISTICS = (
+    "Statistics: those of BatchNorm when the network is asked, from its training, or re-estimated on the real images of"
+    " the step without their labels. Learners that go on with their network are judged with the latter, gdumb with the"
+    " former; the accuracy on all classes with the other of the two stands beside it."
+)
+"""The note under every table with such numbers."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,10 @@ class StepResult:
         accuracy_on_seen: on all images of these steps, class-incremental, percent.
         memory_images, memory_bytes: as stored, after the step.
         train_seconds: of the learner in this step.
+        statistics: where a network with BatchNorm had its statistics from when it was asked: "step", the real images
+            of the step, with learners that go on with their network; "training" with gdumb, and for other networks.
+        other_class_row, other_on_seen: `class_row` and `accuracy_on_seen` with the other of the two; empty and None
+            for networks without BatchNorm, and for learners without a memory.
     """
 
     step: int
@@ -54,6 +69,9 @@ class StepResult:
     memory_images: int
     memory_bytes: int
     train_seconds: float
+    statistics: str = "training"
+    other_class_row: tuple[float, ...] = ()
+    other_on_seen: float | None = None
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "StepResult":
@@ -70,6 +88,9 @@ class StepResult:
             memory_images=int(value["memory_images"]),
             memory_bytes=int(value["memory_bytes"]),
             train_seconds=float(value["train_seconds"]),
+            statistics=str(value.get("statistics", "training")),
+            other_class_row=tuple(float(a) for a in value.get("other_class_row", ())),
+            other_on_seen=None if value.get("other_on_seen") is None else float(value["other_on_seen"]),
         )
 
 
@@ -106,6 +127,7 @@ class Summary:
         memory_images, memory_bytes: after the last step, the largest of the cells.
         distil_seconds: of distillation for this memory, summed over workers; None where nothing was distilled.
         train_seconds: of all cells together.
+        statistics, other_on_seen_last: see `StepResult`; None where there is no other.
     """
 
     memory: str
@@ -124,6 +146,8 @@ class Summary:
     memory_bytes: int
     distil_seconds: float | None
     train_seconds: float
+    statistics: str = "training"
+    other_on_seen_last: Spread | None = None
 
 
 @dataclass(frozen=True)
@@ -207,6 +231,7 @@ def _with_tuples(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _summary(key: tuple[str, str], group: Sequence[CellResult], distil_s: float | None) -> Summary:
     lasts = [result.steps[-1] for result in group]
+    others = [step.other_on_seen for step in lasts if step.other_on_seen is not None]
     return Summary(
         memory=key[0],
         learner=key[1],
@@ -224,6 +249,8 @@ def _summary(key: tuple[str, str], group: Sequence[CellResult], distil_s: float 
         memory_bytes=max(step.memory_bytes for step in lasts),
         distil_seconds=distil_s,
         train_seconds=sum(step.train_seconds for result in group for step in result.steps),
+        statistics=lasts[0].statistics,
+        other_on_seen_last=spread(others) if len(others) == len(lasts) else None,
     )
 
 
@@ -234,4 +261,15 @@ def _over_steps(group: Sequence[CellResult], measure: Callable[[AccuracyMatrix],
     return spread([measure(result.class_matrix()) for result in group])
 
 
-__all__ = ["Cell", "CellResult", "ContinualResults", "Spread", "StepResult", "Summary", "spread", "summarise"]
+__all__ = [
+    "ON_STATISTICS",
+    "WITHOUT_MEMORY",
+    "Cell",
+    "CellResult",
+    "ContinualResults",
+    "Spread",
+    "StepResult",
+    "Summary",
+    "spread",
+    "summarise",
+]

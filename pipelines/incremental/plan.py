@@ -9,7 +9,7 @@ from typing import get_args
 from apps.continual.budget import Budget, parse_budget
 from apps.continual.exemplars import Storage, image_bytes
 from apps.continual.learner import LEARNERS
-from apps.continual.results import Cell
+from apps.continual.results import WITHOUT_MEMORY, Cell
 from apps.continual.selection import KINDS
 from apps.continual.stream import ClassStream, class_stream, parse_stream
 from atom.data import RealData
@@ -20,8 +20,6 @@ from pipelines.options import ContinualCommand
 NONE, RESERVOIR, SET, DISTILLED = "none", "reservoir", "set", "distilled"
 DRAWN = ("random", RESERVOIR)
 """Memories drawn anew for every class order and training seed, so that their spread holds that of the draw."""
-WITHOUT_MEMORY = ("finetune", "joint")
-"""Learners that no memory changes."""
 _REPLAYS_NOTHING = ("er", "der++")
 """Learners that are finetune, bit for bit, where the memory is empty; er-ace is not, it masks its logits."""
 _MODES: tuple[str, ...] = get_args(Mode)

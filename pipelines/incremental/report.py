@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from apps.continual.report import render_continual
-from apps.continual.results import ContinualResults, Spread, Summary, summarise
+from apps.continual.results import ON_STATISTICS, ContinualResults, Spread, Summary, summarise
 from atom.device import describe_hardware
 from pipelines.command import project_version, say
 from pipelines.incremental.job import ContinualJob, metric_name, together
@@ -28,6 +28,8 @@ def publish(job: ContinualJob, tracker: Tracker) -> int:
     title = f"{results.stream}, memories of {job.plan.budget}"
     if rows:
         print_table(f"{title}: accuracy on {_judged(job)} images, %", columns, rows)
+        for remark in remarks(results.summaries):
+            say(remark)
     if results.failures:
         say()
         say("Failed; the other cells are reported, rerun the command to try again")
@@ -69,6 +71,7 @@ def collect(job: ContinualJob) -> ContinualResults:
 def table(summaries: tuple[Summary, ...]) -> tuple[list[str], list[list[str]]]:
     """Columns and cells of the table people see, a line a memory and learner."""
     columns = ["memory", "learner", "last, all classes", "mean of steps", "forgetting", "told the step", "n"]
+    restated = any(row.other_on_seen_last for row in summaries)
     rows = [
         [
             row.memory,
@@ -80,10 +83,16 @@ def table(summaries: tuple[Summary, ...]) -> tuple[list[str], list[list[str]]]:
             str(row.n),
             f"{row.memory_images:,}",
             f"{row.memory_bytes / 1000:,.1f} kB",
+            *([row.statistics, _shown(row.other_on_seen_last)] if restated else []),
         ]
         for row in summaries
     ]
-    return [*columns, "images", "size"], rows
+    return [*columns, "images", "size", *(["statistics", "last, with the other"] if restated else [])], rows
+
+
+def remarks(summaries: tuple[Summary, ...]) -> list[str]:
+    """What has to be said under the table."""
+    return [ON_STATISTICS] if any(row.other_on_seen_last for row in summaries) else []
 
 
 def facts(job: ContinualJob) -> dict[str, str]:
@@ -181,7 +190,8 @@ def record(job: ContinualJob, results: ContinualResults, tracker: Tracker, *, ht
     for row in results.summaries:
         tracker.log_metrics(_numbers(row))
     if results.summaries:
-        tracker.set_note(f"```\n{format_table(results.stream, *table(results.summaries))}\n```")
+        said = "".join(f"\n\n{remark}" for remark in remarks(results.summaries))
+        tracker.set_note(f"```\n{format_table(results.stream, *table(results.summaries))}\n```{said}")
     with tempfile.TemporaryDirectory() as folder:
         for memory in job.plan.memories:
             for step in range(job.plan.num_steps):
@@ -202,6 +212,7 @@ def record(job: ContinualJob, results: ContinualResults, tracker: Tracker, *, ht
                         "memory/bytes": step.memory_bytes,
                         "time/train_s": step.train_seconds,
                         **{f"acc_step/{j:02d}": value for j, value in enumerate(step.class_row)},
+                        **({} if step.other_on_seen is None else {"acc_seen_other": step.other_on_seen}),
                     },
                     step=step.step,
                 )
@@ -240,5 +251,7 @@ def _judged(job: ContinualJob) -> str:
     return job.command.score_on
 
 
-def _shown(value: Spread) -> str:
+def _shown(value: Spread | None) -> str:
+    if value is None:
+        return "–"
     return f"{value[0]:.1f}" if value[1] is None else f"{value[0]:.1f} ± {value[1]:.1f}"

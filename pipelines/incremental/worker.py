@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from apps.continual.results import Cell, StepResult
+from apps.continual.results import WITHOUT_MEMORY, Cell, StepResult
 from atom.settings import DeviceKind, EvaluateSettings
 from pipelines.cluster import as_tensor
 from pipelines.worker import FETCH_TIMEOUT_S
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from apps.continual.settings import LearnerSettings
-    from apps.continual.state import Labelled, StepData
+    from apps.continual.state import Labelled, LearnerState, StepData
     from atom.preprocess import Preprocess
 
 
@@ -97,7 +97,7 @@ class StepContext:
 
 def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, bytes]:
     """Learn one step and measure: the result, and the learner's bytes, empty where the next step needs none."""
-    from apps.continual.learner import RESTARTING, LearnerState, learn, predict_seen
+    from apps.continual.learner import RESTARTING, LearnerState, learn, with_statistics_of
     from atom.device import resolve_device, use_threads
 
     cell, inputs = item.cell, context.inputs[item.cell]
@@ -119,15 +119,29 @@ def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, byt
             **common,
         )
         seconds = time.perf_counter() - begun_s
-        images_TCHW, labels_T = _labelled(inputs.judged, data.seen_classes)
-        logits_TK = predict_seen(
-            after,
-            images_TCHW=images_TCHW,
-            num_classes=context.num_classes,
-            device=device,
-            **common,
-        )
-    result = _measure(item, inputs, logits_TK.numpy(), labels_T.numpy(), seconds=seconds)
+        trained, of_step = _judged(item, inputs, context, after), None
+        if cell.learner not in WITHOUT_MEMORY:
+            images_NCHW, _ = _labelled(inputs.train, inputs.steps[-1])
+            restated = with_statistics_of(
+                after, images_NCHW=images_NCHW, num_classes=context.num_classes, device=device, **common
+            )
+            of_step = None if restated is None else _judged(item, inputs, context, restated)
+    shown, other = trained, of_step
+    if of_step is not None and cell.learner not in RESTARTING:
+        # A fresh network has seen all classes in equal shares, the images of a step know its own classes alone.
+        shown, other = of_step, trained
+    result = StepResult(
+        step=item.step,
+        class_row=shown.class_row,
+        task_row=shown.task_row,
+        accuracy_on_seen=shown.on_seen,
+        memory_images=inputs.after.num_images,
+        memory_bytes=inputs.after.num_bytes,
+        train_seconds=seconds,
+        statistics="training" if shown is trained else "step",
+        other_class_row=() if other is None else other.class_row,
+        other_on_seen=None if other is None else other.on_seen,
+    )
     return result, b"" if cell.learner in RESTARTING else after.to_bytes()
 
 
@@ -181,23 +195,36 @@ def _step_data(item: CellStep, inputs: StepInputs, context: StepContext) -> "Ste
     )
 
 
-def _measure(
-    item: CellStep, inputs: StepInputs, logits_TK: np.ndarray, labels_T: np.ndarray, *, seconds: float
-) -> StepResult:
-    from apps.continual.metrics import predictions_to_row
+@dataclass(frozen=True)
+class _Judged:
+    """Accuracies of a network in one state, percent: by step, told the step, on all images."""
 
+    class_row: tuple[float, ...]
+    task_row: tuple[float, ...]
+    on_seen: float
+
+
+def _judged(item: CellStep, inputs: StepInputs, context: StepContext, state: "LearnerState") -> _Judged:
+    from apps.continual.learner import predict_seen
+    from apps.continual.metrics import predictions_to_row
+    from atom.device import resolve_device
+
+    seen = [class_id for classes in inputs.steps for class_id in classes]
+    images_TCHW, labels = _labelled(inputs.judged, seen)
+    logits_TK = predict_seen(
+        state,
+        context.network,
+        images_TCHW=images_TCHW,
+        num_classes=context.num_classes,
+        train_settings=context.train_settings,
+        device=resolve_device(context.device_kind),
+    ).numpy()
+    labels_T = labels.numpy()
     class_row = predictions_to_row(logits_TK, labels_T, inputs.steps, masked=False)
     task_row = predictions_to_row(logits_TK, labels_T, inputs.steps, masked=True)
     counts = [np.isin(labels_T, classes).sum() for classes in inputs.steps]
-    return StepResult(
-        step=item.step,
-        class_row=tuple(class_row.tolist()),
-        task_row=tuple(task_row.tolist()),
-        accuracy_on_seen=float(np.average(class_row, weights=counts)),
-        memory_images=inputs.after.num_images,
-        memory_bytes=inputs.after.num_bytes,
-        train_seconds=seconds,
-    )
+    on_seen = float(np.average(class_row, weights=counts))
+    return _Judged(tuple(class_row.tolist()), tuple(task_row.tolist()), on_seen)
 
 
 def _contents(held: Held, preprocess: "Preprocess") -> "Labelled | None":

@@ -16,6 +16,7 @@ pytest.importorskip("avalanche", reason="avalanche-lib is not installed: pip ins
 from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.models import MultiTaskModule
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, ReplayPlugin
 from avalanche.training.supervised import ER_ACE, Naive
 
@@ -23,6 +24,7 @@ from apps.avalanche import (
     DistilledBuffer,
     DistilledGDumbPlugin,
     DsaTransform,
+    RealStatisticsPlugin,
     distilled_memory_metrics,
 )
 from apps.continual.selection import order_distilled
@@ -103,6 +105,65 @@ def filled(buffer, bench=None):
 
 def images_of(buffer):
     return torch.stack([buffer.buffer[row][0] for row in range(len(buffer.buffer))])
+
+
+def batch_norm_strategy(*plugins):
+    strategy = strategy_with(*plugins)
+    strategy.model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+    strategy.optimizer = torch.optim.SGD(strategy.model.parameters(), lr=0.1)
+    return strategy
+
+
+@pytest.mark.filterwarnings("error:The model has BatchNorm")
+def test_statistics_are_those_of_the_real_images_of_the_experience():
+    bench, buffer = benchmark(), buffer_of()
+    replay = ReplayPlugin(mem_size=8, storage_policy=buffer)
+    strategy = batch_norm_strategy(replay, RealStatisticsPlugin(CLASSES))
+    for exp in bench.train_stream:
+        strategy.train(exp)
+        real = WHITE[torch.isin(LABELS, torch.tensor(exp.classes_in_this_experience))]
+        torch.testing.assert_close(strategy.model[0].running_mean, real.mean((0, 2, 3)))
+        torch.testing.assert_close(strategy.model[0].running_var, real.var((0, 2, 3)), rtol=0.01, atol=0)
+
+
+def test_a_model_whose_statistics_would_be_wrong_is_warned_of_with_the_remedy():
+    strategy = batch_norm_strategy(ReplayPlugin(mem_size=8, storage_policy=buffer_of()))
+    with pytest.warns(UserWarning, match=r"add RealStatisticsPlugin\(num_classes\) of apps.avalanche"):
+        strategy.train(benchmark().train_stream[0])
+
+
+@pytest.mark.filterwarnings("error:The model has BatchNorm")
+def test_gdumb_is_judged_as_trained():
+    batch_norm_strategy(DistilledGDumbPlugin(buffer_of(adaptive_size=False))).train(
+        benchmark().train_stream[0]
+    )
+
+
+def test_the_statistics_of_a_model_of_several_tasks_are_those_of_its_task():
+    class ByTask(MultiTaskModule):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.asked = nn.BatchNorm2d(1), set()
+
+        def forward(self, images, task_labels):
+            self.asked |= set(task_labels.tolist())
+            return self.norm(images).flatten(1)[:, :CLASSES]
+
+    strategy = strategy_with(RealStatisticsPlugin(CLASSES))
+    strategy.model = ByTask()
+    for task, exp in enumerate(benchmark(task_labels=True).train_stream):
+        strategy.experience = exp
+        strategy.model.asked.clear()
+        strategy.plugins[0].after_training_exp(strategy)
+        assert strategy.model.asked == {task}
+
+
+def test_a_model_without_batch_norm_needs_no_statistics(recwarn):
+    strategy = strategy_with(
+        ReplayPlugin(mem_size=8, storage_policy=buffer_of()), RealStatisticsPlugin(CLASSES)
+    )
+    strategy.train(benchmark().train_stream[0])
+    assert not [warning for warning in recwarn if "BatchNorm" in str(warning.message)]
 
 
 @pytest.mark.parametrize("task_labels", [False, True])

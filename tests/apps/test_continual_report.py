@@ -1,5 +1,6 @@
 import base64
 import dataclasses
+import json
 import re
 from typing import Any
 
@@ -11,7 +12,14 @@ from page_outline import Outline
 from apps.continual import plots
 from apps.continual.findings import classes_seen, findings, gains, group_of, size
 from apps.continual.report import render_continual
-from apps.continual.results import Cell, CellResult, ContinualResults, StepResult, summarise
+from apps.continual.results import (
+    ON_STATISTICS,
+    Cell,
+    CellResult,
+    ContinualResults,
+    StepResult,
+    summarise,
+)
 
 STRANGE = "$\\x$<b>&mine"
 PNG = b"\x89PNG\r\n\x1a\n not really"
@@ -163,6 +171,29 @@ def test_long_streams_show_some_of_their_steps_the_first_and_last_among_them(res
     assert len(heads) == 21
     assert (heads[1], heads[-1]) == ("1", "50")
     assert "Of 50 steps, 20 are shown" in page
+
+
+def test_accuracies_with_other_statistics_stand_beside_those_shown(
+    results: ContinualResults, page: str
+) -> None:
+    assert "as trained" not in page
+    cells = [
+        dataclasses.replace(
+            one,
+            steps=tuple(
+                dataclasses.replace(step, statistics="step", other_on_seen=12.25, other_class_row=(12.25,))
+                for step in one.steps
+            ),
+        )
+        if one.cell.learner == "gdumb"
+        else one
+        for one in results.cells
+    ]
+    restated = results_of(cells)
+    shown = render_continual(restated, title="Toys")
+    assert "<small>as trained: 12.2" in shown
+    assert ON_STATISTICS in shown
+    assert ContinualResults.from_dict(json.loads(json.dumps(restated.to_dict()))) == restated
 
 
 def test_gains_are_paired_by_order_and_seed(results):

@@ -16,6 +16,7 @@ from apps.continual.learner import (
     deciding,
     learn,
     predict_seen,
+    with_statistics_of,
 )
 from apps.continual.settings import JOINT_IMAGES_SHOWN, STEP_IMAGES_SHOWN, LearnerSettings
 from atom.errors import ArtifactError, ConfigError, DataError, ShapeError
@@ -144,6 +145,32 @@ def test_settings_decide_a_result_exactly_where_they_are_said_to(learner):
         other = both_steps(learner, settings=settings, train_settings=train_settings)
         decides = deciding(learner, settings, train_settings) != deciding(learner, SETTINGS, TRAIN)
         assert decides is not same(plain, other), name
+
+
+def restated(state, network=NETWORK):
+    return with_statistics_of(
+        state,
+        network,
+        images_NCHW=REAL[1][0],
+        num_classes=K,
+        train_settings=TRAIN,
+        device=CPU,
+    )
+
+
+def test_statistics_of_a_step_replace_those_of_the_training_and_nothing_else(first):
+    asked = restated(first)
+    buffers = {name for name in first.weights if "running" in name or "tracked" in name}
+    assert buffers
+    for name, value in first.weights.items():
+        assert np.array_equal(value, asked.weights[name]) is (name not in buffers), name
+    assert asked.logits is first.logits
+    assert same(restated(first), asked)
+
+
+def test_a_network_without_batch_norm_has_no_statistics_to_restate():
+    network = "convnet-w8-d1"
+    assert restated(step("er", None, DATA[0], network=network), network) is None
 
 
 @pytest.mark.parametrize("learner", ["er", "gdumb"])
