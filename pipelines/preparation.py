@@ -65,6 +65,23 @@ def check_ipc(real: RealData, *, ipc: int, factor: int, init: str) -> None:
         )
 
 
+BLANK_FRAC = 0.01
+"""Contrast of a class, of the whole set's, below which its images count as blank. Chosen: noise of two levels of 255
+beside digits has 0.006."""
+
+
+def blank_classes(real: RealData) -> list[str]:
+    """Names of classes whose training images show nothing: one colour each, but for noise, where others do not.
+
+    Contrast is the root mean square of the pixels' deviations from the mean of their channel in their image.
+    """
+    train = real.train
+    of_class = (train.images[train.indices_of(c)] for c in range(train.num_classes))
+    variance_K = np.array([images.var(axis=(2, 3), dtype=np.float32).mean() for images in of_class])
+    blank_K = np.sqrt(variance_K) < BLANK_FRAC * np.sqrt(variance_K.mean())
+    return [train.class_names[c] for c in np.flatnonzero(blank_K)]
+
+
 def preprocessing(real: RealData, settings: DistillSettings, store: Store, cache: Path | None) -> Preprocess:
     """The preprocessing of a run: what the output holds, else what the cache holds, else fitted, and kept.
 

@@ -7,12 +7,19 @@ import pytest
 import torch
 
 from atom import data
-from atom.data import RealData
+from atom.data import ImageSet, RealData
 from atom.errors import ConfigError
 from atom.preprocess import Preprocess
 from atom.settings import DistillSettings
 from pipelines.options import DataSettings
-from pipelines.preparation import PREPROCESS_NAME, check_ipc, load_real, preprocessing, put_classes
+from pipelines.preparation import (
+    PREPROCESS_NAME,
+    blank_classes,
+    check_ipc,
+    load_real,
+    preprocessing,
+    put_classes,
+)
 from pipelines.store import Store
 
 WHITENED = DistillSettings(zca="on")
@@ -49,6 +56,17 @@ def test_smoke_run_takes_the_first_images_of_every_class(digits: RealData) -> No
     assert (
         load_real(DataSettings(dataset="digits"), smoke=False).train.fingerprint == digits.train.fingerprint
     )
+
+
+@pytest.mark.parametrize("levels", [0, 2])
+def test_classes_that_show_nothing_are_named(digits: RealData, levels: int) -> None:
+    assert blank_classes(digits) == []
+    images = digits.train.images.copy()
+    of_class = digits.train.labels == 7
+    # One colour each, or with the faintest noise.
+    images[of_class] = 100 + np.random.default_rng(0).integers(0, levels + 1, images[of_class].shape)
+    train = ImageSet.create(images, digits.train.labels, digits.train.class_names)
+    assert blank_classes(digits.with_images(train, digits.test)) == ["7"]
 
 
 @pytest.mark.parametrize(
