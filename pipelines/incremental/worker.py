@@ -119,13 +119,15 @@ def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, byt
             **common,
         )
         seconds = time.perf_counter() - begun_s
-        trained, of_step = _judged(item, inputs, context, after), None
+        seen = [class_id for classes in inputs.steps for class_id in classes]
+        judged = _labelled(inputs.judged, seen)
+        trained, of_step = _measure(after, judged, inputs.steps, context), None
         if cell.learner not in WITHOUT_MEMORY:
             images_NCHW, _ = _labelled(inputs.train, inputs.steps[-1])
             restated = with_statistics_of(
                 after, images_NCHW=images_NCHW, num_classes=context.num_classes, device=device, **common
             )
-            of_step = None if restated is None else _judged(item, inputs, context, restated)
+            of_step = None if restated is None else _measure(restated, judged, inputs.steps, context)
     shown, other = trained, of_step
     if of_step is not None and cell.learner not in RESTARTING:
         # A fresh network has seen all classes in equal shares, the images of a step know its own classes alone.
@@ -196,7 +198,7 @@ def _step_data(item: CellStep, inputs: StepInputs, context: StepContext) -> "Ste
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Accuracies:
     """Accuracies of a network in one state, percent: by step, told the step, on all images."""
 
     class_row: tuple[float, ...]
@@ -204,13 +206,14 @@ class _Judged:
     on_seen: float
 
 
-def _judged(item: CellStep, inputs: StepInputs, context: StepContext, state: "LearnerState") -> _Judged:
+def _measure(
+    state: "LearnerState", judged: "Labelled", steps: Sequence[Sequence[int]], context: StepContext
+) -> _Accuracies:
     from apps.continual.learner import predict_seen
     from apps.continual.metrics import predictions_to_row
     from atom.device import resolve_device
 
-    seen = [class_id for classes in inputs.steps for class_id in classes]
-    images_TCHW, labels = _labelled(inputs.judged, seen)
+    images_TCHW, labels = judged
     logits_TK = predict_seen(
         state,
         context.network,
@@ -220,11 +223,11 @@ def _judged(item: CellStep, inputs: StepInputs, context: StepContext, state: "Le
         device=resolve_device(context.device_kind),
     ).numpy()
     labels_T = labels.numpy()
-    class_row = predictions_to_row(logits_TK, labels_T, inputs.steps, masked=False)
-    task_row = predictions_to_row(logits_TK, labels_T, inputs.steps, masked=True)
-    counts = [np.isin(labels_T, classes).sum() for classes in inputs.steps]
+    class_row = predictions_to_row(logits_TK, labels_T, steps, masked=False)
+    task_row = predictions_to_row(logits_TK, labels_T, steps, masked=True)
+    counts = [np.isin(labels_T, classes).sum() for classes in steps]
     on_seen = float(np.average(class_row, weights=counts))
-    return _Judged(tuple(class_row.tolist()), tuple(task_row.tolist()), on_seen)
+    return _Accuracies(tuple(class_row.tolist()), tuple(task_row.tolist()), on_seen)
 
 
 def _contents(held: Held, preprocess: "Preprocess") -> "Labelled | None":
