@@ -136,9 +136,8 @@ class GroupDistiller:
 
         Raises:
             ShapeError: the state is that of another number of classes.
-            ConfigError: more iterations than the settings have, which would go on from images that are finished.
-            ConfigError: the images of a class diverged, or leave the range of its real ones by far; nothing of the
-                call is kept.
+            ConfigError: the images of a class diverged, or leave the range of its real ones by far, and nothing of
+                the call is kept; or more iterations than the settings have, which would go on from finished images.
         """
         if len(state.images) != len(class_ids):
             raise ShapeError(

@@ -133,7 +133,6 @@ LOOPS: dict[str, Way] = {
     "frozen-batch-lr0.1": Way(networks=("frozen",), lr=0.1),
     "mixed-1:1-lr0.1": Way(networks=("instance", "frozen"), lr=0.1),
     "mixed-3:1-lr0.1": Way(networks=("instance", "instance", "instance", "frozen"), lr=0.1),
-    "mixed-1:1-clip-update-project-start": Way(networks=("instance", "frozen"), after=small_steps_on_sphere),
 }
 
 

@@ -20,7 +20,7 @@ class RealStatisticsPlugin(SupervisedPlugin, supports_distributed=False):
     """After every experience, BatchNorm statistics of the experience's real images, through its eval transforms.
 
     A model that is trained on distilled images, alone or beside real ones, keeps statistics that are theirs, and is
-    then asked about real ones: 3 to 10 points on digits. The weights are left alone, and no image of an earlier
+    then asked about real ones: 8 points under `er` on digits. The weights are left alone, and no image of an earlier
     experience is read. Models without BatchNorm stay as they are.
 
     Args:
