@@ -71,7 +71,7 @@ class DistilledHere:
             ArtifactError: the file is damaged.
             StoreError: the file cannot be written.
         """
-        settings = self._resolved(real, quota)
+        settings = {class_id: self._resolved(class_id, images, quota) for class_id, images in real.items()}
         path = None
         if self._directory is not None:
             key = self._key(settings, real)
@@ -83,26 +83,24 @@ class DistilledHere:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         log.info(
-            "experience %d: classes %s distilled into %d images each in %.1f s",
+            "experience %d: distilled in %.1f s, images of each class: %s",
             experience,
-            sorted(real),
-            settings.ipc,
             seconds,
+            {class_id: settings[class_id].ipc for class_id in sorted(real)},
         )
         if path is not None:
             atomic.write_file(path, Memory(exemplars).to_bytes())
         return exemplars
 
-    def _resolved(self, real: Mapping[int, Tensor], quota: int) -> DistillSettings:
-        smallest = min(real, key=lambda class_id: len(real[class_id]))
-        channels, height, width = real[smallest].shape[1:]
+    def _resolved(self, class_id: int, real_NCHW: Tensor, quota: int) -> DistillSettings:
+        channels, height, width = real_NCHW.shape[1:]
         ipc, tiles = quota, self._settings.factor**2
         if self._settings.init != "noise":
-            # A start from real images cannot have more than there are.
-            ipc = min(quota, len(real[smallest]) // tiles)
+            # A start from real images cannot have more than there are, of this class; the others keep their quota.
+            ipc = min(quota, len(real_NCHW) // tiles)
         if not ipc:
             raise ConfigError(
-                f"class {smallest} has {len(real[smallest])} training images, but a distilled one with factor"
+                f"class {class_id} has {len(real_NCHW)} training images, but a distilled one with factor"
                 f" {self._settings.factor} starts from {tiles}; pass a smaller factor, or init='noise'."
             )
         return resolve_settings(
@@ -114,16 +112,22 @@ class DistilledHere:
             num_classes=self._num_classes,
         )
 
-    def _distil(self, settings: DistillSettings, real: Mapping[int, Tensor]) -> dict[int, Exemplars]:
-        classes, exemplars = sorted(real), {}
-        distiller = self._distiller_for(settings, real[classes[0]])
+    def _distil(
+        self, settings: Mapping[int, DistillSettings], real: Mapping[int, Tensor]
+    ) -> dict[int, Exemplars]:
+        exemplars = {}
         of_class = {class_id: images.to(self._device) for class_id, images in real.items()}
-        for first in range(0, len(classes), settings.classes_per_group):
-            group = classes[first : first + settings.classes_per_group]
-            state = distiller.start(group, of_class)
-            state = distiller.advance(state, settings.iterations or 0, class_ids=group, real=of_class)
-            for class_id, images_ICHW in zip(group, state.images, strict=True):
-                exemplars[class_id] = self._ordered(torch.from_numpy(images_ICHW), settings)
+        # A group has one number of images a class; the common one first, so that its classes share a compiled step.
+        for ipc in sorted({own.ipc for own in settings.values()}, reverse=True):
+            classes = [class_id for class_id in sorted(real) if settings[class_id].ipc == ipc]
+            of_group = settings[classes[0]]
+            distiller = self._distiller_for(of_group, real[classes[0]])
+            for first in range(0, len(classes), of_group.classes_per_group):
+                group = classes[first : first + of_group.classes_per_group]
+                state = distiller.start(group, of_class)
+                state = distiller.advance(state, of_group.iterations or 0, class_ids=group, real=of_class)
+                for class_id, images_ICHW in zip(group, state.images, strict=True):
+                    exemplars[class_id] = self._ordered(torch.from_numpy(images_ICHW), of_group)
         return exemplars
 
     def _distiller_for(self, settings: DistillSettings, real_NCHW: Tensor) -> GroupDistiller:
@@ -153,11 +157,14 @@ class DistilledHere:
                 network=settings.network,
             )
 
-    def _key(self, settings: DistillSettings, real: Mapping[int, Tensor]) -> str:
+    def _key(self, settings: Mapping[int, DistillSettings], real: Mapping[int, Tensor]) -> str:
         content = {
             "version": [FILE_VERSION, IMAGES_VERSION],
-            "settings": settings.model_dump(mode="json", exclude={"zca", "zca_eps"}),
-            "network": nets.identity(settings.network),
+            "settings": {
+                class_id: settings[class_id].model_dump(mode="json", exclude={"zca", "zca_eps"})
+                for class_id in sorted(real)
+            },
+            "network": nets.identity(self._settings.network),
             "num_classes": self._num_classes,
             "storage": self._storage,
             "preprocess": self._preprocess.digest if self._storage == "uint8" else None,
