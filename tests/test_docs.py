@@ -196,7 +196,7 @@ def test_the_printed_space_of_ones_own_is_a_space(tmp_path):
 def test_the_avalanche_example_runs_as_printed_and_resumes(tmp_path):
     pytest.importorskip("avalanche", reason="avalanche-lib is not installed: pip install '.[avalanche]'")
     page = (ROOT / "docs" / "continual.md").read_text()
-    (example,) = [block for name, block in FENCE.findall(page) if name == "python" and "avalanche" in block]
+    (example,) = [block for name, block in FENCE.findall(page) if name == "python" and "from avalanche" in block]
     (tmp_path / "example.py").write_text(example)
     command = [sys.executable, "-W", "ignore", "example.py"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -8,6 +8,7 @@ from avalanche.training.storage_policy import ExemplarsBuffer
 
 from apps.avalanche.datasets import DsaTransform, check_space, make_dataset, read_experience
 from apps.avalanche.distilling import DistilledHere
+from apps.avalanche.held import Held, check_empty, load_held, save_held
 from apps.avalanche.sources import DistilledBefore, Source
 from apps.avalanche.statistics import warn_without_statistics
 from apps.continual.budget import Budget
@@ -36,10 +37,12 @@ class DistilledBuffer(ExemplarsBuffer):
     **What goes first.** The images of a class are kept in an order of importance, `selection.order_distilled`,
     and leave from its end, as many of every class.
 
-    **Restart.** With `directory`, every experience leaves one safetensors file. Run the script again, or call
-    `post_adapt(None, exp)` for the experiences that a model of yours has learnt: what is found is read, bit
-    for bit the same, and not distilled. A file of other images or settings is left alone, and the classes
-    are distilled again; a damaged one is refused. What was under way at a kill is lost.
+    **Restart.** With `directory`, every experience leaves one safetensors file, and the buffer as it stands another,
+    `buffer.safetensors`. A directory that holds some is opened in one of two ways. `restore=True` goes on after the
+    last experience without any of its real images: the next ones are `train_stream[buffer.num_experiences:]`.
+    `restore=False` runs a script from its start: the buffer is empty, and an experience whose file is found is read,
+    bit for bit the same, and not distilled. A file of other images or settings is left alone, and the classes are
+    distilled again; a damaged one is refused. What was under way at a kill is lost.
 
     Equal settings, images and kind of device give equal buffers; neither torch's nor NumPy's global generators
     are used. Soft labels are not: Avalanche's losses take integers.
@@ -57,15 +60,20 @@ class DistilledBuffer(ExemplarsBuffer):
         train_dsa_strategy: augmentation of the buffer's images in training, operations joined by "_", or "none".
         device: where to distil, as PyTorch writes it.
         directory: of the files, see above; made if it is not there.
+        restore: what to do with what a directory holds, see above. None: refuse one that holds anything; an empty
+            buffer that was meant to be a full one would forget all classes in silence.
 
     Attributes:
         memory: what is kept, an `apps.continual.memory.Memory`; its `num_images` and `num_bytes` are the size as
             stored. The images to train on are held beside it as float32.
         buffer: the same as an AvalancheDataset.
+        num_experiences: taken so far, those restored among them.
 
     Raises:
         ConfigError: no classes; a size that leaves a class without an image or, without `adaptive_size`, does not
-            divide; an unknown storage, device or operation; uint8 without `preprocess`.
+            divide; an unknown storage, device or operation; uint8 without `preprocess`; a directory that holds
+            experiences, without `restore`, or with those of another benchmark.
+        ArtifactError: what is to be restored is damaged.
 
     Example:
         >>> buffer = DistilledBuffer(50, num_classes=10, adaptive_size=False)
@@ -85,6 +93,7 @@ class DistilledBuffer(ExemplarsBuffer):
         train_dsa_strategy: str = "none",
         device: torch.device | str = "cpu",
         directory: str | Path | None = None,
+        restore: bool | None = None,
     ) -> None:
         super().__init__(max_size)
         if storage not in STORAGES:
@@ -103,6 +112,7 @@ class DistilledBuffer(ExemplarsBuffer):
         # What an item of the training data looks like, see `Arrived`.
         self._tasks: dict[int, int] | None = None
         self._labels_are_tensors = False
+        self._directory = None if directory is None else Path(directory).expanduser()
         self._source: Source = DistilledHere(
             settings if settings is not None else DistillSettings(classes_per_group=1),
             num_classes=num_classes,
@@ -110,8 +120,10 @@ class DistilledBuffer(ExemplarsBuffer):
             # Without one only the forms are allowed that do not read it.
             preprocess=preprocess if preprocess is not None else Preprocess(torch.zeros(1), torch.ones(1)),
             device=_device(device),
-            directory=None if directory is None else Path(directory),
+            directory=self._directory,
         )
+        if self._directory is not None:
+            self._open(self._directory, restore)
 
     @classmethod
     def from_set(
@@ -197,6 +209,7 @@ class DistilledBuffer(ExemplarsBuffer):
         self._labels_are_tensors = arrived.labels_are_tensors
         self.num_experiences += 1
         self._renew()
+        self._save()
 
     def resize(self, strategy: Any, new_size: int) -> None:
         """Change `max_size`; every class loses its least important images, or keeps what it has.
@@ -210,6 +223,44 @@ class DistilledBuffer(ExemplarsBuffer):
         if self.memory.classes:
             self.memory.shrink(self.quota(len(self.memory.classes)))
             self._renew()
+            self._save()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The dataset is made from the memory, and Avalanche's does not go through torch.save.
+        return {name: value for name, value in self.__dict__.items() if name != "_buffer"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__init__(state["max_size"])
+        self.__dict__.update(state)
+        if self.memory.classes:
+            self._renew()
+
+    def _save(self) -> None:
+        if self._directory is not None:
+            held = Held(
+                self.memory,
+                self.num_experiences,
+                self._tasks,
+                self._labels_are_tensors,
+                _digest(self._preprocess),
+            )
+            save_held(held, self._directory)
+
+    def _open(self, directory: Path, restore: bool | None) -> None:
+        if restore is None:
+            check_empty(directory)
+        held = load_held(directory, num_classes=self.num_classes) if restore else None
+        if held is None:
+            return
+        if None not in (held.preprocess, self._preprocess) and held.preprocess != _digest(self._preprocess):
+            raise ConfigError(
+                f"{directory} holds images of another preprocessing than the one given; pass as preprocess what its"
+                " experiences were transformed by, in the benchmark too."
+            )
+        self.memory, self.num_experiences = held.memory, held.num_experiences
+        self._tasks, self._labels_are_tensors = held.tasks, held.labels_are_tensors
+        self.memory.shrink(self.quota(len(self.memory.classes)))
+        self._renew()
 
     def _budget_of(self, max_size: int) -> Budget:
         if self.num_classes < 1:
@@ -239,6 +290,10 @@ class DistilledBuffer(ExemplarsBuffer):
             labels_are_tensors=self._labels_are_tensors,
             train_transform=self._train_transform,
         )
+
+
+def _digest(preprocess: Preprocess | None) -> str | None:
+    return None if preprocess is None else preprocess.digest
 
 
 def _device(device: torch.device | str) -> torch.device:

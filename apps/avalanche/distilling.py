@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class DistilledHere:
         path = None
         if self._directory is not None:
             key = self._key(settings, real)
-            path = self._directory.expanduser() / f"experience-{experience:03}-{key[:16]}.safetensors"
+            path = self._directory / f"experience-{experience:03}-{key[:16]}.safetensors"
             if path.exists():
                 return _read(path, real)
         started = time.perf_counter()
@@ -145,6 +146,10 @@ class DistilledHere:
                 device=self._device,
             )
         return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A compiled step is this process's own.
+        return {**self.__dict__, "_distiller": None}
 
     def _ordered(self, white_ICHW: Tensor, settings: DistillSettings) -> Exemplars:
         with use_threads(1):

@@ -14,7 +14,11 @@ from atom.errors import ArtifactError, ShapeError
 
 FORMAT_VERSION = 1
 
-_HEADER_FIELDS = {"memory": (), "reservoir": ("capacity", "seed")}
+_HEADER_FIELDS = {
+    "memory": (),
+    "reservoir": ("capacity", "seed"),
+    "buffer": ("num_experiences", "tasks", "labels_are_tensors", "preprocess"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +36,15 @@ def pack(
     exemplars: Mapping[int, Exemplars],
     *,
     keys: Mapping[int, np.ndarray] | None = None,
-    **header: int,
+    **header: Any,
 ) -> bytes:
     """Exemplars by class, a reservoir's keys and numbers; the same content gives the same bytes.
 
     Args:
-        kind: "memory" or "reservoir".
+        kind: "memory", "reservoir" or "buffer".
         exemplars: in any order.
         keys: of a reservoir.
-        header: of a reservoir, capacity and seed.
+        header: of a reservoir, capacity and seed; of a buffer, what `apps.avalanche.held.Held` holds beside images.
     """
     from safetensors.numpy import save
 
@@ -78,7 +82,7 @@ def unpack(data: bytes, kind: str) -> Saved:
             int(name): Exemplars(arrays[f"images/{name}"], factor, arrays.get(f"ranges/{name}"))
             for name, factor in header["factors"].items()
         }
-        keys = {class_id: arrays[f"keys/{class_id}"] for class_id in exemplars if fields}
+        keys = {class_id: arrays[f"keys/{class_id}"] for class_id in exemplars if kind == "reservoir"}
         return Saved({name: header[name] for name in fields}, exemplars, keys)
     except (SafetensorError, ShapeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(

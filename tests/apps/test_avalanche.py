@@ -1,5 +1,6 @@
 """Distilled buffers inside Avalanche, on a few digits: four classes in two experiences."""
 
+import io
 import random
 import subprocess
 import sys
@@ -312,11 +313,15 @@ def test_equal_runs_give_equal_buffers_and_draw_no_random_numbers():
     assert filled(buffer_of(settings=other)).memory.to_bytes() != one
 
 
+def experience_files(directory):
+    return sorted(directory.glob("experience-*"))
+
+
 def test_a_second_run_reads_its_files_and_distils_nothing(tmp_path):
     first = filled(buffer_of(directory=tmp_path))
     assert first.seconds > 0
-    assert sorted(path.name[:15] for path in tmp_path.iterdir()) == ["experience-000-", "experience-001-"]
-    second = filled(buffer_of(directory=str(tmp_path)))
+    assert [path.name[:15] for path in experience_files(tmp_path)] == ["experience-000-", "experience-001-"]
+    second = filled(buffer_of(directory=str(tmp_path), restore=False))
     assert second.seconds == 0
     assert second.memory.to_bytes() == first.memory.to_bytes()
     assert torch.equal(images_of(second), images_of(first))
@@ -326,12 +331,78 @@ def test_a_run_goes_on_after_the_experience_that_was_done(tmp_path):
     whole = filled(buffer_of())
     first, second = benchmark().train_stream
     buffer_of(directory=tmp_path).post_adapt(None, first)
-    resumed = buffer_of(directory=tmp_path)
+    resumed = buffer_of(directory=tmp_path, restore=False)
     resumed.post_adapt(None, first)
     assert resumed.seconds == 0
     resumed.post_adapt(None, second)
     assert resumed.seconds > 0
     assert resumed.memory.to_bytes() == whole.memory.to_bytes()
+
+
+@pytest.mark.parametrize("task_labels", [False, True])
+def test_a_buffer_in_a_new_process_goes_on_without_the_images_it_replaces(tmp_path, task_labels):
+    bench = benchmark(task_labels=task_labels)
+    whole = filled(buffer_of(), bench)
+    first, second = bench.train_stream
+    buffer_of(directory=tmp_path, restore=True).post_adapt(None, first)
+    month_2 = buffer_of(directory=tmp_path, restore=True)
+    assert (month_2.num_experiences, month_2.memory.classes) == (1, (0, 2))
+    month_2.post_adapt(None, second)
+    assert month_2.memory.to_bytes() == whole.memory.to_bytes()
+    assert [item[1:] for item in month_2.buffer] == [item[1:] for item in whole.buffer]
+    assert torch.equal(images_of(month_2), images_of(whole))
+
+
+def test_a_directory_with_experiences_is_not_opened_as_an_empty_buffer(tmp_path):
+    filled(buffer_of(directory=tmp_path))
+    with pytest.raises(ConfigError, match=r"holds experiences.*restore=True.*restore=False"):
+        buffer_of(directory=tmp_path)
+    buffer_of(directory=tmp_path / "new")
+
+
+def test_a_restored_buffer_keeps_what_a_smaller_size_allows(tmp_path):
+    filled(buffer_of(12, directory=tmp_path))
+    smaller = buffer_of(4, directory=tmp_path, restore=True)
+    assert (len(smaller.buffer), smaller.memory.num_images) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 3}, "holds class 3, expected those below num_classes 3"),
+        ({"preprocess": Preprocess(torch.zeros(1), torch.full((1,), 9.0))}, "another preprocessing"),
+    ],
+    ids=["classes", "preprocess"],
+)
+def test_a_buffer_of_another_benchmark_is_not_restored(tmp_path, options, message):
+    filled(buffer_of(directory=tmp_path, preprocess=PREPROCESS))
+    with pytest.raises(ConfigError, match=message):
+        buffer_of(directory=tmp_path, restore=True, **options)
+
+
+def test_a_damaged_or_missing_state_is_refused_by_name(tmp_path):
+    filled(buffer_of(directory=tmp_path))
+    state = tmp_path / "buffer.safetensors"
+    state.write_bytes(state.read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match=r"buffer\.safetensors: .*damaged|buffer\.safetensors: .*failed"):
+        buffer_of(directory=tmp_path, restore=True)
+    state.unlink()
+    with pytest.raises(ConfigError, match=r"no buffer\.safetensors.*restore=False"):
+        buffer_of(directory=tmp_path, restore=True)
+
+
+def test_a_buffer_goes_through_torch_save(tmp_path):
+    buffer = filled(buffer_of())
+    torch.save(buffer, tmp_path / "buffer.pt")
+    loaded = torch.load(tmp_path / "buffer.pt", weights_only=False)
+    assert torch.equal(images_of(loaded), images_of(buffer))
+    assert len(torch.load(io.BytesIO(saved(buffer_of())), weights_only=False).buffer) == 0
+
+
+def saved(buffer):
+    stream = io.BytesIO()
+    torch.save(buffer, stream)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -347,29 +418,29 @@ def test_a_run_goes_on_after_the_experience_that_was_done(tmp_path):
 def test_files_of_other_settings_are_left_alone(tmp_path, changes):
     exp = benchmark().train_stream[0]
     buffer_of(directory=tmp_path).post_adapt(None, exp)
-    (old,) = tmp_path.iterdir()
+    (old,) = experience_files(tmp_path)
     content = old.read_bytes()
-    other = buffer_of(directory=tmp_path, **changes)
+    other = buffer_of(directory=tmp_path, restore=False, **changes)
     other.post_adapt(None, exp)
     assert other.seconds > 0
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(experience_files(tmp_path)) == 2
     assert old.read_bytes() == content
 
 
 def test_files_of_other_images_are_left_alone(tmp_path):
     filled(buffer_of(directory=tmp_path))
-    other = filled(buffer_of(directory=tmp_path), benchmark(data=dataset(WHITE + 0.5)))
+    other = filled(buffer_of(directory=tmp_path, restore=False), benchmark(data=dataset(WHITE + 0.5)))
     assert other.seconds > 0
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(experience_files(tmp_path)) == 4
 
 
 def test_a_damaged_file_is_refused_by_name(tmp_path):
     exp = benchmark().train_stream[0]
     buffer_of(directory=tmp_path).post_adapt(None, exp)
-    (path,) = tmp_path.iterdir()
+    (path,) = experience_files(tmp_path)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ArtifactError, match=f"{path.name}: .* remove"):
-        buffer_of(directory=tmp_path).post_adapt(None, exp)
+        buffer_of(directory=tmp_path, restore=False).post_adapt(None, exp)
 
 
 def test_gdumb_trains_a_fresh_model_on_the_buffer_alone():

@@ -1,0 +1,100 @@
+"""A buffer as it stands, in one file: what it takes to go on without the images that it replaces."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.continual.memory import Memory
+from apps.continual.saved import pack, unpack
+from atom import atomic
+from atom.errors import ArtifactError, ConfigError
+
+FILE = "buffer.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a `DistilledBuffer` holds.
+
+    Attributes:
+        memory: exemplars by class.
+        num_experiences: that brought them.
+        tasks, labels_are_tensors: see `datasets.Arrived`.
+        preprocess: digest of the preprocessing that the buffer was given, or None.
+    """
+
+    memory: Memory
+    num_experiences: int
+    tasks: dict[int, int] | None
+    labels_are_tensors: bool
+    preprocess: str | None
+
+
+def save_held(held: Held, directory: Path) -> None:
+    """Replace the file of a directory, in one step.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    content = pack(
+        "buffer",
+        {class_id: held.memory[class_id] for class_id in held.memory.classes},
+        num_experiences=held.num_experiences,
+        tasks=None if held.tasks is None else sorted(held.tasks.items()),
+        labels_are_tensors=held.labels_are_tensors,
+        preprocess=held.preprocess,
+    )
+    atomic.write_file(directory / FILE, content)
+
+
+def load_held(directory: Path, *, num_classes: int) -> Held | None:
+    """What the last buffer on a directory held, or None where there was none.
+
+    Raises:
+        ArtifactError: the file is damaged.
+        ConfigError: it is missing beside files of experiences, or holds classes of another benchmark.
+    """
+    path = directory / FILE
+    if not path.exists():
+        if _experiences(directory):
+            raise ConfigError(
+                f"{directory} holds experiences, but no {FILE}; an older version wrote them. Pass restore=False and"
+                " give the buffer their real images once more."
+            )
+        return None
+    try:
+        saved = unpack(path.read_bytes(), "buffer")
+    except (ArtifactError, OSError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    memory, header = Memory(saved.exemplars), saved.header
+    if memory.classes[-1] >= num_classes:
+        raise ConfigError(
+            f"{path} holds class {memory.classes[-1]}, expected those below num_classes {num_classes}; pass as"
+            " num_classes all that there will be."
+        )
+    return Held(
+        memory,
+        header["num_experiences"],
+        None if header["tasks"] is None else dict(header["tasks"]),
+        header["labels_are_tensors"],
+        header["preprocess"],
+    )
+
+
+def check_empty(directory: Path) -> None:
+    """Refuse a directory that holds experiences: whether they are to be gone on from is the user's to say.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if (directory / FILE).exists() or _experiences(directory):
+        raise ConfigError(
+            f"directory {directory} holds experiences of a buffer; pass restore=True to go on after them without their"
+            " real images, restore=False to run a script again from its first experience, or another directory."
+        )
+
+
+def _experiences(directory: Path) -> bool:
+    return any(directory.glob("experience-*.safetensors"))
+
+
+__all__ = ["FILE", "Held", "check_empty", "load_held", "save_held"]
