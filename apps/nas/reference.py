@@ -1,12 +1,16 @@
 """Whole-set accuracies out of a table of somebody's own, or an earlier run's."""
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atom.errors import ConfigError
+
+if TYPE_CHECKING:
+    from apps.nas.table import Row
 
 
 def read_reference(path: Path) -> dict[str, tuple[float, ...]]:
@@ -46,10 +50,25 @@ def read_reference(path: Path) -> dict[str, tuple[float, ...]]:
                 " (the results of a run hold rows of earlier settings too: pass its reference.csv)."
             )
         seeds[seed] = _percent(row["accuracy"], f"--reference {path}, row {place + 1}")
+    highest = max(max(seeds.values()) for seeds in found.values())
+    if 0 < highest <= 1:
+        raise ConfigError(
+            f"--reference {path}: no accuracy is above {highest:g}, so they look like fractions; expected percent, such"
+            " as 87.04 for 0.8704: multiply the column by 100."
+        )
     return {
         network: tuple(seeds[seed] for seed in sorted(seeds, key=_by_number))
         for network, seeds in found.items()
     }
+
+
+def write_reference(rows: "Iterable[Row]") -> bytes:
+    """The whole-set accuracies of a run as a table that `read_reference` takes; rows of one setting, none failed."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["network", "seed", "accuracy", "validation_accuracy"])
+    table.writerows([row.network, row.seed, row.test_accuracy, row.score] for row in rows)
+    return text.getvalue().encode()
 
 
 def _rows(path: Path) -> Iterable[Mapping[str, Any]]:

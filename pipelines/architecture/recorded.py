@@ -16,6 +16,8 @@ from pipelines.store import Store
 from pipelines.tracking import Tracker
 
 REPORT = "report.html"
+REFERENCE = "reference.csv"
+"""The whole-set accuracies, as a table that `--reference` takes."""
 
 
 def record(job: NasJob, scored: Scored, verdict: Verdict | None, tracker: Tracker, *, html: str) -> None:
@@ -25,7 +27,7 @@ def record(job: NasJob, scored: Scored, verdict: Verdict | None, tracker: Tracke
     if scored.wall_seconds:
         share = scored.unit_seconds / (scored.wall_seconds * job.size.num_actors)
         tracker.log_metrics({"time/work_share": share})
-    log_stored(job.store, tracker, [TABLE])
+    log_stored(job.store, tracker, [TABLE, *job.store.list(REFERENCE)])
     unsure = [distilled.method for distilled, _ in job.given if not held_out(distilled, job.real)]
     tracker.set_tags({"sets_may_have_seen_validation": " ".join(unsure) or "none"})
     if verdict is not None:

@@ -2,17 +2,17 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from apps.nas.reference import write_reference
 from apps.nas.report import render_report, render_scores
 from apps.nas.summary import summary
-from apps.nas.table import Row
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
 from atom.device import describe_hardware
 from pipelines.architecture.job import NasJob
-from pipelines.architecture.recorded import REPORT, log_stored, record
+from pipelines.architecture.recorded import REFERENCE, REPORT, log_stored, record
 from pipelines.architecture.scored import Scored
 from pipelines.command import project_version, say
 from pipelines.progress import format_duration, print_table
@@ -23,8 +23,6 @@ from pipelines.tracking import Tracker
 
 if TYPE_CHECKING:
     from pipelines.architecture.winner import Winners
-
-REFERENCE = "reference.csv"
 
 
 def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tracker) -> int:
@@ -67,6 +65,11 @@ def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tra
         scores = {proxy.name: scored.complete(proxy.name, job.space.names) for proxy in job.material.proxies}
         html = render_scores(scores, **page)
     job.store.write_bytes(REPORT, html.encode())
+    whole = [row for row in scored.of("whole") if row.test_accuracy is not None]
+    if whole:
+        job.store.write_bytes(
+            REFERENCE, write_reference(sorted(whole, key=lambda row: (row.network, row.seed)))
+        )
     if failures:
         say()
         say("Failed; the others are ranked")
@@ -135,13 +138,6 @@ def verdict_of(job: NasJob, scored: Scored) -> Verdict | None:
         resamples=job.command.resamples,
         level=job.command.level,
     )
-
-
-def reference_csv(rows: Sequence[Row]) -> str:
-    """The whole-set accuracies as a table that --reference takes."""
-    lines = ["network,seed,accuracy,validation_accuracy"]
-    lines += [f"{row.network},{row.seed},{row.test_accuracy},{row.score}" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def print_ranking(job: NasJob, scored: Scored) -> None:

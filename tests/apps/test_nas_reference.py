@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apps.nas.reference import read_reference
+from apps.nas.reference import read_reference, write_reference
 from apps.nas.table import Row, to_parquet
 from apps.nas.trial import Score, Unit
 from atom.errors import ConfigError
@@ -135,6 +135,25 @@ def test_the_ends_of_the_range_are_accuracies(tmp_path, low, high):
         "a": (0,),
         "b": (100,),
     }
+
+
+def test_a_table_of_fractions_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"no accuracy is above 0\.8704.*fractions.*multiply the column by 100"
+    ):
+        read_reference(csv_file(tmp_path, "network,accuracy\na,0.8704\nb,0.5\n"))
+    assert read_reference(csv_file(tmp_path, "network,accuracy\na,0.5\nb,1.5\n")) == {
+        "a": (0.5,),
+        "b": (1.5,),
+    }
+
+
+@pytest.mark.parametrize("name", ["a", 'convnet("w,3"), d', "line\nbreak"])
+def test_what_a_run_writes_is_read_again(tmp_path, name):
+    rows = [whole(name, 0, 80.5), whole(name, 1, 81.0), whole("other", 0, 7.25), whole("other", 1, 7.5)]
+    path = tmp_path / "reference.csv"
+    path.write_bytes(write_reference(rows))
+    assert read_reference(path) == {name: (80.5, 81.0), "other": (7.25, 7.5)}
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path):

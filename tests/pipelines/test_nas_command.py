@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_runs import RUN_S, environment, kill_workers, run, start, wait_for
 
+from apps.nas.reference import read_reference
 from apps.nas.table import Row, from_parquet
 from pipelines.tracking.backend import open_client
 
@@ -86,6 +87,7 @@ def test_a_ranking_ends_with_table_verdict_and_report(whole: tuple[Path, list[st
     assert lines[-1] == str(output / "report.html")
     assert "<html" in (output / "report.html").read_text()
     verdict = json.loads((output / "verdict.json").read_text())
+    assert read_reference(output / "reference.csv").keys() == verdict["truth"].keys()
     assert [proxy["name"] for proxy in verdict["proxies"]] == [
         "random",
         "early-steps",
@@ -110,7 +112,7 @@ def test_mlflow_holds_the_verdict_and_a_child_run_for_each_proxy(whole: tuple[Pa
     assert {child.info.status for child in children} == {"FINISHED"}
     assert "kendall/all" in names["random"].data.metrics
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"report.html", "results.parquet", "verdict.json", "plots"} <= files
+    assert {"report.html", "results.parquet", "reference.csv", "verdict.json", "plots"} <= files
 
 
 def test_killed_worker_and_killed_driver_leave_the_same_table(
