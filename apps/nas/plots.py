@@ -4,6 +4,7 @@ Figures are built without pyplot, so that nothing global is left behind and any 
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -13,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import EngFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 from scipy.stats import rankdata
 
@@ -76,7 +77,9 @@ def scatter_figure(verdict: Verdict) -> Figure:
         _scatter_panel(axes, proxy, verdict)
     for axes in grid[len(verdict.proxies) :]:
         axes.remove()
-    figure.supylabel(f"accuracy under {verdict.reference_name}, %", fontsize=10, parse_math=False)
+    # About fifteen letters an inch: a long name would be cut at both ends of a low figure.
+    label = textwrap.fill(f"accuracy under {verdict.reference_name}, %", int(15 * figure.get_figheight()) - 8)
+    figure.supylabel(label, fontsize=10, parse_math=False)
     marks = (
         (_ACCENT, "o", _ACCENT, f"true top {len(true_top(verdict.truth))}"),
         (_BLUE, "o", _BLUE, "other networks"),
@@ -112,14 +115,31 @@ def _scatter_panel(axes: Axes, proxy: ProxyVerdict, verdict: Verdict) -> None:
         left = np.full(len(heights), 0.02)
         axes.scatter(left, heights, marker=marker, s=20, color=_INK, transform=axes.get_yaxis_transform())
     low, high = min(x, default=0.0), max(x, default=0.0)
-    log = low > 0 and (high > 1000 * low or (high > low and proxy.name in _LOG_SCORES))
+    log = low > 0 and (high > 1000 * low or (high > 3 * low and proxy.name in _LOG_SCORES))
     axes.set_xscale("log" if log else "linear")
+    if log:
+        _few_log_ticks(axes)
     axes.set_xlabel("score (log scale)" if log else "score", fontsize=9)
     tau = kendall_of(proxy)
     coverage = "" if proxy.n == len(truth) else f", n = {proxy.n} of {len(truth)}"
     title = f"{_short(proxy.name, 34)}\nτ-b {number(tau.value)} {interval(tau)}".rstrip() + coverage
     axes.set_title(title, loc="left", fontsize=10, parse_math=False)
     _tidy(axes)
+
+
+def _few_log_ticks(axes: Axes) -> None:
+    """At most five labels such as "20k": a range within one decade has ten, which overprint each other."""
+    left, right = axes.get_xlim()
+    ticks: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
+        powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        ticks = [tick for tick in ticks if left <= tick <= right]
+        if len(ticks) >= 3:
+            break
+    axes.set_xticks(ticks[:: math.ceil(len(ticks) / 5)] if ticks else [left, right])
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def rank_flow_figure(verdict: Verdict) -> Figure:

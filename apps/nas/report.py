@@ -15,6 +15,7 @@ from apps.nas.plots import (
 )
 from apps.nas.summary import summary
 from apps.nas.verdict import Difference, Estimate, Verdict
+from apps.nas.verdict_table import p_text
 from apps.page import duration, number, page, picture, plain, table
 
 _FIGURES = (
@@ -158,16 +159,17 @@ def _agreement_table(verdict: Verdict) -> str:
     found = [one for proxy in verdict.proxies for one in proxy.agreement]
     subsets, rows = _told((one.subset, one.kendall.value) for one in found), []
     for proxy in verdict.proxies:
-        row = [escape(proxy.name), f"{proxy.images:,}", str(proxy.num_seeds)]
-        row += [duration(proxy.prepare_seconds), duration(proxy.train_seconds)]
+        row = [escape(proxy.name)]
         of = {agreement.subset: agreement for agreement in proxy.agreement}
+        # What the page is for comes first: a phone shows the first columns.
         for subset in subsets:
             one = of.get(subset)
-            row += [str(one.n), _cell(one.kendall), _cell(one.spearman)] if one else ["–"] * 3
-        rows.append([*row, escape(proxy.pick), number(proxy.pick_truth)])
-    heads = ["proxy", "images", "seeds", "prepare", "train", *["n", "τ-b", "ρ"] * len(subsets)]
-    groups = [("", 1), ("cost", 4), *((_group(subset), 3) for subset in subsets), ("its pick", 2)]
-    return table([*heads, "network", "accuracy, %"], rows, groups=groups)
+            row += [_cell(one.kendall), _cell(one.spearman), str(one.n)] if one else ["–"] * 3
+        row += [escape(proxy.pick), number(proxy.pick_truth), f"{proxy.images:,}", str(proxy.num_seeds)]
+        rows.append([*row, duration(proxy.prepare_seconds), duration(proxy.train_seconds)])
+    heads = ["proxy", *["τ-b", "ρ", "n"] * len(subsets), "network", "accuracy, %"]
+    groups = [("", 1), *((_group(subset), 3) for subset in subsets), ("its pick", 2), ("cost", 4)]
+    return table([*heads, "images", "seeds", "prepare", "train"], rows, groups=groups)
 
 
 def _difference_table(verdict: Verdict) -> str:
@@ -182,7 +184,7 @@ def _difference_table(verdict: Verdict) -> str:
             both = [of.get((subset, coefficient)) for coefficient in ("kendall", "spearman")]
             row.append(next((str(one.n) for one in both if one), "–"))
             for one in both:
-                row += [_cell(one.estimate), number(one.p, 3)] if one else ["–", "–"]
+                row += [_cell(one.estimate), escape(p_text(one.p))] if one else ["–", "–"]
         rows.append(row)
     heads = ["first − second", *["n", "τ-b", "p", "ρ", "p"] * len(subsets)]
     return table(heads, rows, groups=[("", 1), *((_group(subset), 5) for subset in subsets)])
@@ -243,4 +245,5 @@ def _score(value: float) -> str:
         return "∞" if value > 0 else "−∞"
     if abs(value) >= 1e9 or 0 < abs(value) < 0.005:
         return f"{value:.2e}".replace("-", "−")
-    return f"{value:,.0f}".replace("-", "−") if abs(value) >= 10_000 else number(value)
+    # Counts of parameters have no decimals, and stand beside larger ones; accuracies end at 100.
+    return f"{value:,.0f}".replace("-", "−") if abs(value) >= 1_000 else number(value)

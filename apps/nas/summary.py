@@ -20,33 +20,45 @@ def summary(verdict: Verdict) -> list[str]:
 
 
 def _ranking(verdict: Verdict) -> str:
-    def best(subset: str) -> tuple[str, Estimate, int]:
-        ranked = [proxy for proxy in verdict.proxies if kendall_of(proxy, subset).value is not None]
-        if not ranked:
-            return "", Estimate(None, None, None), 0
-        top = max(ranked, key=lambda proxy: kendall_of(proxy, subset).value or 0.0)
-        num = next(agreement.n for agreement in top.agreement if agreement.subset == subset)
-        return top.name, kendall_of(top, subset), num
+    def best(subset: str) -> tuple[list[str], Estimate, int]:
+        """Every proxy with the largest coefficient, and the interval of the first of them."""
+        known = [
+            (proxy, tau) for proxy in verdict.proxies if (tau := kendall_of(proxy, subset)).value is not None
+        ]
+        if not known:
+            return [], Estimate(None, None, None), 0
+        highest = max(tau.value or 0.0 for _, tau in known)
+        # Equal orders may differ in the last bit.
+        tied = [
+            (proxy, tau) for proxy, tau in known if math.isclose(tau.value or 0.0, highest, abs_tol=1e-12)
+        ]
+        first, tau = tied[0]
+        num = next(agreement.n for agreement in first.agreement if agreement.subset == subset)
+        return [proxy.name for proxy, _ in tied], tau, num
 
     level, total = f"{100 * verdict.level:g} % interval", len(verdict.truth)
-    name, tau, num = best("all")
-    if not name:
-        return f"With {total} networks no rank correlation can be computed, so no proxy can be judged."
+    names, tau, num = best("all")
+    if not names:
+        networks = f"{total} networks" if total != 1 else "one network"
+        return f"With {networks} no rank correlation can be computed, so no proxy can be judged."
     bounds = f", {level} {interval(tau)}" if interval(tau) else ", too few networks for an interval"
-    text = f"Of {len(verdict.proxies)} proxies, {name} orders the networks most like the reference "
+    orders = "order" if len(names) > 1 else "orders"
+    text = (
+        f"Of {len(verdict.proxies)} proxies, {listed(names)} {orders} the networks most like the reference "
+    )
     if len(verdict.proxies) == 1:
-        text = f"{name} is the one proxy compared with the reference "
+        text = f"{names[0]} is the one proxy compared with the reference "
     text += f"({verdict.reference_name}): Kendall's τ-b is {number(tau.value)} (1 is the same order, 0 none){bounds}, "
     text += f"{num} of {total} networks"
     if tau.low is not None and tau.low <= 0:
         text += "; that may be chance, since the interval reaches down to 0 or below"
-    name, tau, num = best("top 20 %")
-    if not name:
+    names, tau, num = best("top 20 %")
+    if not names:
         return text + "; the true top 20 % are too few to be ranked."
     bounds = interval(tau) or "without an interval"
     return (
-        text
-        + f"; among the true top 20 % {name} does best (τ-b {number(tau.value)} {bounds}, {num} networks)."
+        text + f"; among the true top 20 % {listed(names)} {'do' if len(names) > 1 else 'does'} best"
+        f" (τ-b {number(tau.value)} {bounds}, {num} networks)."
     )
 
 
@@ -80,6 +92,13 @@ def _regret(verdict: Verdict, first: ProxyVerdict) -> str:
     gap = verdict.truth[best] - first.pick_truth
     regret = next((top.regret for top in first.top if top.k == 1), Estimate(gap, None, None))
     tied = "" if math.isclose(regret.value or 0.0, gap, abs_tol=0.005) else " on average over its ties"
+    if math.isclose(gap, 0.0, abs_tol=0.005) and tied:
+        # The first of several with the same score, in the order of the truth: luck, that no user would have.
+        return (
+            f"The pick of {first.name}, {first.pick}, is the best network, {number(first.pick_truth)} %, but others"
+            f" share its score: taking any one of them costs {number(regret.value)} points on average"
+            f"{' ' + interval(regret) if interval(regret) else ''}."
+        )
     return (
         f"The pick of {first.name}, {first.pick}, reaches {number(first.pick_truth)} % and the best network, {best}, "
         f"{number(verdict.truth[best])} %, so trusting the pick alone costs {number(regret.value)} points{tied}"
@@ -97,11 +116,31 @@ def _ceiling(verdict: Verdict) -> str:
     top = (
         "" if ceiling.kendall_top is None else f", and at {number(ceiling.kendall_top)} on the true top 20 %"
     )
+    tau = number(ceiling.kendall)
+    agree = f"Any two of the {ceiling.num_seeds} seeds of the reference agree at τ-b {tau} on average{top}"
+    if ceiling.kendall <= chance_tau(len(verdict.truth)):
+        return (
+            f"{agree}: no more than unrelated orders may, so the reference itself is mostly noise and judges no"
+            " proxy; train it longer, with more seeds, or compare networks that differ more."
+        )
     return (
-        f"Any two of the {ceiling.num_seeds} seeds of the reference agree at τ-b {number(ceiling.kendall)} on average"
-        f"{top}: another training of the reference would do about as well, and only a proxy with less noise of its "
-        "own could do better."
+        f"{agree}: another training of the reference would do about as well, and only a proxy with less noise of its"
+        " own could do better."
     )
+
+
+def chance_tau(n: int) -> float:
+    """The τ that two unrelated orders of n networks stay below 19 times out of 20, by the normal approximation.
+
+    Its variance is 2 (2 n + 5) / (9 n (n - 1)) (Kendall, 1938).
+
+    Example:
+        >>> round(chance_tau(16), 2)
+        0.3
+    """
+    if n < 2:
+        return 1.0
+    return 1.645 * math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
 
 
 def _cost(verdict: Verdict, first: ProxyVerdict) -> str:

@@ -1,16 +1,19 @@
 import base64
 import dataclasses
+import itertools
 import math
 import re
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from page_outline import Outline
+from scipy.stats import kendalltau
 
 from apps.nas import plots
 from apps.nas.report import render_report
-from apps.nas.summary import summary
+from apps.nas.summary import chance_tau, summary
 from apps.nas.verdict import (
     Agreement,
     Ceiling,
@@ -130,17 +133,16 @@ def test_every_row_of_a_table_is_as_wide_as_its_headings(page):
 
 def test_the_verdict_row_holds_estimates_with_intervals_and_costs(outline):
     row = next(row for row in outline.rows if row[0] == "atom" and "20 min" in row)
-    assert row[1:5] == ["500", "2", "20 min", "10 min"]
-    assert row[5:8] == ["8", "0.71[0.41, 0.88]", "0.82[0.55, 0.93]"]
-    assert row[-2:] == ["net-1", "75.00"]
+    assert row[1:4] == ["0.71[0.41, 0.88]", "0.82[0.55, 0.93]", "8"]
+    assert row[4:] == ["net-1", "75.00", "500", "2", "20 min", "10 min"]
 
 
 def test_undefined_and_unknown_values_are_dashes(outline):
     constant = [row for row in outline.rows if row[0] == "constant"]
-    assert constant[0][6:8] == ["–", "–"]
+    assert constant[0][1:3] == ["–", "–"]
     assert set(constant[1][1:]) == {"–"}
     unknown = next(row for row in outline.rows if row[0] == "<b>&random")
-    assert unknown[3] == "–"
+    assert unknown[-2] == "–"
     assert "None" not in outline.text
     assert "nan" not in outline.text
 
@@ -169,7 +171,7 @@ def test_a_difference_is_read_from_either_side(verdict):
 def test_summary_has_the_best_the_regret_the_ceiling_and_the_cost(verdict):
     sentences = summary(verdict)
     assert 3 <= len(sentences) <= 5
-    assert "atom orders the networks most like the reference" in sentences[0]
+    assert "atom, parameters and <b>&random order the networks most like the reference" in sentences[0]
     assert "0.71 (1 is the same order, 0 none), 95 % interval [0.41, 0.88], 8 of 8" in sentences[0]
     assert "costs 5.00 points [0.00, 15.00]" in sentences[2]
     assert "agree at τ-b 0.93" in sentences[3]
@@ -180,6 +182,58 @@ def test_summary_admits_a_best_proxy_that_may_be_chance(verdict):
     weak = (Agreement("all", 8, Estimate(0.2, -0.3, 0.6), NONE),)
     proxies = (dataclasses.replace(verdict.proxies[0], agreement=weak),)
     assert "may be chance" in summary(dataclasses.replace(verdict, proxies=proxies))[0]
+
+
+def test_a_tie_is_credited_to_everyone_who_shares_it(verdict):
+    shared = (
+        Agreement("all", 8, Estimate(0.5, 0.1, 0.8), NONE),
+        Agreement("top 20 %", 3, Estimate(0.82, None, None), NONE),
+    )
+    proxies = tuple(
+        dataclasses.replace(verdict.proxies[place], name=name, agreement=shared)
+        for place, name in enumerate(("atom", "early-steps"))
+    )
+    sentence = summary(dataclasses.replace(verdict, proxies=proxies))[0]
+    assert "atom and early-steps order the networks most like the reference" in sentence
+    assert "among the true top 20 % atom and early-steps do best (τ-b 0.82" in sentence
+
+
+def test_a_pick_that_is_the_best_by_luck_of_a_tie_is_not_said_to_cost_what_it_does_not(verdict):
+    shared = (TopK(1, Estimate(0.5, None, None), Estimate(1.0, None, None), Estimate(2.5, None, None)),)
+    proxy = dataclasses.replace(verdict.proxies[0], pick="net-0", pick_truth=80.0, top=shared)
+    sentence = summary(dataclasses.replace(verdict, proxies=(proxy,)))[2]
+    assert sentence == (
+        "The pick of atom, net-0, is the best network, 80.00 %, but others share its score: taking any one of them"
+        " costs 2.50 points on average."
+    )
+
+
+@pytest.mark.parametrize(("kendall", "noise"), [(-0.07, True), (0.4, True), (0.6, False)])
+def test_a_reference_whose_seeds_do_not_agree_is_called_noise(verdict, kendall, noise):
+    # Eight networks: 19 of 20 unrelated orders stay below 0.49.
+    told = " ".join(summary(dataclasses.replace(verdict, ceiling=Ceiling(2, kendall, kendall))))
+    assert ("the reference itself is mostly noise" in told) == noise
+
+
+def test_unrelated_orders_stay_below_the_tau_of_chance_nineteen_times_of_twenty():
+    rng = np.random.default_rng(0)
+    taus = [kendalltau(rng.permutation(16), rng.permutation(16)).statistic for _ in range(2000)]
+    assert np.mean(np.array(taus) <= chance_tau(16)) == pytest.approx(0.95, abs=0.015)
+
+
+def test_one_network_is_not_networks(verdict):
+    lone = dataclasses.replace(verdict, truth={"net-0": 80.0}, proxies=verdict.proxies[3:])
+    assert summary(lone)[0].startswith("With one network no rank")
+
+
+def test_counts_have_no_decimals_and_small_p_no_zero(verdict):
+    sizes = proxy_verdict("parameters", dict.fromkeys(NETWORKS, 9546.0) | {"net-0": 11018.0})
+    small = (dataclasses.replace(verdict.differences[0], p=0.0001),)
+    made = dataclasses.replace(verdict, proxies=(sizes,), differences=small)
+    told = Outline(render_report(made, title="t", facts={}))
+    cells = [cell for row in told.rows for cell in row]
+    assert {"9,546", "11,018", "<0.001"} <= set(cells)
+    assert "0.000" not in cells
 
 
 def test_summary_says_what_is_unknown(verdict):
@@ -234,6 +288,36 @@ def test_each_proxy_has_a_panel_and_only_sizes_a_log_axis(verdict):
         p.name for p in verdict.proxies
     ]
     assert [axes.get_xscale() for axes in figure.axes] == ["linear", "log", "linear", "linear"]
+
+
+@pytest.mark.parametrize("num_proxies", [1, 3, 4])
+def test_a_long_name_of_the_reference_is_not_cut_at_the_edges(verdict, num_proxies):
+    name = "test accuracy after 100 epochs on all 50000 training images"
+    made = dataclasses.replace(verdict, proxies=verdict.proxies[:num_proxies], reference_name=name)
+    figure = plots.scatter_figure(made)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    label = figure.get_supylabel()
+    box = next(text for text in figure.texts if text.get_text() == label).get_window_extent()
+    assert " ".join(label.split()) == f"accuracy under {name}, %"
+    assert box.y0 >= 0
+    assert box.y1 <= figure.bbox.height
+    assert box.x0 >= 0
+
+
+@pytest.mark.parametrize("sizes", [(9_546, 11_018), (6e4, 5e5), (1e4, 6.4e5), (3e3, 4e9)])
+def test_labels_of_a_log_axis_do_not_overprint(verdict, sizes):
+    scores = {name: float(np.geomspace(*sizes, 8)[place]) for place, name in enumerate(NETWORKS)}
+    three = tuple(proxy_verdict("parameters", scores) for _ in range(3))
+    figure = plots.scatter_figure(dataclasses.replace(verdict, proxies=three))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axis = figure.axes[0].xaxis
+    boxes = [label.get_window_extent() for label in axis.get_ticklabels(which="both") if label.get_text()]
+    assert len(boxes) >= 2
+    assert all(
+        left.x1 < right.x0 for left, right in itertools.pairwise(sorted(boxes, key=lambda box: box.x0))
+    )
 
 
 def test_a_failed_network_is_marked_in_its_panel(verdict):
