@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 import matplotlib
@@ -28,7 +28,8 @@ th:first-child,.text th,.text td{text-align:left}tbody th{font-weight:600;positi
 .text td{white-space:normal}tbody tr:hover>*{background:var(--band)}td small{display:block;color:var(--soft)}
 colgroup+colgroup{border-left:1px solid var(--line)}
 figure{margin:1rem 0 2rem}figure div{overflow-x:auto;background:#fff;border:1px solid var(--line)}
-img{display:block;width:100%;min-width:660px;padding:.5rem}summary{cursor:pointer;color:var(--soft)}
+img{display:block;width:100%;min-width:660px;padding:.5rem}
+@media(max-width:699px){picture img{min-width:0}}summary{cursor:pointer;color:var(--soft)}
 """
 
 
@@ -106,3 +107,15 @@ def picture(figure: Figure, *, max_bytes: int = 500_000) -> str:
         buffer, kind = io.BytesIO(), "png"
         figure.savefig(buffer, format="png", dpi=120)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def drawing(draw: Callable[..., Figure], caption: str) -> str:
+    """A figure for pages: panels beside each other on a screen, below each other on a phone.
+
+    Args:
+        draw: gives the figure; called with `narrow`, once for each.
+        caption: HTML, shown below; also what stands for the image where it is not seen.
+    """
+    source = f'<source media="(max-width:699px)" srcset="{picture(draw(narrow=True))}">'
+    image = f'<img src="{picture(draw(narrow=False))}" alt="{escape(caption)}">'
+    return f"<figure><div><picture>{source}{image}</picture></div><figcaption>{caption}</figcaption></figure>"

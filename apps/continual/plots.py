@@ -4,13 +4,14 @@ Figures are built without pyplot, so that nothing global is left behind and any 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
+from numpy.typing import ArrayLike
 
 from apps.continual.findings import REFERENCES, Group, cells_by_pair, classes_seen, group_of, size
 from apps.continual.results import ContinualResults, Summary
@@ -19,15 +20,21 @@ _ACCENT, _GREY, _INK = "#c8550b", "#7a8590", "#333333"
 _COLORS = ("#2b6cb0", "#2f855a", "#8a4fa3", "#b08900", "#1f9aa8", "#c2417c", "#6b4f3a")
 _MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 _DASHES: dict[str, LineStyleType] = {"finetune": ":", "joint": "--"}
+_NARROW = 4.0
+"""Width of a narrow figure, inches: at the width of a phone its letters are as large as the text beside it."""
 
 
-def accuracy_figure(results: ContinualResults) -> Figure:
+def accuracy_figure(results: ContinualResults, *, narrow: bool = False) -> Figure:
     """One panel a learner: accuracy on the classes seen after each step, a line a memory, bands of one std.
 
     Lines of memories without a complete cell are thin, and end at the last step that all their cells have done.
+
+    Args:
+        results: of all cells.
+        narrow: whether panels stand below each other, as a phone needs them.
     """
     pairs, styles = cells_by_pair(results), _styles(results)
-    figure, panels = _panels(results, height=3.4)
+    figure, panels = _panels(results, height=3.4, narrow=narrow)
     seen = np.array(classes_seen(results))
     for learner, axes in panels.items():
         for name in REFERENCES:
@@ -39,10 +46,10 @@ def accuracy_figure(results: ContinualResults) -> Figure:
                 color, marker = styles[memory]
                 _curve(axes, seen, group, color=color, marker=marker)
         axes.set_xticks(seen if len(seen) <= 10 else seen[len(seen) % 5 or 4 :: 5])
-        axes.set_ylim(bottom=0)
         axes.set_xlabel("classes seen", fontsize=9)
+    _percent_scale(panels.values())
     figure.supylabel("accuracy on all classes seen, %", fontsize=10)
-    _legend(figure, results)
+    _legend(figure, results, narrow=narrow)
     return figure
 
 
@@ -68,19 +75,23 @@ def _curve(
         marker=marker,
     )
     if len(percent_CS) > 1:
-        std = percent_CS.std(axis=0, ddof=1)
-        axes.fill_between(seen, mean - std, mean + std, color=color, alpha=0.14, linewidth=0)
+        low, high = _range(mean, percent_CS.std(axis=0, ddof=1))
+        axes.fill_between(seen, low, high, color=color, alpha=0.14, linewidth=0)
 
 
-def forgetting_figure(results: ContinualResults) -> Figure:
-    """One panel a learner: points forgotten by each memory in both definitions, whiskers of one std."""
+def forgetting_figure(results: ContinualResults, *, narrow: bool = False) -> Figure:
+    """One panel a learner: points forgotten by each memory in both definitions, whiskers of one std.
+
+    Args:
+        results, narrow: see `accuracy_figure`.
+    """
     by_learner: dict[str, list[Summary]] = {}
     for row in results.summaries:
         key = "without replay" if row.learner in REFERENCES else row.learner
         by_learner.setdefault(key, []).append(row)
     tallest = max((len(rows) for rows in by_learner.values()), default=1)
     figure = Figure(layout="constrained")
-    drawn = _grid(figure, len(by_learner), height=0.42 * tallest + 0.8)
+    drawn = _grid(figure, len(by_learner), height=0.42 * tallest + 0.8, narrow=narrow)
     for axes, (learner, rows) in zip(drawn, by_learner.items(), strict=True):
         for offset, color, values in (
             (-0.2, _ACCENT, [row.forgetting_max for row in rows]),
@@ -105,17 +116,22 @@ def forgetting_figure(results: ContinualResults) -> Figure:
         Line2D([], [], color=color, linewidth=7, label=label)
         for color, label in ((_ACCENT, "from the best accuracy"), ("#f0b48a", "from the first accuracy"))
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=1 if narrow else 2, frameon=False, fontsize=9
+    )
     return figure
 
 
-def size_figure(results: ContinualResults) -> Figure:
+def size_figure(results: ContinualResults, *, narrow: bool = False) -> Figure:
     """One panel a learner: final average accuracy against the bytes of the memory on a log axis.
 
     Memories of one size stand beside each other, and one of no bytes at the left edge.
+
+    Args:
+        results, narrow: see `accuracy_figure`.
     """
     styles = _styles(results)
-    figure, panels = _panels(results, height=3.2)
+    figure, panels = _panels(results, height=3.2, narrow=narrow)
     sizes = [row.memory_bytes for row in results.summaries if row.learner not in REFERENCES]
     known = [num_bytes for num_bytes in sizes if num_bytes > 0] or [1000]
     empty = min(known) / 6
@@ -130,7 +146,9 @@ def size_figure(results: ContinualResults) -> Figure:
             color, marker = styles[row.memory]
             mean, std = row.final_average
             axes.axvline(row.memory_bytes or empty, color=_GREY, linewidth=0.5)
-            axes.errorbar(x, mean, yerr=std, color=color, marker=marker, markersize=7, capsize=3)
+            low_percent, high_percent = _range(mean, std or 0.0)
+            whiskers = [[mean - low_percent], [high_percent - mean]] if std is not None else None
+            axes.errorbar(x, mean, yerr=whiskers, color=color, marker=marker, markersize=7, capsize=3)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         ticks = _size_ticks(min(known) / 3, high)
@@ -138,11 +156,27 @@ def size_figure(results: ContinualResults) -> Figure:
         if 0 in sizes:
             axes.set_xticks([empty, *ticks], ["0 B", *(size(tick) for tick in ticks)])
         axes.set_xticks([], minor=True)
-        axes.set_ylim(bottom=0)
         axes.set_xlabel("memory after the last step (log scale)", fontsize=9)
+    _percent_scale(panels.values())
     figure.supylabel("final average accuracy, %", fontsize=10)
-    _legend(figure, results)
+    _legend(figure, results, narrow=narrow)
     return figure
+
+
+def _range(mean: ArrayLike, std: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ± std, as far as it is an accuracy in percent."""
+    return np.clip(np.subtract(mean, std), 0, 100), np.clip(np.add(mean, std), 0, 100)
+
+
+def _percent_scale(panels: Iterable[Axes]) -> None:
+    """The scale that panels share, from 0 to a little above all that is drawn.
+
+    For all at once, and last: a limit that is set freezes a shared scale at what is drawn by then.
+    """
+    panels = list(panels)
+    highest = max(axes.dataLim.y1 for axes in panels)
+    for axes in panels:
+        axes.set_ylim(0, 1.04 * highest if highest > 0 else 100)
 
 
 def _shifts(sizes: Sequence[int]) -> list[float]:
@@ -160,21 +194,24 @@ def _size_ticks(low: float, high: float) -> list[float]:
     return [step * 10.0**power for power in decades for step in steps if low <= step * 10.0**power <= high]
 
 
-def _panels(results: ContinualResults, *, height: float) -> tuple[Figure, dict[str, Axes]]:
-    """A panel a learner with replay, side by side on one scale; one for the references where there is none."""
+def _panels(results: ContinualResults, *, height: float, narrow: bool) -> tuple[Figure, dict[str, Axes]]:
+    """A panel a learner with replay, all on one scale; one for the references where there is none."""
     learners = list(dict.fromkeys(learner for learner, _ in cells_by_pair(results)))
     shown = [learner for learner in learners if learner not in REFERENCES] or ["without replay"]
     figure = Figure(layout="constrained")
-    panels = dict(zip(shown, _grid(figure, len(shown), height=height, sharey=True), strict=True))
+    drawn = _grid(figure, len(shown), height=height, narrow=narrow, sharey=True)
+    panels = dict(zip(shown, drawn, strict=True))
     for learner, axes in panels.items():
         _tidy(axes, learner)
     return figure, panels
 
 
-def _grid(figure: Figure, number: int, *, height: float, sharey: bool = False) -> list[Axes]:
-    columns = {0: 1, 1: 1, 2: 2, 4: 2}.get(number, 3)
+def _grid(figure: Figure, number: int, *, height: float, narrow: bool, sharey: bool = False) -> list[Axes]:
+    columns = 1 if narrow else {0: 1, 1: 1, 2: 2, 4: 2}.get(number, 3)
     rows = max(1, math.ceil(number / columns))
-    figure.set_size_inches(11, (height if columns > 1 else 1.2 * height) * rows + 0.9)
+    figure.set_size_inches(
+        _NARROW if narrow else 11, (height if narrow or columns > 1 else 1.2 * height) * rows + 0.9
+    )
     grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
     for axes in grid[number:]:
         axes.remove()
@@ -191,7 +228,7 @@ def _styles(results: ContinualResults) -> dict[str, tuple[str, str]]:
     return {memory: styles[memory] for memory in memories}
 
 
-def _legend(figure: Figure, results: ContinualResults) -> None:
+def _legend(figure: Figure, results: ContinualResults, *, narrow: bool) -> None:
     handles = [
         Line2D([], [], color=color, marker=marker, label=_short(memory))
         for memory, (color, marker) in _styles(results).items()
@@ -202,7 +239,9 @@ def _legend(figure: Figure, results: ContinualResults) -> None:
         for name, label in REFERENCES.items()
         if name in learners
     ]
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncols=2 if narrow else 5, frameon=False, fontsize=9
+    )
     for text in legend.get_texts():
         text.set(parse_math=False)
 

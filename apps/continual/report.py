@@ -4,6 +4,7 @@
 
 import base64
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from html import escape
 
 import numpy as np
@@ -12,12 +13,12 @@ from matplotlib.figure import Figure
 from apps.continual.findings import cells_by_pair, findings, gains, group_of, percent, size
 from apps.continual.plots import accuracy_figure, forgetting_figure, size_figure
 from apps.continual.results import ON_STATISTICS, CellResult, ContinualResults, Spread, Summary
-from apps.page import duration, number, page, picture, table
+from apps.page import drawing, duration, number, page, table
 
 _SHOWN_STEPS = 20
 """Rows and columns of a matrix on the page; of longer streams only so many steps are printed."""
 
-_Drawing = tuple[Callable[[ContinualResults], Figure], str, str]
+_Drawing = tuple[Callable[..., Figure], str, str]
 _ACCURACY: _Drawing = (
     accuracy_figure,
     "Accuracy as classes arrive",
@@ -138,10 +139,9 @@ def _gain_table(results: ContinualResults) -> Iterable[str]:
     )
 
 
-def _drawn(results: ContinualResults, drawing: _Drawing) -> str:
-    draw, heading, caption = drawing
-    image = f'<div><img src="{picture(draw(results))}" alt="{escape(heading)}"></div>'
-    return f"<h2>{heading}</h2><figure>{image}<figcaption>{caption}</figcaption></figure>"
+def _drawn(results: ContinualResults, one: _Drawing) -> str:
+    draw, heading, caption = one
+    return f"<h2>{heading}</h2>" + drawing(partial(draw, results), caption)
 
 
 def _matrices(results: ContinualResults) -> Iterable[str]:

@@ -102,7 +102,9 @@ def _scatter_panel(axes: Axes, proxy: ProxyVerdict, verdict: Verdict) -> None:
     finite = {name: score for name, score in scores.items() if math.isfinite(score)}
     x, y = list(finite.values()), [truth[name] for name in finite]
     spread = [verdict.truth_std.get(name) or 0.0 for name in finite]
-    axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=_GREY, elinewidth=0.9, rasterized=dense)
+    # An accuracy goes from 0 to 100 %, whatever its spread.
+    whiskers = np.minimum([spread, spread], np.array([y, [100.0 - height for height in y]]))
+    axes.errorbar(x, y, yerr=whiskers, fmt="none", ecolor=_GREY, elinewidth=0.9, rasterized=dense)
     top = set(true_top(truth))
     colors = [_ACCENT if name in top else _BLUE for name in finite]
     axes.scatter(x, y, s=8 if dense else 22, c=colors, alpha=0.75, linewidths=0, rasterized=dense, zorder=3)
@@ -113,6 +115,8 @@ def _scatter_panel(axes: Axes, proxy: ProxyVerdict, verdict: Verdict) -> None:
     lowest = [truth[name] for name in scores if name not in finite]
     for heights, marker in ((failed, "x"), (lowest, "<")):
         left = np.full(len(heights), 0.02)
+        # Placed by the panel's edge, they would not count for its limits, and could lie beyond.
+        axes.update_datalim([(0.0, height) for height in heights], updatex=False)
         axes.scatter(left, heights, marker=marker, s=20, color=_INK, transform=axes.get_yaxis_transform())
     low, high = min(x, default=0.0), max(x, default=0.0)
     log = low > 0 and (high > 1000 * low or (high > 3 * low and proxy.name in _LOG_SCORES))

@@ -2,12 +2,14 @@ import base64
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
-from page_outline import Outline
+from matplotlib.figure import Figure
+from page_outline import Outline, drawn_points
 
 from apps.continual import plots
 from apps.continual.findings import classes_seen, findings, gains, group_of, size
@@ -100,7 +102,7 @@ def test_every_tag_is_closed_in_order(outline):
 
 
 def test_the_page_fetches_nothing(page, outline):
-    assert len(outline.links) == 5
+    assert len(outline.links) == 2 * 3 + 2
     assert all(link.startswith("data:image/") for link in outline.links)
     assert "http" not in page
     assert "url(" not in page
@@ -272,7 +274,7 @@ def test_no_complete_cell_still_becomes_a_page():
     outline = Outline(render_continual(results_of([cell("random", "er", [[50.0]])]), title="t"))
     assert outline.wrong == []
     assert "None of 1 cells is complete" in outline.text
-    assert len(outline.links) == 1
+    assert len(outline.links) == 2
     assert "Compared with random" not in outline.text
 
 
@@ -295,7 +297,7 @@ def test_a_stream_of_one_step_has_no_forgetting():
     outline = Outline(render_continual(results_of([one], num_steps=1), title="t"))
     row = next(row for row in outline.rows if row[:2] == ["er", "random"])
     assert row[7:10] == ["–", "–", "–"]
-    assert len(outline.links) == 2
+    assert len(outline.links) == 4
 
 
 def test_a_memory_picture_is_embedded_as_it_is(outline):
@@ -348,6 +350,56 @@ def test_a_memory_of_no_bytes_stands_at_the_left_edge(results):
     assert ticks[0] == "0 B"
     left, _ = axes.get_xlim()
     assert left > 0
+
+
+@pytest.fixture(scope="module")
+def far_apart() -> ContinualResults:
+    """Learners at opposite ends of the scale, the lower one first, and a spread that leads beyond 100 %."""
+    cells = []
+    for order in (0, 1):
+        low, high = falling(15), [[99.0], [99.0, 60.0 + 39 * order], [99.0 * order, 99.0, 99.0]]
+        cells += [
+            cell("random", "gdumb", [[value / 10 for value in row] for row in low], order=order),
+            cell("random", "er", high, order=order),
+            cell("none", "finetune", low, order=order),
+        ]
+    return results_of(cells, failures=())
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("draw", [plots.accuracy_figure, plots.size_figure, plots.forgetting_figure])
+def test_every_panel_shows_all_that_is_drawn_in_it(
+    far_apart: ContinualResults, draw: Callable[..., Figure], narrow: bool
+) -> None:
+    figure = draw(far_apart, narrow=narrow)
+    for axes in figure.axes:
+        (left, right), (low, high) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+        x, y = drawn_points(axes)
+        assert len(x) > 0
+        assert left <= x.min()
+        assert x.max() <= right
+        assert low <= y.min()
+        assert y.max() <= high
+
+
+@pytest.mark.parametrize("draw", [plots.accuracy_figure, plots.size_figure])
+def test_no_accuracy_is_drawn_below_0_or_above_100_percent(
+    far_apart: ContinualResults, draw: Callable[..., Figure]
+) -> None:
+    for axes in draw(far_apart).axes:
+        _, y = drawn_points(axes)
+        assert y.min() >= 0
+        assert y.max() <= 100
+
+
+@pytest.mark.parametrize("draw", [plots.accuracy_figure, plots.size_figure, plots.forgetting_figure])
+def test_narrow_figures_have_their_panels_in_one_column(
+    results: ContinualResults, draw: Callable[..., Figure]
+) -> None:
+    figure = draw(results, narrow=True)
+    columns = {axes.get_subplotspec().get_gridspec().ncols for axes in figure.axes}
+    assert columns == {1}
+    assert len(figure.axes) == len(draw(results).axes)
 
 
 def test_the_same_results_become_the_same_page(results, page):

@@ -3,12 +3,14 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from page_outline import Outline
+from matplotlib.figure import Figure
+from page_outline import Outline, drawn_points
 from scipy.stats import kendalltau
 
 from apps.nas import plots
@@ -325,6 +327,28 @@ def test_a_failed_network_is_marked_in_its_panel(verdict):
     offsets = [np.asarray(marks.get_offsets()) for marks in panel.collections if hasattr(marks, "get_sizes")]
     at_edge = {float(y) for points in offsets for x, y in points if x == 0.02}
     assert at_edge == {TRUTH["net-3"], TRUTH["net-5"]}
+
+
+@pytest.mark.parametrize("draw", [plots.scatter_figure, plots.rank_flow_figure, plots.cost_quality_figure])
+def test_every_panel_shows_all_that_is_drawn_in_it(
+    verdict: Verdict, draw: Callable[[Verdict], Figure]
+) -> None:
+    # The worst network fails under the one proxy, and the spread of the best leads beyond 100 %.
+    truth = {name: 99.0 - 12 * place for place, name in enumerate(NETWORKS)}
+    kept = {name: 50.0 - place for place, name in enumerate(NETWORKS[:-1])}
+    extreme = dataclasses.replace(
+        verdict,
+        truth=truth,
+        truth_std=dict.fromkeys(NETWORKS, 4.0),
+        proxies=(proxy_verdict("atom", kept, n=7),),
+    )
+    for axes in draw(extreme).axes:
+        (left, right), (low, high) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+        x, y = drawn_points(axes)
+        assert left <= x.min() <= x.max() <= right
+        assert low <= y.min() <= y.max() <= high
+        if draw is plots.scatter_figure:
+            assert y.max() <= 100
 
 
 def test_rank_flow_puts_the_reference_first_and_leaves_a_gap_for_a_failure(verdict):
