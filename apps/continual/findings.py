@@ -195,9 +195,9 @@ def _forgetting(results: ContinualResults, ranked: dict[str, list[Summary]]) -> 
     if results.num_steps < 2:
         return ""
     rows = [rows[0] for rows in ranked.values()]
-    parts = [f"{percent(row.forgetting_max)} points by {row.learner} with {row.memory}" for row in rows]
+    parts = [f"{percent(row.forgetting)} points by {row.learner} with {row.memory}" for row in rows]
     parts += [
-        f"{percent(row.forgetting_max)} by {row.learner}"
+        f"{percent(row.forgetting)} by {row.learner}"
         for row in results.summaries
         if row.learner in REFERENCES
     ]

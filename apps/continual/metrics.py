@@ -6,13 +6,13 @@ a[i][j] is the accuracy in percent on the test images of step j, measured after 
 
 # T test images, K classes, S steps
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from atom.errors import ConfigError, DataError, ShapeError
+from atom.errors import DataError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +24,12 @@ class AccuracyMatrix:
 
     percent_SS: np.ndarray
     """float64 [S, S]; row i after step i, column j for the images of step j; NaN for j > i."""
-    num_images_S: np.ndarray
-    """int64 [S], test images of each step."""
 
     def __post_init__(self) -> None:
-        percent_SS, num_steps = self.percent_SS, len(self.num_images_S)
-        if num_steps < 1 or percent_SS.shape != (num_steps, num_steps) or not (self.num_images_S > 0).all():
-            raise ShapeError(
-                f"accuracy matrix of shape {percent_SS.shape} for test images {self.num_images_S.tolist()}; expected"
-                " a square one, with one positive number of images a step."
-            )
-        known_SS = np.tri(num_steps, dtype=bool)
+        percent_SS = self.percent_SS
+        if percent_SS.ndim != 2 or percent_SS.shape != percent_SS.shape[::-1] or not len(percent_SS):
+            raise ShapeError(f"accuracy matrix of shape {percent_SS.shape}; expected a square one.")
+        known_SS = np.tri(len(percent_SS), dtype=bool)
         inside_SS = (percent_SS >= 0) & (percent_SS <= 100)
         if not inside_SS[known_SS].all() or not np.isnan(percent_SS[~known_SS]).all():
             raise DataError(
@@ -43,32 +38,27 @@ class AccuracyMatrix:
             )
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Sequence[float]], num_images: Sequence[int]) -> "AccuracyMatrix":
-        """The matrix of rows of 1, 2, 3, ... accuracies, one a step done.
-
-        Args:
-            rows: see `predictions_to_row`.
-            num_images: test images of each step; those of steps not done yet may be there.
+    def from_rows(cls, rows: Sequence[Sequence[float]]) -> "AccuracyMatrix":
+        """The matrix of rows of 1, 2, 3, ... accuracies, one a step done; see `predictions_to_row`.
 
         Raises:
-            ShapeError: row i does not have i + 1 values, or there are more rows than numbers of images.
+            ShapeError: row i does not have i + 1 values, or there is none.
             DataError: a value is not in 0..100.
         """
         lengths = [len(row) for row in rows]
-        if lengths != list(range(1, len(rows) + 1)) or len(rows) > len(num_images):
+        if lengths != list(range(1, len(rows) + 1)):
             raise ShapeError(
-                f"accuracy matrix: rows have {lengths} values for {len(num_images)} steps; expected 1, 2, 3, ..."
-                " values, one row a step done."
+                f"accuracy matrix: rows have {lengths} values; expected 1, 2, 3, ..., one row a step done."
             )
         percent_SS = np.full((len(rows), len(rows)), np.nan)
         for step, row in enumerate(rows):
             percent_SS[step, : step + 1] = row
-        return cls(percent_SS, np.array(num_images[: len(rows)], dtype=np.int64))
+        return cls(percent_SS)
 
     @property
     def num_steps(self) -> int:
         """S, the steps done."""
-        return len(self.num_images_S)
+        return len(self.percent_SS)
 
 
 def predictions_to_row(
@@ -110,18 +100,6 @@ def predictions_to_row(
     return row
 
 
-def accuracy_on_seen(matrix: AccuracyMatrix, step: int) -> float:
-    """Accuracy after `step` on the test images of all classes seen by then: sum_j n_j a[i][j] / sum_j n_j.
-
-    Raises:
-        ConfigError: there is no such step.
-    """
-    if not 0 <= step < matrix.num_steps:
-        raise ConfigError(f"accuracy after step {step}: the matrix has steps 0 to {matrix.num_steps - 1}.")
-    seen = slice(0, step + 1)
-    return float(np.average(matrix.percent_SS[step, seen], weights=matrix.num_images_S[seen]))
-
-
 def final_average_accuracy(matrix: AccuracyMatrix) -> float:
     """Mean over the steps j of a[L][j], each step the same weight.
 
@@ -130,25 +108,22 @@ def final_average_accuracy(matrix: AccuracyMatrix) -> float:
     return float(matrix.percent_SS[-1].mean())
 
 
-def average_incremental_accuracy(matrix: AccuracyMatrix) -> float:
-    """Mean over the steps i of `accuracy_on_seen(i)`, the first step included.
+def forgetting(matrix: AccuracyMatrix) -> float:
+    """Mean over j < L of (max over i < L of a[i][j]) - a[L][j], in points; NaN for a single step.
 
-    Source: iCaRL (Rebuffi et al., 2017). Not to be compared with a final accuracy: early steps have fewer
-    classes to confuse.
+    From the best accuracy before the last step; negative where the last step is the best.
+    Source: Chaudhry et al., *Riemannian walk for incremental learning*, ECCV 2018.
     """
-    return float(np.mean([accuracy_on_seen(matrix, step) for step in range(matrix.num_steps)]))
+    return _lost(matrix, lambda percent_SS: np.nanmax(percent_SS[:-1, :-1], axis=0))
 
 
 def forgetting_max(matrix: AccuracyMatrix) -> float:
-    """Mean over j < L of (max over i of a[i][j]) - a[L][j], in points; NaN for a single step.
+    """Mean over j < L of (max over i <= L of a[i][j]) - a[L][j], in points; NaN for a single step.
 
-    The maximum runs over all rows from j on, the last one included, so it is never negative.
-    Source: Chaudhry et al., 2018, in the form of Mammoth's code, looked up.
+    `forgetting` with the last row among those that the best is taken of, so that no step counts below 0: a step that
+    has become better makes up for none that has become worse. Source: Mammoth's code, looked up.
     """
-    percent_SS = matrix.percent_SS
-    if matrix.num_steps == 1:
-        return float("nan")
-    return float((np.nanmax(percent_SS, axis=0) - percent_SS[-1])[:-1].mean())
+    return _lost(matrix, lambda percent_SS: np.nanmax(percent_SS, axis=0)[:-1])
 
 
 def forgetting_first(matrix: AccuracyMatrix) -> float:
@@ -156,9 +131,7 @@ def forgetting_first(matrix: AccuracyMatrix) -> float:
 
     From the first measurement, not the best one; negative if later steps helped. Source: Avalanche's code.
     """
-    if matrix.num_steps == 1:
-        return float("nan")
-    return float((np.diag(matrix.percent_SS) - matrix.percent_SS[-1])[:-1].mean())
+    return _lost(matrix, lambda percent_SS: np.diag(percent_SS)[:-1])
 
 
 def backward_transfer(matrix: AccuracyMatrix) -> float:
@@ -169,12 +142,17 @@ def backward_transfer(matrix: AccuracyMatrix) -> float:
     return -forgetting_first(matrix)
 
 
+def _lost(matrix: AccuracyMatrix, before: Callable[[np.ndarray], np.ndarray]) -> float:
+    if matrix.num_steps == 1:
+        return float("nan")
+    return float((before(matrix.percent_SS) - matrix.percent_SS[-1, :-1]).mean())
+
+
 __all__ = [
     "AccuracyMatrix",
-    "accuracy_on_seen",
-    "average_incremental_accuracy",
     "backward_transfer",
     "final_average_accuracy",
+    "forgetting",
     "forgetting_first",
     "forgetting_max",
     "predictions_to_row",

@@ -94,7 +94,7 @@ def forgetting_figure(results: ContinualResults, *, narrow: bool = False) -> Fig
     drawn = _grid(figure, len(by_learner), height=0.42 * tallest + 0.8, narrow=narrow)
     for axes, (learner, rows) in zip(drawn, by_learner.items(), strict=True):
         for offset, color, values in (
-            (-0.2, _ACCENT, [row.forgetting_max for row in rows]),
+            (-0.2, _ACCENT, [row.forgetting for row in rows]),
             (0.2, "#f0b48a", [row.forgetting_first for row in rows]),
         ):
             places = np.arange(len(rows)) + offset
@@ -114,7 +114,10 @@ def forgetting_figure(results: ContinualResults, *, narrow: bool = False) -> Fig
         axes.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
     handles = [
         Line2D([], [], color=color, linewidth=7, label=label)
-        for color, label in ((_ACCENT, "from the best accuracy"), ("#f0b48a", "from the first accuracy"))
+        for color, label in (
+            (_ACCENT, "from the best accuracy before"),
+            ("#f0b48a", "from the first accuracy"),
+        )
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=1 if narrow else 2, frameon=False, fontsize=9

@@ -30,8 +30,8 @@ _ACCURACY: _Drawing = (
 _FORGETTING: _Drawing = (
     forgetting_figure,
     "Forgetting",
-    "Shorter is better; whiskers are one standard deviation. Dark bars count from the best accuracy a step ever had "
-    "to its last, light ones from the first, which are negative where later steps helped. A learner that starts "
+    "Shorter is better; whiskers are one standard deviation. Dark bars count from the best accuracy on a step before "
+    "the last, light ones from the first; both are negative where later steps helped. A learner that starts "
     "afresh in every step forgets only through its memory.",
 )
 _SIZE: _Drawing = (
@@ -77,7 +77,9 @@ _READING = (
     "Means over the complete cells ± one standard deviation over class orders and training seeds together, which is "
     "not an interval of the mean. Accuracies are on {images}, in percent and class-incremental: the network is not "
     "told the step, except under “step told”. Average: mean over steps of the accuracy after the last one; "
-    "incremental: mean over time of the accuracy on all classes seen. Forgetting and backward transfer are in points. "
+    "incremental: mean over time of the accuracy on all classes seen. Forgetting is in points, the mean over steps but "
+    "the last: from the best accuracy before the last step (Chaudhry et al.), where no step counts below 0 (Mammoth), "
+    "and from the first accuracy (Avalanche; backward transfer has the other sign). "
     "Bytes are those of the images as stored after the last step; what joint keeps is not counted. Distillation is "
     "timed once for all cells, training summed over them. Under the complete cells: class orders × seeds among them. "
     "“–” means undefined or unknown."
@@ -93,14 +95,14 @@ def _result_table(results: ContinualResults) -> str:
         values = _values(row, forgets=results.num_steps > 1) if row else ["–"] * 10
         rows.append([escape(learner), escape(memory), done, *values])
     heads = ["learner", "memory", "complete", "average", "incremental", "all classes", "step told"]
-    heads += ["from best", "from first", "transfer", "kept", "distil", "train"]
-    groups = [("", 2), ("cells", 1), ("accuracy, %", 4), ("forgetting", 2), ("backward", 1), ("memory", 1)]
+    heads += ["from best", "at least 0", "from first", "kept", "distil", "train"]
+    groups = [("", 2), ("cells", 1), ("accuracy, %", 4), ("forgetting", 3), ("memory", 1)]
     return table(heads, rows, groups=[*groups, ("time", 2)])
 
 
 def _values(row: Summary, *, forgets: bool) -> list[str]:
     accuracies = (row.final_average, row.average_incremental, row.on_seen_last, row.task_final_average)
-    losses = (row.forgetting_max, row.forgetting_first, row.backward_transfer)
+    losses = (row.forgetting, row.forgetting_max, row.forgetting_first)
     average, incremental, on_seen, told = (_cell(value) for value in accuracies)
     if row.other_on_seen_last is not None:
         # No column of its own: the table is as wide as a page already.

@@ -11,6 +11,7 @@ from apps.continual.metrics import (
     AccuracyMatrix,
     backward_transfer,
     final_average_accuracy,
+    forgetting,
     forgetting_first,
     forgetting_max,
 )
@@ -103,12 +104,12 @@ class CellResult:
     complete: bool
 
     def class_matrix(self) -> AccuracyMatrix:
-        """The class-incremental accuracy matrix; its images count one a step, so weigh nothing by them."""
-        return AccuracyMatrix.from_rows([step.class_row for step in self.steps], [1] * len(self.steps))
+        """The class-incremental accuracy matrix."""
+        return AccuracyMatrix.from_rows([step.class_row for step in self.steps])
 
     def task_matrix(self) -> AccuracyMatrix:
-        """The task-masked accuracy matrix; likewise."""
-        return AccuracyMatrix.from_rows([step.task_row for step in self.steps], [1] * len(self.steps))
+        """The task-masked accuracy matrix."""
+        return AccuracyMatrix.from_rows([step.task_row for step in self.steps])
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ class Summary:
         final_average: mean over steps of the accuracy on each after the last step.
         average_incremental: mean over steps of the accuracy on all classes seen by then.
         on_seen_last: accuracy on all images after the last step.
-        forgetting_max, forgetting_first, backward_transfer: see `apps.continual.metrics`; 0 for a stream
-            of one step.
+        forgetting, forgetting_max, forgetting_first, backward_transfer: see `apps.continual.metrics`; 0 for a
+            stream of one step.
         task_final_average: `final_average` of the masked matrix.
         memory_images, memory_bytes: after the last step, the largest of the cells.
         distil_seconds: of distillation for this memory, summed over workers; None where nothing was distilled.
@@ -138,6 +139,7 @@ class Summary:
     final_average: Spread
     average_incremental: Spread
     on_seen_last: Spread
+    forgetting: Spread
     forgetting_max: Spread
     forgetting_first: Spread
     backward_transfer: Spread
@@ -241,6 +243,7 @@ def _summary(key: tuple[str, str], group: Sequence[CellResult], distil_s: float 
         final_average=spread([final_average_accuracy(result.class_matrix()) for result in group]),
         average_incremental=spread([fmean(s.accuracy_on_seen for s in result.steps) for result in group]),
         on_seen_last=spread([step.accuracy_on_seen for step in lasts]),
+        forgetting=_over_steps(group, forgetting),
         forgetting_max=_over_steps(group, forgetting_max),
         forgetting_first=_over_steps(group, forgetting_first),
         backward_transfer=_over_steps(group, backward_transfer),

@@ -1,8 +1,7 @@
 """Class-incremental streams: which classes arrive at which step, in an order decided by a seed."""
 
-# N images, K classes, S steps
+# K classes, S steps
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,9 +140,4 @@ def class_stream(num_classes: int, *, num_steps: int, order_seed: int) -> ClassS
     return ClassStream(order, tuple(tuple(part.tolist()) for part in parts))
 
 
-def rows_of(labels_N: np.ndarray, classes: Iterable[int]) -> np.ndarray:
-    """Ascending rows, int64, of the images whose label is one of `classes`."""
-    return np.flatnonzero(np.isin(labels_N, list(classes))).astype(np.int64)
-
-
-__all__ = ["DEFAULT_STEPS", "ClassStream", "class_order", "class_stream", "parse_stream", "rows_of"]
+__all__ = ["DEFAULT_STEPS", "ClassStream", "class_order", "class_stream", "parse_stream"]

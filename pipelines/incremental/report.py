@@ -78,7 +78,7 @@ def table(summaries: tuple[Summary, ...]) -> tuple[list[str], list[list[str]]]:
             row.learner,
             _shown(row.on_seen_last),
             _shown(row.average_incremental),
-            _shown(row.forgetting_max),
+            _shown(row.forgetting),
             _shown(row.task_final_average),
             str(row.n),
             f"{row.memory_images:,}",

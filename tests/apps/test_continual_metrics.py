@@ -10,19 +10,17 @@ from hypothesis import strategies as st
 
 from apps.continual.metrics import (
     AccuracyMatrix,
-    accuracy_on_seen,
-    average_incremental_accuracy,
     backward_transfer,
     final_average_accuracy,
+    forgetting,
     forgetting_first,
     forgetting_max,
     predictions_to_row,
 )
-from atom.errors import ConfigError, DataError, ShapeError
+from atom.errors import DataError, ShapeError
 
 # Step 0 is best after step 1, step 1 gets better at the end: the definitions of forgetting must differ.
 ROWS = [[80.0], [90.0, 70.0], [60.0, 72.0, 50.0]]
-NUM_IMAGES = [100, 300, 200]
 
 
 @st.composite
@@ -30,16 +28,13 @@ def matrices(draw):
     num_steps = draw(st.integers(2, 6))
     percent = st.floats(0, 100)
     rows = [draw(st.lists(percent, min_size=i + 1, max_size=i + 1)) for i in range(num_steps)]
-    counts = draw(st.lists(st.integers(1, 9), min_size=num_steps, max_size=num_steps))
-    return AccuracyMatrix.from_rows(rows, counts)
+    return AccuracyMatrix.from_rows(rows)
 
 
 def test_metrics_have_the_values_worked_out_by_hand():
-    matrix = AccuracyMatrix.from_rows(ROWS, NUM_IMAGES)
-    seen = [80.0, (90 * 100 + 70 * 300) / 400, (60 * 100 + 72 * 300 + 50 * 200) / 600]
-    assert [accuracy_on_seen(matrix, step) for step in range(3)] == pytest.approx(seen, abs=1e-12)
+    matrix = AccuracyMatrix.from_rows(ROWS)
     assert final_average_accuracy(matrix) == pytest.approx((60 + 72 + 50) / 3, abs=1e-12)
-    assert average_incremental_accuracy(matrix) == pytest.approx(sum(seen) / 3, abs=1e-12)
+    assert forgetting(matrix) == pytest.approx(((90 - 60) + (70 - 72)) / 2, abs=1e-12)
     assert forgetting_max(matrix) == pytest.approx(((90 - 60) + (72 - 72)) / 2, abs=1e-12)
     assert forgetting_first(matrix) == pytest.approx(((80 - 60) + (70 - 72)) / 2, abs=1e-12)
     assert backward_transfer(matrix) == pytest.approx(-9.0, abs=1e-12)
@@ -47,56 +42,46 @@ def test_metrics_have_the_values_worked_out_by_hand():
 
 @given(matrices())
 def test_metrics_equal_slow_loops(matrix):
-    a, n, last = matrix.percent_SS, matrix.num_images_S, matrix.num_steps - 1
-    seen = [sum(n[j] * a[i][j] for j in range(i + 1)) / sum(n[: i + 1]) for i in range(last + 1)]
+    a, last = matrix.percent_SS, matrix.num_steps - 1
+    before = [max(a[i][j] for i in range(j, last)) - a[last][j] for j in range(last)]
     worst = [max(a[i][j] for i in range(j, last + 1)) - a[last][j] for j in range(last)]
     first = [a[j][j] - a[last][j] for j in range(last)]
-    assert average_incremental_accuracy(matrix) == pytest.approx(sum(seen) / len(seen), abs=1e-9)
+    assert forgetting(matrix) == pytest.approx(sum(before) / last, abs=1e-9)
     assert forgetting_max(matrix) == pytest.approx(sum(worst) / last, abs=1e-9)
     assert forgetting_first(matrix) == pytest.approx(sum(first) / last, abs=1e-9)
 
 
 @given(matrices())
-def test_forgetting_from_the_best_is_never_negative_nor_below_that_from_the_first(matrix):
+def test_the_kinds_of_forgetting_are_ordered(matrix):
     assert forgetting_max(matrix) >= 0
-    assert forgetting_max(matrix) >= forgetting_first(matrix) - 1e-9
+    assert forgetting_max(matrix) >= forgetting(matrix) - 1e-9
+    assert forgetting(matrix) >= forgetting_first(matrix) - 1e-9
     assert backward_transfer(matrix) == -forgetting_first(matrix)
 
 
-def test_steps_of_equal_size_make_the_final_average_the_accuracy_on_seen():
-    matrix = AccuracyMatrix.from_rows(ROWS, [50, 50, 50])
-    assert accuracy_on_seen(matrix, 2) == pytest.approx(final_average_accuracy(matrix), abs=1e-12)
-
-
 def test_single_step_has_nothing_to_forget():
-    matrix = AccuracyMatrix.from_rows([[75.0]], NUM_IMAGES)
-    assert average_incremental_accuracy(matrix) == final_average_accuracy(matrix) == 75.0
-    assert all(math.isnan(metric(matrix)) for metric in (forgetting_max, forgetting_first, backward_transfer))
+    matrix = AccuracyMatrix.from_rows([[75.0]])
+    assert final_average_accuracy(matrix) == 75.0
+    kinds = (forgetting, forgetting_max, forgetting_first, backward_transfer)
+    assert all(math.isnan(metric(matrix)) for metric in kinds)
 
 
 def test_run_that_is_not_over_gives_the_matrix_of_its_steps():
-    matrix = AccuracyMatrix.from_rows(ROWS[:2], NUM_IMAGES)
+    matrix = AccuracyMatrix.from_rows(ROWS[:2])
     np.testing.assert_array_equal(matrix.percent_SS, [[80.0, np.nan], [90.0, 70.0]])
-    assert matrix.num_images_S.tolist() == [100, 300]
-    with pytest.raises(ConfigError, match="accuracy after step 2: the matrix has steps 0 to 1"):
-        accuracy_on_seen(matrix, 2)
+    assert matrix.num_steps == 2
 
 
-@pytest.mark.parametrize("rows", [[], [[1.0, 2.0]], [[1.0], [1.0]], [*ROWS, [1.0] * 4]])
+@pytest.mark.parametrize("rows", [[], [[1.0, 2.0]], [[1.0], [1.0]]])
 def test_rows_that_make_no_triangle_are_refused(rows):
     with pytest.raises(ShapeError, match="accuracy matrix"):
-        AccuracyMatrix.from_rows(rows, NUM_IMAGES)
+        AccuracyMatrix.from_rows(rows)
 
 
 @pytest.mark.parametrize("value", [float("nan"), -1.0, 100.5])
 def test_accuracy_outside_percent_is_refused(value):
     with pytest.raises(DataError, match="expected 0 to 100"):
-        AccuracyMatrix.from_rows([[50.0], [value, 50.0]], NUM_IMAGES)
-
-
-def test_step_without_images_is_refused():
-    with pytest.raises(ShapeError, match="positive number of images"):
-        AccuracyMatrix.from_rows([[50.0]], [0])
+        AccuracyMatrix.from_rows([[50.0], [value, 50.0]])
 
 
 @pytest.mark.parametrize("masked", [False, True])

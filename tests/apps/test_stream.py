@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.continual.stream import ClassStream, class_order, class_stream, parse_stream, rows_of
+from apps.continual.stream import ClassStream, class_order, class_stream, parse_stream
 from atom.errors import ConfigError
 
 
@@ -93,11 +93,3 @@ def test_order_seed_outside_the_generators_range_is_refused(seed):
 def test_stream_whose_steps_do_not_cut_the_order_is_refused(order, steps):
     with pytest.raises(ConfigError, match="make streams with class_stream"):
         ClassStream(order, steps)
-
-
-def test_rows_of_classes_are_ascending_and_of_those_classes_alone():
-    labels_N = np.array([2, 0, 1, 2, 1, 0])
-    rows = rows_of(labels_N, (2, 1))
-    assert rows.tolist() == [0, 2, 3, 4]
-    assert rows.dtype == np.int64
-    assert rows_of(labels_N, ()).tolist() == []
