@@ -63,7 +63,7 @@ def learn_stream(command: ContinualCommand) -> int:
         store = Store.open(location)
         # What is fitted before the last checks must not outlive a refusal.
         with lock(store, scratch=(PREPROCESS_NAME, VIEWS_NAME)):
-            identity = identity_of(command, real, num_steps=num_steps, device_kind=device_kind)
+            identity = identity_of(command, real, decided, device_kind=device_kind)
             claim(store, identity)
             say_header("atom-continual", shown(command, decided, identity), cluster, size, store)
             for note in [*decided.notes, *notes_on(given, real)]:
@@ -106,16 +106,24 @@ def given_set(command: ContinualCommand) -> "Iterator[tuple[DistilledSet, float 
 
 
 def identity_of(
-    command: ContinualCommand, real: "RealData", *, num_steps: int, device_kind: str
+    command: ContinualCommand, real: "RealData", decided: "Plan", *, device_kind: str
 ) -> dict[str, object]:
     """What an output belongs to; experiments that agree in it share its images and cells."""
+    from apps.continual.stream import step_sizes
     from atom.distill import IMAGES_VERSION
+
+    own: dict[str, object] = {}
+    if decided.step_sizes != step_sizes(real.train.num_classes, decided.num_steps):
+        own["step_classes"] = decided.step_sizes
+    if command.class_order is not None:
+        own["class_order"] = decided.streams[decided.first].order
 
     return {
         "train": real.train.fingerprint,
         "test": real.test.fingerprint,
         "preprocess_on": command.preprocess_on,
-        "num_steps": num_steps,
+        "num_steps": decided.num_steps,
+        **own,
         "zca": command.zca,
         "zca_eps": command.zca_eps,
         "device": device_kind,
@@ -155,6 +163,8 @@ def shown(command: ContinualCommand, decided: "Plan", identity: Mapping[str, obj
         for name, value in command.model_dump().items()
         if name not in skipped and value is not None and value != ""
     }
+    if not {"order_seeds", "class_order"}.isdisjoint(asked):
+        del asked["orders"]
     return {**asked, **identity, "cells": len(decided.cells)}
 
 

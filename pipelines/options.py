@@ -226,6 +226,7 @@ class ContinualCommand(
         return self.model_copy(
             update={
                 "orders": 1,
+                "order_seeds": self.order_seeds and self.order_seeds[:1],
                 "seeds": 1,
                 "iterations": min(self.iterations or 4, 4),
                 "batch_real": min(self.batch_real, 16),

@@ -4,6 +4,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -63,9 +64,9 @@ def group_of(cells: Iterable[CellResult]) -> Group | None:
 
 
 def classes_seen(results: ContinualResults) -> list[int]:
-    """Classes that have arrived after each step; see `apps.continual.stream.class_stream`."""
-    each, larger = divmod(results.num_classes, results.num_steps)
-    return [step * each + min(step, larger) for step in range(1, results.num_steps + 1)]
+    """Classes that have arrived after each step, in every class order."""
+    steps = next(iter(results.steps.values()))
+    return list(accumulate(len(classes) for classes in steps))
 
 
 def is_distilled(memory: str) -> bool:

@@ -59,6 +59,8 @@ class StepResult:
         train_seconds: of the learner in this step.
         statistics: where a network with BatchNorm had its statistics from when it was asked: "step", the real images
             of the step, with learners that go on with their network; "training" with gdumb, and for other networks.
+        by_class: accuracy on the images of each class seen by then, by its name in the order of arrival,
+            class-incremental, percent; empty in results that were stored without it.
         other_class_row, other_on_seen: `class_row` and `accuracy_on_seen` with the other of the two; empty and None
             for networks without BatchNorm, and for learners without a memory.
     """
@@ -71,6 +73,7 @@ class StepResult:
     memory_bytes: int
     train_seconds: float
     statistics: str = "training"
+    by_class: Mapping[str, float] = field(default_factory=dict)
     other_class_row: tuple[float, ...] = ()
     other_on_seen: float | None = None
 
@@ -90,6 +93,7 @@ class StepResult:
             memory_bytes=int(value["memory_bytes"]),
             train_seconds=float(value["train_seconds"]),
             statistics=str(value.get("statistics", "training")),
+            by_class={str(name): float(a) for name, a in value.get("by_class", {}).items()},
             other_class_row=tuple(float(a) for a in value.get("other_class_row", ())),
             other_on_seen=None if value.get("other_on_seen") is None else float(value["other_on_seen"]),
         )
@@ -165,6 +169,8 @@ class ContinualResults:
         facts: what a reader needs to judge and repeat the run.
         failures: (cell, reason).
         score_on: "test" or "validation", the images that accuracies are measured on.
+        steps: names of the classes of each step, by class order.
+        class_images: images that accuracies are measured on, by name of the class.
     """
 
     stream: str
@@ -176,6 +182,8 @@ class ContinualResults:
     facts: Mapping[str, str] = field(default_factory=dict)
     failures: tuple[tuple[str, str], ...] = ()
     score_on: str = "test"
+    steps: Mapping[int, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    class_images: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` is the inverse."""
@@ -202,6 +210,11 @@ class ContinualResults:
             failures=tuple((name, reason) for name, reason in value["failures"]),
             # Results written before the field was there do not have it.
             score_on=value.get("score_on", "test"),
+            steps={
+                int(order): tuple(tuple(classes) for classes in steps)
+                for order, steps in value.get("steps", {}).items()
+            },
+            class_images=dict(value.get("class_images", {})),
         )
 
 

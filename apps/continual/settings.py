@@ -59,7 +59,7 @@ class LearnerSettings(Settings):
 
         Args:
             device_kind: of the workers.
-            step_images: real training images of a step, such as the mean over the stream; at least 1.
+            step_images: real training images of the step; at least 1.
             seen_images: real training images of all classes that joint is to be trained on; at least 1.
             symbols: whether the images show written symbols, which are not mirrored; see `RealData.symbols`.
         """
@@ -87,6 +87,8 @@ class ContinualSettings(Settings):
     """gdumb, er, er-ace, der++, and the floor and ceiling finetune and joint, which use no memory and run once."""
     steps: Annotated[int, Field(ge=1)] | None = None
     """Steps the classes arrive in; default that of seq-cifar10, seq-cifar100 and the like."""
+    step_classes: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Classes of each step, such as 50 10 10 10 10 10; default equal steps."""
     budget: str = "20/class"
     """Size of each memory: "20/class", "2000 images", or bytes as stored, "600kB" or "60kB/class". Source of the
     default: DM."""
@@ -95,6 +97,10 @@ class ContinualSettings(Settings):
     image."""
     orders: Annotated[int, Field(ge=1)] = 5
     """Class orders, those of the seeds 0, 1, ...; each is a run of its own. Source: DM, five."""
+    order_seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | None = None
+    """Seeds of the class orders, such as 1993, NumPy's permutations; goes before --orders."""
+    class_order: tuple[str, ...] | None = None
+    """One class order of your own: every class by name or label, or a file with one a line; goes before --orders."""
     seeds: Annotated[int, Field(ge=1)] = 1
     """Trainings of each class order; random memories are drawn anew for each. Source: DM, three; one is chosen here."""
     preprocess_on: Literal["all", "first-step"] = "all"

@@ -2,7 +2,10 @@
 
 # K classes, S steps
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -123,21 +126,106 @@ def class_order(num_classes: int, *, order_seed: int) -> tuple[int, ...]:
 
 
 def class_stream(num_classes: int, *, num_steps: int, order_seed: int) -> ClassStream:
-    """The classes in the order of the seed, cut into steps of equal size.
-
-    Where the number does not divide, the first steps get one class more; no class is left out.
+    """The classes in the order of the seed, cut into steps of equal size, see `step_sizes`.
 
     Raises:
-        ConfigError: fewer than one step, more steps than classes, or see `class_order`.
+        ConfigError: see `step_sizes` and `class_order`.
+    """
+    return cut(class_order(num_classes, order_seed=order_seed), step_sizes(num_classes, num_steps))
+
+
+def step_sizes(num_classes: int, num_steps: int) -> tuple[int, ...]:
+    """Classes of each step where all are to be equal; where the number does not divide, the first get one more.
+
+    Raises:
+        ConfigError: fewer than one step, or more steps than classes.
     """
     if not 1 <= num_steps <= num_classes:
         raise ConfigError(
             f"--steps {num_steps}: the source has {num_classes} classes, and every step brings one or more; pass"
             f" 1 to {num_classes}."
         )
-    order = class_order(num_classes, order_seed=order_seed)
-    parts = np.array_split(np.array(order), num_steps)
-    return ClassStream(order, tuple(tuple(part.tolist()) for part in parts))
+    each, larger = divmod(num_classes, num_steps)
+    return tuple(each + (step < larger) for step in range(num_steps))
 
 
-__all__ = ["DEFAULT_STEPS", "ClassStream", "class_order", "class_stream", "parse_stream"]
+def cut(order: Sequence[int], sizes: Sequence[int]) -> ClassStream:
+    """The classes in an order, so many in each step.
+
+    Raises:
+        ConfigError: the sizes do not add up to the classes.
+
+    Example:
+        >>> cut((3, 0, 2, 1), (3, 1)).steps
+        ((3, 0, 2), (1,))
+    """
+    if sum(sizes) != len(order) or min(sizes, default=0) < 1:
+        raise ConfigError(
+            f"--step-classes {' '.join(map(str, sizes))}: these are {sum(sizes)} classes, but the source has"
+            f" {len(order)}; pass one positive number a step, {len(order)} in all."
+        )
+    ends = np.cumsum(sizes).tolist()
+    return ClassStream(
+        tuple(order), tuple(tuple(order[end - size : end]) for end, size in zip(ends, sizes, strict=True))
+    )
+
+
+def parse_order(given: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
+    """A class order as a user writes it, as labels.
+
+    Args:
+        given: every class once, by its name; or by its label, a number from 0, where these are no names. Or the path
+            of one file with a class a line.
+        class_names: by label.
+
+    Raises:
+        ConfigError: the file cannot be read, or a class is unknown, missing or named twice.
+
+    Example:
+        >>> parse_order(["dog", "cat"], ("cat", "dog")), parse_order(["1", "0"], ("cat", "dog"))
+        ((1, 0), (1, 0))
+    """
+    flag, wanted, names = "--class-order", list(given), {name: c for c, name in enumerate(class_names)}
+    if len(wanted) == 1 and wanted[0] not in names:
+        flag, wanted = f"{flag} {wanted[0]}", _lines(Path(wanted[0]))
+    if all(name.isdecimal() for name in wanted) and not set(wanted) <= set(names):
+        names = {str(c): c for c in range(len(class_names))}
+    unknown = next((name for name in wanted if name not in names), None)
+    if unknown is not None:
+        close = difflib.get_close_matches(unknown, names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"classes are {', '.join(list(names)[:5])}, ..."
+        raise ConfigError(f"{flag}: the source has no class {unknown!r}; {hint}")
+    twice = next((name for name in wanted if wanted.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{flag}: names the class {twice!r} twice; every class comes once.")
+    missing = [name for name in names if name not in wanted]
+    if missing:
+        few = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        raise ConfigError(
+            f"{flag}: names {len(wanted)} of {len(names)} classes, without {few}; name every class once."
+        )
+    return tuple(names[name] for name in wanted)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(
+            f"--class-order {path}: neither a class nor a file that can be read ({why}); pass every class once, or"
+            " a text file with one a line."
+        ) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+__all__ = [
+    "DEFAULT_STEPS",
+    "ClassStream",
+    "class_order",
+    "class_stream",
+    "cut",
+    "parse_order",
+    "parse_stream",
+    "step_sizes",
+]

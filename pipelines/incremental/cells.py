@@ -134,8 +134,7 @@ class Cells:
         return StepContext(
             inputs={item.cell: self._inputs(item) for item in items},
             network=job.command.network,
-            num_classes=job.real.train.num_classes,
-            settings=job.learner_settings,
+            class_names=job.real.train.class_names,
             train_settings=job.train_settings,
             device_kind=job.device_kind,
         )
@@ -155,6 +154,7 @@ class Cells:
             before=before,
             after=after,
             state=self._states.get(cell),
+            settings=self._job.learner_settings(cell.order, item.step),
         )
 
     def _names_of(self, cell: Cell) -> list[str]:
@@ -165,7 +165,6 @@ class Cells:
             "device": job.device_kind,
             "network": nets.identity(job.command.network),
             "learner": cell.learner,
-            "settings": deciding(cell.learner, job.learner_settings, job.train_settings),
             "version": RESULTS_VERSION,
         }
         for step in range(job.plan.num_steps):
@@ -174,6 +173,8 @@ class Cells:
                 place = self._memories.key(cell.memory, cell.order, cell.seed)
                 memory = self._memories.recipe(place, step)
             steps = job.plan.streams[cell.order].steps[: step + 1]
+            settings = job.learner_settings(cell.order, step)
+            memory["settings"] = deciding(cell.learner, settings, job.train_settings)
             # The key before holds what the memory was when the step began.
             key = settings_hash(
                 {**common, **memory, "training": training_seed(cell), "steps": steps, "before": key}

@@ -71,13 +71,13 @@ class Choices:
         plan = self._job.plan
         arrivals = [
             next(step for step, classes in enumerate(stream.steps) if class_id in classes)
-            for stream in plan.streams
+            for stream in plan.streams.values()
         ]
-        return max(plan.quota(kind, order, step) for order, step in enumerate(arrivals))
+        return max(plan.quota(kind, order, step) for order, step in zip(plan.streams, arrivals, strict=True))
 
     def _choices(self) -> list[Choice]:
         plan, job = self._job.plan, self._job
-        views = dict.fromkeys(job.views.name(order) for order in range(len(plan.streams)))
+        views = dict.fromkeys(job.views.name(order) for order in plan.streams)
         return [
             self.of(kind, view, class_id)
             for kind in plan.memories

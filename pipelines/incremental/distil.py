@@ -108,7 +108,7 @@ class Distiller:
         plan, size = self._job.plan, self._job.command.classes_per_group
         found: dict[Lot, dict[Group, None]] = {}
         for memory in plan.distilled:
-            for order, stream in enumerate(plan.streams):
+            for order, stream in plan.streams.items():
                 classes = sorted(stream.steps[step])
                 groups = [tuple(classes[i : i + size]) for i in range(0, len(classes), size)]
                 found.setdefault(self.lot(memory, order, step), {}).update(dict.fromkeys(groups))
@@ -129,7 +129,7 @@ class Distiller:
     def worker_seconds(self, memory: str) -> float | None:
         """Seconds that workers spent on a memory's lots, in whatever run on this output; None where unknown."""
         plan = self._job.plan
-        steps = [(order, step) for order in range(len(plan.streams)) for step in range(plan.num_steps)]
+        steps = [(order, step) for order in plan.streams for step in range(plan.num_steps)]
         lots = {self.lot(memory, *place) for place in steps}
         spent = [times(self._store(lot)).get(DISTILL_WORKER_S) for lot in lots]
         # Without one of them the sum would be too small.

@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from apps.continual.settings import LearnerSettings
 from atom.data import ImageSet, RealData
 from atom.resolve import resolve_evaluation
-from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
+from atom.settings import DeviceKind, EvaluateSettings, Settings
 from pipelines.distillation import ActorSize
 from pipelines.incremental.cells import Cells
 from pipelines.incremental.distil import Ahead, Distiller, distil_settings
@@ -55,7 +56,10 @@ class ContinualJob:
         self.learner_size = learner_size
         self.device_kind: DeviceKind = device_kind
         self.limits = Limits(command.max_retries, chunk_timeout_s=command.timeout_s)
-        self.learner_settings, self.train_settings = self._resolved()
+        asked = command.part(EvaluateSettings)
+        self.train_settings = resolve_evaluation(asked, device_kind=device_kind, symbols=real.symbols)
+        # Asked for again and again, and always the same.
+        self.learner_settings = cache(self._learner_settings)
         # Only the whitening counts here: the mode that asks least of the network.
         self.preprocess_settings = distil_settings(self, mode="dm", ipc=1)
         self.views = Views(
@@ -71,7 +75,7 @@ class ContinualJob:
         self.distil_settings = self.distiller.all_settings()
         self.memories = Memories(self, self.distiller)
         if SET in decided.memories:
-            self.memories.given(self.views.name(0))
+            self.memories.given(self.views.name(decided.first))
         self.cells = Cells(self, self.memories)
 
     @property
@@ -81,17 +85,20 @@ class ContinualJob:
             return self.real.validation
         return self.real.test
 
-    def _resolved(self) -> tuple[LearnerSettings, EvaluateSettings]:
-        num_train, on = len(self.real.train.labels), self.device_kind
-        learner = self.command.part(LearnerSettings).resolved(
-            device_kind=on,
-            # The same for all steps, though a step may hold more images than another.
-            step_images=max(1, num_train // self.plan.num_steps),
-            seen_images=num_train,
+    def _learner_settings(self, order: int, step: int) -> LearnerSettings:
+        """Settings of the learners in a step of a class order, resolved: where it has few images, more epochs."""
+        counts_K = self.real.train.per_class_counts()
+        return self.command.part(LearnerSettings).resolved(
+            device_kind=self.device_kind,
+            step_images=int(counts_K[list(self.plan.streams[order].steps[step])].sum()),
+            seen_images=len(self.real.train.labels),
             symbols=self.real.symbols,
         )
-        asked = self.command.part(EvaluateSettings)
-        return learner, resolve_evaluation(asked, device_kind=on, symbols=self.real.symbols)
+
+    def all_learner_settings(self) -> dict[str, str]:
+        """Settings of the learners in all steps and class orders, as of `together`."""
+        places = [(order, step) for order in self.plan.streams for step in range(self.plan.num_steps)]
+        return together([self.learner_settings(*place) for place in places])
 
     def data_key(self, order: int) -> dict[str, Any]:
         """The images of a class order, as keys of results hold them."""
@@ -109,7 +116,7 @@ class ContinualJob:
         """The MLflow run of this output: a new one, or that of an earlier driver continued."""
         command = self.command
         params: dict[str, object] = {
-            **{f"learner.{k}": v for k, v in self.learner_settings.model_dump().items()},
+            **{f"learner.{k}": v for k, v in self.all_learner_settings().items()},
             **{f"train.{k}": v for k, v in self.train_settings.model_dump().items()},
             "preprocess.zca": self.preprocess_settings.zca,
             **{f"distill.{name}": value for name, value in together(self.distil_settings).items()},
@@ -117,7 +124,8 @@ class ContinualJob:
             "continual.learners": " ".join(command.learners),
             "continual.network": command.network,
             "continual.steps": self.plan.num_steps,
-            "continual.orders": command.orders,
+            "continual.orders": orders_text(command),
+            "continual.step_classes": " ".join(map(str, self.plan.step_sizes)),
             "continual.seeds": command.seeds,
             "continual.budget": command.budget,
             "continual.storage": command.storage,
@@ -141,7 +149,7 @@ class ContinualJob:
         """All steps of all cells, and the pictures of the memories; whether it was stopped."""
         if not self.cells.open and not self._pictures_missing():
             return False
-        for order in range(len(self.plan.streams)):
+        for order in self.plan.streams:
             # Before any thread: what is made at first use must not be made twice.
             self.views.view(self.views.name(order))
         if self.memories.choices.make(stop):
@@ -196,14 +204,22 @@ class ContinualJob:
         tracker.log_metrics(means, step=step)
 
 
-def together(settings: Sequence[DistillSettings]) -> dict[str, str]:
-    """Settings of several lots as one: where they differ, all values in order, once each."""
+def together(settings: Sequence[Settings]) -> dict[str, str]:
+    """Settings of one kind as one: where they differ, all values in order, once each."""
     dumps = [one.model_dump(mode="json") for one in settings]
     return {
         name: " ".join(dict.fromkeys(str(dump[name]) for dump in dumps))
         for dump in dumps[:1]
         for name in dump
     }
+
+
+def orders_text(command: ContinualCommand) -> str:
+    """Which class orders are run, for people."""
+    if command.class_order is not None:
+        return "1, given by --class-order"
+    seeds = range(command.orders) if command.order_seeds is None else command.order_seeds
+    return f"{len(seeds)}, NumPy's permutations of the seeds {' '.join(map(str, seeds))}"
 
 
 def metric_name(learner: str) -> str:

@@ -53,7 +53,7 @@ class Memories:
         self.keys: list[Key] = [
             (memory, order, draw)
             for memory in job.plan.memories
-            for order in range(len(job.plan.streams))
+            for order in job.plan.streams
             for draw in (draws if memory in DRAWN else (0,))
         ]
 
@@ -89,7 +89,7 @@ class Memories:
             # Whatever is wrong with the images of a memory, the others go on without it.
             try:
                 kept = self._made(key, step)
-                if order == 0 and key[2] == 0:
+                if order == self._job.plan.first and key[2] == 0:
                     self._draw(key, step, kept)
             except StoreError:
                 raise
@@ -101,7 +101,11 @@ class Memories:
 
     def picture_name(self, memory: str, step: int) -> str:
         """Where the picture of a memory of the first class order lies."""
-        key = settings_hash({**self.recipe((memory, 0, 0), step), "data": self._job.data_key(0)})
+        job, order = self._job, self._job.plan.first
+        steps = job.plan.streams[order].steps[: step + 1]
+        key = settings_hash(
+            {**self.recipe((memory, order, 0), step), "data": job.data_key(order), "steps": steps}
+        )
         return f"pictures/{memory}-step{step}-{key[:8]}.png"
 
     def _draw(self, key: Key, step: int, kept: Memory | Reservoir) -> None:

@@ -2,7 +2,7 @@
 
 # S steps, K classes
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -11,7 +11,7 @@ from apps.continual.exemplars import Storage, image_bytes
 from apps.continual.learner import LEARNERS
 from apps.continual.results import WITHOUT_MEMORY, Cell
 from apps.continual.selection import KINDS
-from apps.continual.stream import ClassStream, class_stream, parse_stream
+from apps.continual.stream import ClassStream, class_order, cut, parse_order, parse_stream, step_sizes
 from atom.data import RealData
 from atom.errors import ConfigError
 from atom.settings import Mode
@@ -22,6 +22,8 @@ DRAWN = ("random", RESERVOIR)
 """Memories drawn anew for every class order and training seed, so that their spread holds that of the draw."""
 _REPLAYS_NOTHING = ("er", "der++")
 """Learners that are finetune, bit for bit, where the memory is empty; er-ace is not, it masks its logits."""
+MOST_ORDERS = 100
+"""Most class orders that a number can ask for. Chosen: published experiments have 1 to 10, and 1993 is a seed."""
 _MODES: tuple[str, ...] = get_args(Mode)
 _KNOWN = (NONE, RESERVOIR, *KINDS, DISTILLED, *(f"{DISTILLED}-{mode}" for mode in _MODES), SET)
 
@@ -31,7 +33,7 @@ class Plan:
     """What is to be done.
 
     Attributes:
-        streams: by class order.
+        streams: by class order, which is the seed of a random one, and 0 for one that the user gave.
         cells: without those that would repeat another.
         budget: of every memory.
         shape: (C, H, W) of the images.
@@ -40,7 +42,7 @@ class Plan:
         notes: what was left out and why, for people.
     """
 
-    streams: tuple[ClassStream, ...]
+    streams: Mapping[int, ClassStream]
     cells: tuple[Cell, ...]
     budget: Budget
     shape: tuple[int, int, int]
@@ -49,9 +51,19 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @property
+    def first(self) -> int:
+        """The first class order."""
+        return next(iter(self.streams))
+
+    @property
     def num_steps(self) -> int:
         """S."""
-        return self.streams[0].num_steps
+        return self.streams[self.first].num_steps
+
+    @property
+    def step_sizes(self) -> tuple[int, ...]:
+        """Classes of each step, the same in all orders."""
+        return tuple(len(classes) for classes in self.streams[self.first].steps)
 
     @property
     def memories(self) -> tuple[str, ...]:
@@ -79,16 +91,21 @@ class Plan:
 
     def capacity(self) -> int:
         """Images of a reservoir."""
-        return self.budget.capacity(self.streams[0].num_classes, self.bytes_per_image(RESERVOIR))
+        return self.budget.capacity(self.streams[self.first].num_classes, self.bytes_per_image(RESERVOIR))
 
 
 def source_of(command: ContinualCommand) -> tuple[str, int]:
     """Data source and number of steps that --dataset and --steps name.
 
     Raises:
-        ConfigError: see `parse_stream`.
+        ConfigError: see `parse_stream`, or --step-classes has another number of steps.
     """
-    return parse_stream(command.dataset, command.steps)
+    sizes = command.step_classes
+    if sizes is not None and command.steps not in (None, len(sizes)):
+        raise ConfigError(
+            f"--steps {command.steps}: --step-classes has {len(sizes)} steps; leave --steps out."
+        )
+    return parse_stream(command.dataset, command.steps if sizes is None else len(sizes))
 
 
 def check_names(command: ContinualCommand) -> Budget:
@@ -96,7 +113,8 @@ def check_names(command: ContinualCommand) -> Budget:
 
     Raises:
         ConfigError: an unknown memory or learner, --set without its memory or the other way round, a budget
-            that is none, validation scores without validation images.
+            that is none, validation scores without validation images, class orders that contradict each other, or
+            more than anyone wants.
     """
     for flag, given, known in (
         ("--memories", command.memories, _KNOWN),
@@ -114,6 +132,17 @@ def check_names(command: ContinualCommand) -> Budget:
         )
     if command.ipc != 1:
         raise ConfigError(f"ipc {command.ipc}: --budget decides the images of a class; leave ipc out.")
+    if command.class_order is not None and command.order_seeds is not None:
+        raise ConfigError("--class-order and --order-seeds both say in which order classes come; pass one.")
+    for flag, values in (("--order-seeds", command.order_seeds), ("--class-order", command.class_order)):
+        if values is not None and (not values or len(set(values)) < len(values)):
+            raise ConfigError(f"{flag}: names {'one twice' if values else 'none'}; name each once.")
+    if command.orders > MOST_ORDERS and command.order_seeds is None and command.class_order is None:
+        raise ConfigError(
+            f"--orders {command.orders}: would run {command.orders:,} class orders, those of the seeds 0 to"
+            f" {command.orders - 1}; for that of one seed pass --order-seeds {command.orders}, for many of them list"
+            f" theirs there; --orders goes to {MOST_ORDERS}."
+        )
     if command.score_on == "validation" and not command.validation_frac:
         raise ConfigError("--score-on validation: there are no validation images; pass --validation-frac.")
     return parse_budget(command.budget)
@@ -123,16 +152,15 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
     """Check what was asked for against the images, and settle it.
 
     Raises:
-        ConfigError: more steps than classes, a budget below one image a class, or nothing left to run.
+        ConfigError: steps or an order that do not fit the classes, a budget below one image a class, or nothing left
+            to run.
     """
     budget = check_names(command)
     num_classes = real.train.num_classes
     channels, height, width = real.train.images.shape[1:]
-    streams = tuple(
-        class_stream(num_classes, num_steps=num_steps, order_seed=order) for order in range(command.orders)
-    )
+    streams = _streams(command, real.train.class_names, num_steps=num_steps)
     memories, same = _distinct(command.memories, command.mode)
-    cells, notes = _cells(memories, command.learners, orders=command.orders, seeds=command.seeds)
+    cells, notes = _cells(memories, command.learners, orders=tuple(streams), seeds=command.seeds)
     smallest = int(real.train.per_class_counts().min())
     decided = Plan(
         streams=streams,
@@ -152,6 +180,17 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
             f" {decided.max_ipc}/class or less."
         )
     return replace(decided, notes=(*decided.notes, *_on_sizes(decided)))
+
+
+def _streams(
+    command: ContinualCommand, class_names: tuple[str, ...], *, num_steps: int
+) -> dict[int, ClassStream]:
+    num_classes = len(class_names)
+    sizes = command.step_classes or step_sizes(num_classes, num_steps)
+    if command.class_order is not None:
+        return {0: cut(parse_order(command.class_order, class_names), sizes)}
+    seeds = range(command.orders) if command.order_seeds is None else command.order_seeds
+    return {seed: cut(class_order(num_classes, order_seed=seed), sizes) for seed in seeds}
 
 
 def _distinct(memories: Sequence[str], mode: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -174,7 +213,7 @@ def _on_sizes(decided: Plan) -> Iterator[str]:
     wanted = [
         decided.quota(memory, order, step)
         for memory in decided.distilled
-        for order in range(len(decided.streams))
+        for order in decided.streams
         for step in range(decided.num_steps)
     ]
     if wanted and max(wanted) > decided.max_ipc:
@@ -185,7 +224,7 @@ def _on_sizes(decided: Plan) -> Iterator[str]:
 
 
 def _cells(
-    memories: Sequence[str], learners: Sequence[str], *, orders: int, seeds: int
+    memories: Sequence[str], learners: Sequence[str], *, orders: Sequence[int], seeds: int
 ) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     """The grid without repetitions, those of the first order and seed first, and notes on what was left out."""
     pairs: list[tuple[str, str]] = []
@@ -209,5 +248,5 @@ def _cells(
     if alone and len(memories) > 1:
         notes.append(f"{' and '.join(alone)}: no memory changes them, run once with memory none.")
     kept = dict.fromkeys(pairs)
-    cells = [Cell(m, name, order, s) for order in range(orders) for s in range(seeds) for m, name in kept]
+    cells = [Cell(m, name, order, s) for order in orders for s in range(seeds) for m, name in kept]
     return tuple(cells), tuple(dict.fromkeys(notes))

@@ -10,7 +10,7 @@ from apps.continual.report import render_continual
 from apps.continual.results import ON_STATISTICS, ContinualResults, Spread, Summary, summarise
 from atom.device import describe_hardware
 from pipelines.command import project_version, say
-from pipelines.incremental.job import ContinualJob, metric_name, together
+from pipelines.incremental.job import ContinualJob, metric_name, orders_text, together
 from pipelines.incremental.plan import SET
 from pipelines.progress import format_duration, format_table, print_table
 from pipelines.provenance import git_commit
@@ -53,8 +53,11 @@ def collect(job: ContinualJob) -> ContinualResults:
     seconds = {memory: found for memory, found in spent.items() if found is not None}
     if job.given is not None and job.given[1] is not None:
         seconds[SET] = job.given[1]
-    sizes = sorted({len(classes) for classes in job.plan.streams[0].steps}, reverse=True)
-    each = " or ".join(map(str, sizes))
+    sizes = job.plan.step_sizes
+    each = " or ".join(map(str, sorted({*sizes}, reverse=True)))
+    if sorted(sizes, reverse=True) != list(sizes) or max(sizes) > min(sizes) + 1:
+        each = " + ".join(map(str, sizes))
+    names = job.real.train.class_names
     return ContinualResults(
         stream=f"{job.real.source.title} in {job.plan.num_steps} steps of {each} classes",
         num_steps=job.plan.num_steps,
@@ -65,6 +68,11 @@ def collect(job: ContinualJob) -> ContinualResults:
         facts=facts(job),
         failures=tuple((cell.name, reason) for cell, reason in job.cells.failed.items()),
         score_on=_judged(job),
+        steps={
+            order: tuple(tuple(names[c] for c in classes) for classes in stream.steps)
+            for order, stream in job.plan.streams.items()
+        },
+        class_images=dict(zip(names, job.judged.per_class_counts().tolist(), strict=True)),
     )
 
 
@@ -97,7 +105,7 @@ def remarks(summaries: tuple[Summary, ...]) -> list[str]:
 
 def facts(job: ContinualJob) -> dict[str, str]:
     """What a reader needs to judge and repeat the run."""
-    command, real, train, learner = job.command, job.real, job.train_settings, job.learner_settings
+    command, real, train, learner = job.command, job.real, job.train_settings, job.all_learner_settings()
     validation = 0 if real.validation is None else len(real.validation.labels)
     whole = "all training images, those of classes to come among them, as the published protocols do"
     on_first = "the training images of the first step, so differently for each class order"
@@ -106,7 +114,7 @@ def facts(job: ContinualJob) -> dict[str, str]:
             f"{real.source.title}: {len(real.train.labels)} training, {validation} validation,"
             f" {len(real.test.labels)} test images; accuracies are on the {_judged(job)} images of classes seen"
         ),
-        "class orders": f"{command.orders}, NumPy's permutations of the seeds 0 to {command.orders - 1}",
+        "class orders": orders_text(command),
         "trainings": f"{command.seeds} of each class order, each from random weights of its own",
         "spread": (
             "standard deviation over class orders and trainings; random and reservoir are drawn anew for each, herding,"
@@ -125,12 +133,13 @@ def facts(job: ContinualJob) -> dict[str, str]:
         "gdumb": (
             f"{train.epochs} epochs, batch {train.batch_train}, SGD {train.lr_net:g}, momentum"
             f" {train.momentum_net:g}, weight decay {train.weight_decay:g}, DSA {train.eval_dsa_strategy},"
-            f" {train.eval_precision}; joint: {learner.joint_epochs} epochs, otherwise the same"
+            f" {train.eval_precision}; joint: {learner['joint_epochs']} epochs, otherwise the same"
         ),
         "er, er-ace, der++, finetune": (
-            f"{learner.step_epochs} epochs a step, batch {learner.batch_current} and {learner.batch_memory} of the"
-            f" memory, SGD {learner.lr_replay:g}, momentum {learner.momentum_replay:g}, DSA"
-            f" {learner.replay_dsa_strategy}; der++ alpha {learner.der_alpha:g}, beta {learner.der_beta:g}"
+            f"{_epochs(learner['step_epochs'])} epochs a step, batch {command.batch_current} and"
+            f" {command.batch_memory} of the memory, SGD {command.lr_replay:g}, momentum"
+            f" {command.momentum_replay:g}, weight decay {command.weight_decay_replay:g}, DSA"
+            f" {learner['replay_dsa_strategy']}; der++ alpha {command.der_alpha:g}, beta {command.der_beta:g}"
         ),
     }
     if job.plan.distilled:
@@ -152,6 +161,12 @@ def _distillation(job: ContinualJob) -> str:
         f" {command.distil_network}, {of_all['precision']}, seed {command.seed}, {shown} images a class when it"
         f" arrives; each class {alone if command.classes_per_group == 1 else grouped}"
     )
+
+
+def _epochs(values: str) -> str:
+    """Numbers of epochs, most first: those of one step if all are equal, else of the steps with few and many images."""
+    numbers = sorted({int(value) for value in values.split()})
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} (more for fewer images)"
 
 
 def _given_set(job: ContinualJob) -> str:

@@ -2,7 +2,7 @@
 
 # N images, C channels, H height, W width
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Views:
         judged: ImageSet,
         *,
         settings: DistillSettings,
-        streams: Sequence[ClassStream],
+        streams: Mapping[int, ClassStream],
         shared: bool,
         store: Store,
         cache: Path,
@@ -74,7 +74,7 @@ class Views:
                     store.inside(f"{VIEWS_NAME}/order{order}"),
                     None,
                 )
-                for order, stream in enumerate(streams)
+                for order, stream in streams.items()
             }
         self._digests = {name: fitted.digest for name, fitted in self._fitted.items()}
 

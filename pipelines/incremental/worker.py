@@ -72,6 +72,7 @@ class StepInputs:
         train, judged: references to the images by class, see `View`.
         before, after: the memory when the step begins and ends.
         state: reference to the learner's bytes after the step before, or None.
+        settings: of the learner in this step, resolved.
     """
 
     steps: tuple[tuple[int, ...], ...]
@@ -81,16 +82,16 @@ class StepInputs:
     before: Held
     after: Held
     state: Any
+    settings: "LearnerSettings"
 
 
 @dataclass(frozen=True, eq=False)
 class StepContext:
-    """What the cells of a step share."""
+    """What the cells of a step share; `class_names` by label."""
 
     inputs: Mapping[Cell, StepInputs]
     network: str
-    num_classes: int
-    settings: "LearnerSettings"
+    class_names: tuple[str, ...]
     train_settings: EvaluateSettings
     device_kind: DeviceKind
 
@@ -113,7 +114,7 @@ def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, byt
             cell.learner,
             state,
             data,
-            settings=context.settings,
+            settings=inputs.settings,
             seed=training_seed(cell),
             device=device,
             **common,
@@ -125,7 +126,7 @@ def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, byt
         if cell.learner not in WITHOUT_MEMORY:
             images_NCHW, _ = _labelled(inputs.train, inputs.steps[-1])
             restated = with_statistics_of(
-                after, images_NCHW=images_NCHW, num_classes=context.num_classes, device=device, **common
+                after, images_NCHW=images_NCHW, num_classes=len(context.class_names), device=device, **common
             )
             of_step = None if restated is None else _measure(restated, judged, inputs.steps, context)
     shown, other = trained, of_step
@@ -141,6 +142,7 @@ def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, byt
         memory_bytes=inputs.after.num_bytes,
         train_seconds=seconds,
         statistics="training" if shown is trained else "step",
+        by_class=shown.by_class,
         other_class_row=() if other is None else other.class_row,
         other_on_seen=None if other is None else other.on_seen,
     )
@@ -189,7 +191,7 @@ def _step_data(item: CellStep, inputs: StepInputs, context: StepContext) -> "Ste
         step=item.step,
         step_classes=inputs.steps[-1],
         seen_classes=seen,
-        num_classes=context.num_classes,
+        num_classes=len(context.class_names),
         current=None if learner in ("gdumb", "joint") else _labelled(inputs.train, inputs.steps[-1]),
         memory_before=_contents(inputs.before, preprocess),
         memory_after=_contents(inputs.after, preprocess),
@@ -199,10 +201,11 @@ def _step_data(item: CellStep, inputs: StepInputs, context: StepContext) -> "Ste
 
 @dataclass(frozen=True)
 class _Accuracies:
-    """Accuracies of a network in one state, percent: by step, told the step, on all images."""
+    """Accuracies of a network in one state, percent: by step, told the step, by name of the class, on all images."""
 
     class_row: tuple[float, ...]
     task_row: tuple[float, ...]
+    by_class: Mapping[str, float]
     on_seen: float
 
 
@@ -218,16 +221,19 @@ def _measure(
         state,
         context.network,
         images_TCHW=images_TCHW,
-        num_classes=context.num_classes,
+        num_classes=len(context.class_names),
         train_settings=context.train_settings,
         device=resolve_device(context.device_kind),
     ).numpy()
     labels_T = labels.numpy()
     class_row = predictions_to_row(logits_TK, labels_T, steps, masked=False)
     task_row = predictions_to_row(logits_TK, labels_T, steps, masked=True)
+    seen = [class_id for classes in steps for class_id in classes]
+    class_percent = predictions_to_row(logits_TK, labels_T, [(c,) for c in seen], masked=False).tolist()
+    by_class = {context.class_names[c]: value for c, value in zip(seen, class_percent, strict=True)}
     counts = [np.isin(labels_T, classes).sum() for classes in steps]
     on_seen = float(np.average(class_row, weights=counts))
-    return _Accuracies(tuple(class_row.tolist()), tuple(task_row.tolist()), on_seen)
+    return _Accuracies(tuple(class_row.tolist()), tuple(task_row.tolist()), by_class, on_seen)
 
 
 def _contents(held: Held, preprocess: "Preprocess") -> "Labelled | None":

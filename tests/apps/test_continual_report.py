@@ -55,6 +55,7 @@ def results_of(cells: list[CellResult], **changes: Any) -> ContinualResults:
         distil_seconds={"distilled": 600.0},
         facts={"command": "continual.py --note 'a < b'"},
         failures=(("herding-er-o1-s0", "loss became NaN & stopped"),),
+        steps={0: (("0", "1", "2", "3"), ("4", "5", "6"), ("7", "8", "9"))},
     )
     return dataclasses.replace(made, **changes)
 
@@ -168,7 +169,10 @@ def test_the_matrix_is_the_mean_over_complete_cells(results, outline):
 def test_long_streams_show_some_of_their_steps_the_first_and_last_among_them(results):
     rows = [[50.0] * (step + 1) for step in range(50)]
     long = dataclasses.replace(cell("random", "er", rows), complete=True)
-    page = render_continual(results_of([long], num_steps=50, num_classes=50), title="t")
+    page = render_continual(
+        results_of([long], num_steps=50, num_classes=50, steps={0: tuple((str(c),) for c in range(50))}),
+        title="t",
+    )
     heads = next(row for row in Outline(page).rows if row and row[0] == "after")
     assert len(heads) == 21
     assert (heads[1], heads[-1]) == ("1", "50")
@@ -294,7 +298,7 @@ def test_references_alone_still_become_a_page(results):
 
 def test_a_stream_of_one_step_has_no_forgetting():
     one = dataclasses.replace(cell("random", "er", [[50.0]]), complete=True)
-    outline = Outline(render_continual(results_of([one], num_steps=1), title="t"))
+    outline = Outline(render_continual(results_of([one], num_steps=1, steps={0: (("0",),)}), title="t"))
     row = next(row for row in outline.rows if row[:2] == ["er", "random"])
     assert row[7:10] == ["–", "–", "–"]
     assert len(outline.links) == 4
@@ -306,6 +310,8 @@ def test_a_memory_picture_is_embedded_as_it_is(outline):
 
 def test_classes_seen_follow_the_cut_of_the_stream(results):
     assert classes_seen(results) == [4, 7, 10]
+    large_first = dataclasses.replace(results, steps={1993: (("a", "b", "c"), ("d",), ("e",))})
+    assert classes_seen(large_first) == [3, 4, 5]
 
 
 @pytest.mark.parametrize(

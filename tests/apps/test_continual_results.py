@@ -11,7 +11,16 @@ from apps.continual.results import Cell, CellResult, ContinualResults, StepResul
 
 def made_result(rows: Sequence[Sequence[float]], *, seed: int = 0, complete: bool = True) -> CellResult:
     steps = [
-        StepResult(i, tuple(row), tuple(100.0 for _ in row), float(np.mean(row)), 10, 640, 2.0)
+        StepResult(
+            i,
+            tuple(row),
+            tuple(100.0 for _ in row),
+            float(np.mean(row)),
+            10,
+            640,
+            2.0,
+            by_class={"cat": row[0]},
+        )
         for i, row in enumerate(rows)
     ]
     return CellResult(Cell("random", "er", 0, seed), tuple(steps), complete)
@@ -37,6 +46,8 @@ def test_results_survive_json() -> None:
     results = ContinualResults(
         *("digits", 2, 4, cells, tuple(summarise(cells)), {"random": 1.0}, {"a": "b"}, (("c", "why"),)),
         score_on="validation",
+        steps={1993: (("cat", "dog"), ("cow", "pig"))},
+        class_images={"cat": 5, "dog": 6, "cow": 7, "pig": 8},
     )
     saved = json.loads(json.dumps(results.to_dict()))
     assert ContinualResults.from_dict(saved) == results

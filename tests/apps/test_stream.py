@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.continual.stream import ClassStream, class_order, class_stream, parse_stream
+from apps.continual.stream import ClassStream, class_order, class_stream, cut, parse_order, parse_stream
 from atom.errors import ConfigError
 
 
@@ -79,6 +79,40 @@ def test_classes_seen_are_those_of_the_steps_so_far():
 def test_more_steps_than_classes_or_none_are_refused(num_steps):
     with pytest.raises(ConfigError, match=f"--steps {num_steps}: the source has 3 classes.*pass 1 to 3"):
         class_stream(3, num_steps=num_steps, order_seed=0)
+
+
+def test_class_order_by_labels_names_or_file(tmp_path):
+    names = ("cat", "2", "dog")
+    assert parse_order(["dog", "cat", "2"], names) == (2, 0, 1)
+    assert parse_order(["2", "0", "1"], names) == (2, 0, 1)
+    file = tmp_path / "a file"
+    file.write_text("\ufeff1\n0\n\n 2 \n", encoding="utf-8")
+    assert parse_order([str(file)], names) == (1, 0, 2)
+    assert parse_order(["one"], ("one",)) == (0,)
+
+
+def test_numbers_that_name_classes_are_names():
+    assert parse_order(["2", "0", "1"], ("1", "2", "0")) == (1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["cat", "dgo"], "has no class 'dgo'; did you mean 'dog'"),
+        (["cat", "cat"], "names the class 'cat' twice"),
+        (["3", "0", "1"], "has no class '3'"),
+        (["cat", "dog"], "names 2 of 3 classes, without '2'"),
+    ],
+)
+def test_class_order_that_is_not_all_classes_once_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_order(given, ("cat", "2", "dog"))
+
+
+@pytest.mark.parametrize("sizes", [(), (2, 0, 1), (2,), (2, 2)])
+def test_sizes_of_steps_that_are_not_all_classes_are_refused(sizes):
+    with pytest.raises(ConfigError, match="in all"):
+        cut((0, 2, 1), sizes)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 
 BATCH = "convnet-w8-d1-batch"
 STEPS = ((0, 1),)
+NAMES = tuple(f"digit {label}" for label in range(10))
 SPACE = Preprocess(torch.zeros(1), torch.ones(1))
 TRAIN = EvaluateSettings(epochs=40, batch_train=8, eval_dsa_strategy="none", eval_precision="float32")
 REPLAY = LearnerSettings(step_epochs=1, replay_dsa_strategy="none")
@@ -37,8 +38,8 @@ def judged(memory: str, learner: str, network: str) -> StepResult:
     references = {c: ray.put(np.ascontiguousarray(images)) for c, images in of.items()}
     tensors = ray.put({name: tensor.numpy() for name, tensor in SPACE.tensors().items()})
     cell = Cell(memory, learner, order=0, seed=0)
-    inputs = StepInputs(STEPS, tensors, references, references, Held(), held, None)
-    context = StepContext({cell: inputs}, network, 10, REPLAY, TRAIN, "cpu")
+    inputs = StepInputs(STEPS, tensors, references, references, Held(), held, None, REPLAY)
+    context = StepContext({cell: inputs}, network, NAMES, TRAIN, "cpu")
     return run_cell_step(CellStep(cell, 0), context)[0]
 
 
@@ -69,3 +70,10 @@ def test_without_batch_norm_or_memory_there_is_one_accuracy(
 ) -> None:
     result = judged(memory, learner, network)
     assert (result.statistics, result.other_on_seen, result.other_class_row) == ("training", None, ())
+
+
+def test_each_class_has_an_accuracy_by_its_name(ray_cluster: None) -> None:
+    result = judged("distilled", "gdumb", "convnet-w8-d1")
+    assert list(result.by_class) == ["digit 0", "digit 1"]
+    # As many images of both.
+    assert np.mean(list(result.by_class.values())) == pytest.approx(result.accuracy_on_seen)

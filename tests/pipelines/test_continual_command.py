@@ -12,15 +12,16 @@ import pytest
 from command_runs import RUN_S, fingerprints, kill_workers, run, start, wait_for
 
 from apps.continual.results import ContinualResults
-from apps.continual.stream import class_stream
+from apps.continual.stream import class_order, class_stream
 from atom import data
 from atom.data import RealData
 from atom.errors import ConfigError
-from pipelines.continual import main
-from pipelines.incremental.plan import Plan, check_names, plan
+from pipelines.continual import identity_of, main
+from pipelines.incremental.job import ContinualJob
+from pipelines.incremental.plan import Plan, check_names, plan, source_of
 from pipelines.incremental.views import first_step
 from pipelines.incremental.worker import training_seed
-from pipelines.options import ContinualCommand
+from pipelines.options import ContinualCommand, parse
 from pipelines.tracking.backend import open_client
 
 slow = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -46,6 +47,15 @@ def digits() -> RealData:
 
 def planned(num_steps: int = 5, **asked: Any) -> Plan:
     return plan(ContinualCommand.model_validate(asked), digits(), num_steps=num_steps)
+
+
+def job(**asked: Any) -> ContinualJob:
+    """A job as far as its settings go: without an output, and before any memory."""
+    made = object.__new__(ContinualJob)
+    made.command, made.real, made.device_kind = ContinualCommand.model_validate(asked), digits(), "cpu"
+    made.plan = plan(made.command, digits(), num_steps=source_of(made.command)[1])
+    made.learner_settings = made._learner_settings
+    return made
 
 
 def pairs(decided: Plan) -> list[tuple[str, str]]:
@@ -93,6 +103,59 @@ def test_no_class_is_distilled_into_more_images_than_it_has() -> None:
     assert not planned(budget="20/class", memories=("distilled",)).notes
 
 
+def test_steps_have_the_classes_that_were_asked_for_in_any_order() -> None:
+    decided = planned(step_classes=(4, 1, 2, 3), order_seeds=(1993, 7), memories=("random",))
+    assert {order: stream.order for order, stream in decided.streams.items()} == {
+        seed: class_order(10, order_seed=seed) for seed in (1993, 7)
+    }
+    assert decided.step_sizes == (4, 1, 2, 3)
+    assert [cell.order for cell in decided.cells] == [1993, 7]
+    assert [decided.quota("random", 7, step) for step in range(4)] == [20] * 4
+    assert source_of(ContinualCommand(dataset="digits", step_classes=(5, 5))) == ("digits", 2)
+
+
+def test_a_class_order_is_given_by_names_labels_or_a_file(tmp_path: Path) -> None:
+    names = tuple(reversed("0123456789"))
+    path = tmp_path / "order.txt"
+    path.write_text("\n".join(names) + "\n")
+    for given in (names, (str(path),)):
+        decided = planned(class_order=given)
+        assert decided.streams[0].order == tuple(range(9, -1, -1))
+        assert list(decided.streams) == [0]
+
+
+def test_a_recipe_sets_steps_and_class_orders(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("step_classes: [4, 6]\norder-seeds: [1993]\norders: 3\n")
+    decided = planned(**parse(ContinualCommand, ["--config", str(path)], prog="atom-continual").model_dump())
+    assert (decided.step_sizes, list(decided.streams)) == ((4, 6), [1993])
+    path.write_text("class_order: ['1', '0', '2', '3', '4', '5', '6', '7', '8', '9']\n")
+    decided = planned(**parse(ContinualCommand, ["--config", str(path)], prog="atom-continual").model_dump())
+    assert decided.streams[0].order[:2] == (1, 0)
+
+
+def test_another_order_or_cut_of_the_classes_is_another_output() -> None:
+    def identity(**asked: Any) -> dict[str, object]:
+        command = ContinualCommand.model_validate(asked)
+        return identity_of(command, digits(), plan(command, digits(), num_steps=5), device_kind="cpu")
+
+    plain = identity()
+    assert "step_classes" not in plain
+    assert "class_order" not in plain
+    assert plain == identity(step_classes=(2, 2, 2, 2, 2)) == identity(order_seeds=(1993,))
+    assert identity(step_classes=(1, 3, 2, 2, 2)) != plain
+    assert identity(class_order=tuple("9876543210")) != plain
+
+
+def test_few_images_of_a_step_are_shown_as_often_as_many() -> None:
+    made = job(step_classes=(6, 2, 2), order_seeds=(3,))
+    counts_K = digits().train.per_class_counts()
+    for step, classes in enumerate(made.plan.streams[3].steps):
+        epochs = made.learner_settings(3, step).step_epochs
+        assert epochs == max(10, -(-12_800 // counts_K[list(classes)].sum()))
+    assert job(step_epochs=7).learner_settings(0, 4).step_epochs == 7
+
+
 def test_two_names_of_one_memory_are_run_once() -> None:
     decided = planned(memories=("distilled", "distilled-atom", "distilled-dm"), mode="atom")
     assert decided.memories == ("distilled", "distilled-dm")
@@ -117,6 +180,15 @@ def test_reservoir_of_a_budget_by_class_is_said_to_be_larger() -> None:
         ({"memories": ("set",)}, "--set PATH"),
         ({"set": "somewhere"}, "add set to --memories"),
         ({"ipc": 3}, "--budget decides"),
+        ({"orders": 1993}, "for that of one seed pass --order-seeds 1993"),
+        ({"order_seeds": (1, 1)}, "--order-seeds: names one twice"),
+        ({"order_seeds": ()}, "--order-seeds: names none"),
+        ({"order_seeds": (1,), "class_order": tuple("0123456789")}, "pass one"),
+        ({"class_order": ()}, "--class-order: names none"),
+        ({"class_order": ("0", "1")}, "names 2 of 10 classes, without '2', '3', '4', ..."),
+        ({"class_order": (*"012345678", "nine")}, "has no class 'nine'"),
+        ({"class_order": ("nowhere.txt",)}, "--class-order nowhere.txt: neither a class nor a file"),
+        ({"step_classes": (5, 4)}, "these are 9 classes, but the source has 10"),
         ({"score_on": "validation"}, "--validation-frac"),
     ],
 )
@@ -135,6 +207,10 @@ def test_bad_input_ends_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.C
     arguments = ["--dataset", "digits", "--steps", "11", "--output", str(output)]
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("ConfigError: --steps 11: the source has 10 classes")
+    assert main(["--orders", "1993", "--output", str(output)]) == 2
+    assert "--order-seeds 1993" in capsys.readouterr().err
+    assert main(["--steps", "3", "--step-classes", "5", "5"]) == 2
+    assert "leave --steps out" in capsys.readouterr().err
     assert main(["--dataset", "digits"]) == 2
     assert "pass --steps" in capsys.readouterr().err
     assert not output.exists()
