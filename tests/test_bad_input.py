@@ -488,10 +488,6 @@ class TestContinual:
                 "71 bytes a class: an image takes 72 bytes",
             ),
             (
-                ["--budget", "141/class"],
-                r"the smallest class of digits has 140 training images, .* pass 140/class",
-            ),
-            (
                 ["--learners", "er", "icarl"],
                 r"--learners icarl: unknown; known are gdumb, er, er-ace, der\+\+",
             ),

@@ -1,6 +1,7 @@
-"""How large a memory may be: in images a class, in images altogether, or in bytes."""
+"""How large a memory may be: in images a class, in images altogether, or in bytes; and what a class can fill."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -24,8 +25,9 @@ class Budget:
 
     The two by class let nothing shrink: a class keeps from its first step to the end what it was given.
 
-    All classes get the same number of images. What does not divide stays unused, so no class is larger
-    because of its place in the order. Bytes are those of the images as stored, see `exemplars.image_bytes`.
+    All classes get the same number of images, as far as they have them: a rare class leaves the rest of its share
+    unused and shrinks no other. What does not divide stays unused, so no class is larger because of its place.
+    Bytes are those of the images as stored, see `exemplars.image_bytes`.
 
     Example:
         >>> Budget(images=500).quota(7, bytes_per_image=3072), Budget(num_bytes=61440).quota(2, 3072)
@@ -144,4 +146,35 @@ def parse_budget(text: str) -> Budget:
     return Budget(per_class=number) if by_class else Budget(images=number)
 
 
-__all__ = ["Budget", "parse_budget"]
+def num_distilled(quota: int, num_real: int, *, factor: int, init: str) -> int:
+    """Images that a class is distilled into: what it may keep, but no more than its own real images allow.
+
+    A start from real images takes factor x factor of them for each; from noise a class is made into no more images
+    than it has. 0 where it has too few for one.
+
+    Example:
+        >>> num_distilled(20, 100, factor=2, init="real"), num_distilled(20, 8, factor=1, init="noise")
+        (20, 8)
+    """
+    return min(quota, num_real if init == "noise" else num_real // factor**2)
+
+
+def equal_groups(number: Mapping[int, int], *, size: int) -> dict[int, list[tuple[int, ...]]]:
+    """Classes to distil together, by images a class, which are the same for all classes of a group.
+
+    Args:
+        number: images that each class is distilled into.
+        size: classes of a group, or fewer.
+
+    Example:
+        >>> equal_groups({0: 9, 1: 9, 2: 4, 3: 9}, size=2)
+        {4: [(2,)], 9: [(0, 1), (3,)]}
+    """
+    found: dict[int, list[tuple[int, ...]]] = {}
+    for images in sorted(set(number.values())):
+        classes = sorted(class_id for class_id in number if number[class_id] == images)
+        found[images] = [tuple(classes[i : i + size]) for i in range(0, len(classes), size)]
+    return found
+
+
+__all__ = ["Budget", "equal_groups", "num_distilled", "parse_budget"]

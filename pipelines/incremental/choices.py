@@ -64,16 +64,7 @@ class Choices:
 
     def of(self, kind: str, view: str, class_id: int) -> Choice:
         """The choice that serves every class order."""
-        return Choice(kind, view, class_id, self.number(kind, class_id))
-
-    def number(self, kind: str, class_id: int) -> int:
-        """Images of a class that any class order keeps at its arrival."""
-        plan = self._job.plan
-        arrivals = [
-            next(step for step, classes in enumerate(stream.steps) if class_id in classes)
-            for stream in plan.streams.values()
-        ]
-        return max(plan.quota(kind, order, step) for order, step in zip(plan.streams, arrivals, strict=True))
+        return Choice(kind, view, class_id, self._job.plan.largest_quota(kind, class_id))
 
     def _choices(self) -> list[Choice]:
         plan, job = self._job.plan, self._job

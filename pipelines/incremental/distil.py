@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apps.continual.budget import equal_groups
 from atom import nets
 from atom.distill import IMAGES_VERSION
 from atom.resolve import resolve_settings
@@ -71,16 +72,23 @@ class Distiller:
         self.failed: dict[tuple[Lot, int], str] = {}
         self._settings: dict[tuple[str, int], DistillSettings] = {}
 
-    def lot(self, memory: str, order: int, step: int) -> Lot:
-        """Where the images of a step's classes come from."""
+    def lot(self, memory: str, order: int, step: int, class_id: int) -> Lot:
+        """Where the images of a class that comes at a step are from."""
         mode = memory.removeprefix(DISTILLED).removeprefix("-") or self._job.command.mode
         together = self._job.command.classes_per_group > 1
         return Lot(
             self._job.views.name(order),
             mode,
-            self._job.plan.ipc(memory, order, step),
+            self._job.plan.ipc(memory, order, step, class_id),
             order if together else None,
         )
+
+    def lots_of(self, memory: str, order: int, step: int) -> dict[Lot, list[Group]]:
+        """The lots of a step's classes, and the groups of each: a rare class has fewer images, so another lot."""
+        plan = self._job.plan
+        number = {c: plan.ipc(memory, order, step, c) for c in plan.streams[order].steps[step]}
+        groups = equal_groups(number, size=self._job.command.classes_per_group).values()
+        return {self.lot(memory, order, step, found[0][0]): found for found in groups}
 
     def settings(self, lot: Lot) -> DistillSettings:
         """Settings of a lot, resolved."""
@@ -105,13 +113,12 @@ class Distiller:
 
     def lots(self, step: int) -> dict[Lot, list[Group]]:
         """What has to be distilled for a step, over all class orders."""
-        plan, size = self._job.plan, self._job.command.classes_per_group
+        plan = self._job.plan
         found: dict[Lot, dict[Group, None]] = {}
         for memory in plan.distilled:
-            for order, stream in plan.streams.items():
-                classes = sorted(stream.steps[step])
-                groups = [tuple(classes[i : i + size]) for i in range(0, len(classes), size)]
-                found.setdefault(self.lot(memory, order, step), {}).update(dict.fromkeys(groups))
+            for order in plan.streams:
+                for lot, groups in self.lots_of(memory, order, step).items():
+                    found.setdefault(lot, {}).update(dict.fromkeys(groups))
         return {lot: sorted(groups) for lot, groups in found.items()}
 
     def run(self, step: int, *, size: ActorSize, tracker: "Tracker", stop: threading.Event) -> bool:
@@ -130,7 +137,7 @@ class Distiller:
         """Seconds that workers spent on a memory's lots, in whatever run on this output; None where unknown."""
         plan = self._job.plan
         steps = [(order, step) for order in plan.streams for step in range(plan.num_steps)]
-        lots = {self.lot(memory, *place) for place in steps}
+        lots = {lot for place in steps for lot in self.lots_of(memory, *place)}
         spent = [times(self._store(lot)).get(DISTILL_WORKER_S) for lot in lots]
         # Without one of them the sum would be too small.
         return None if None in spent else sum(seconds or 0.0 for seconds in spent)

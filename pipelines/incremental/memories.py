@@ -74,8 +74,8 @@ class Memories:
         if memory == SET:
             return {**found, "set": self._set_digest, "storage": job.plan.storage}
         if memory.startswith(DISTILLED):
-            lots = [self._distiller.lot(memory, order, earlier) for earlier in range(step + 1)]
-            identities = [settings_hash(self._distiller.identity(lot)) for lot in lots]
+            lots = [self._distiller.lots_of(memory, order, earlier) for earlier in range(step + 1)]
+            identities = [settings_hash(self._distiller.identity(lot)) for of_step in lots for lot in of_step]
             return {**found, "memory": DISTILLED, "lots": identities, "storage": job.plan.storage}
         return found
 
@@ -140,7 +140,7 @@ class Memories:
             if place not in self._ordered:
                 self._ordered |= {(SET, view, c): e for c, e in self.given(view).items()}
         elif memory.startswith(DISTILLED):
-            place = (self._distiller.lot(memory, order, step), class_id)
+            place = (self._distiller.lot(memory, order, step, class_id), class_id)
             if place not in self._ordered:
                 self._ordered[place] = self._distilled(*place)
         else:
@@ -195,7 +195,7 @@ class Memories:
         kind = key[0]
         if kind == "random":
             pixels = torch.from_numpy(self._pixels(class_id))
-            number = self.choices.number(kind, class_id)
+            number = self._job.plan.largest_quota(kind, class_id)
             return select(kind, pixels, number=number, seed=self._seed(key), class_id=class_id)
         choice = self.choices.of(kind, view, class_id)
         if choice not in self.choices.rows:

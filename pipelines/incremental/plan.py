@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from apps.continual.budget import Budget, parse_budget
+from apps.continual.budget import Budget, num_distilled, parse_budget
 from apps.continual.exemplars import Storage, image_bytes
 from apps.continual.learner import LEARNERS
 from apps.continual.results import WITHOUT_MEMORY, Cell
@@ -37,7 +37,7 @@ class Plan:
         cells: without those that would repeat another.
         budget: of every memory.
         shape: (C, H, W) of the images.
-        max_ipc: no class is distilled into more images than this, whatever the budget.
+        most: images that the real ones of each class suffice to distil, whatever the budget.
         storage: of distilled images.
         notes: what was left out and why, for people.
     """
@@ -46,7 +46,7 @@ class Plan:
     cells: tuple[Cell, ...]
     budget: Budget
     shape: tuple[int, int, int]
-    max_ipc: int
+    most: tuple[int, ...]
     storage: Storage
     notes: tuple[str, ...] = ()
 
@@ -75,6 +75,11 @@ class Plan:
         """Those among them whose images are distilled here."""
         return tuple(memory for memory in self.memories if memory.startswith(DISTILLED))
 
+    @property
+    def by_class(self) -> tuple[str, ...]:
+        """Memories that choose or make images of each class; a given set has what it has."""
+        return tuple(memory for memory in self.memories if memory not in (RESERVOIR, SET))
+
     def bytes_per_image(self, memory: str) -> int:
         """Of one stored image: real ones are uint8 pixels."""
         of_real = memory in (RESERVOIR, *KINDS)
@@ -85,9 +90,20 @@ class Plan:
         seen = len(self.streams[order].seen(step))
         return self.budget.quota(seen, self.bytes_per_image(memory))
 
-    def ipc(self, memory: str, order: int, step: int) -> int:
-        """Images that a class of `step` is distilled into: what it may keep when it arrives."""
-        return min(self.quota(memory, order, step), self.max_ipc)
+    def ipc(self, memory: str, order: int, step: int, class_id: int) -> int:
+        """Images that a class of `step` is distilled into: what it may keep when it arrives, as far as it has them."""
+        return min(self.quota(memory, order, step), self.most[class_id])
+
+    def arrivals(self, class_id: int) -> dict[int, int]:
+        """The step at which a class comes, by class order."""
+        return {
+            order: next(step for step, classes in enumerate(stream.steps) if class_id in classes)
+            for order, stream in self.streams.items()
+        }
+
+    def largest_quota(self, memory: str, class_id: int) -> int:
+        """Images of a class that any class order keeps at its arrival."""
+        return max(self.quota(memory, order, step) for order, step in self.arrivals(class_id).items())
 
     def capacity(self) -> int:
         """Images of a reservoir."""
@@ -152,8 +168,8 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
     """Check what was asked for against the images, and settle it.
 
     Raises:
-        ConfigError: steps or an order that do not fit the classes, a budget below one image a class, or nothing left
-            to run.
+        ConfigError: steps or an order that do not fit the classes, a budget below one image a class, a class with too
+            few real images to distil one, or nothing left to run.
     """
     budget = check_names(command)
     num_classes = real.train.num_classes
@@ -161,25 +177,28 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
     streams = _streams(command, real.train.class_names, num_steps=num_steps)
     memories, same = _distinct(command.memories, command.mode)
     cells, notes = _cells(memories, command.learners, orders=tuple(streams), seeds=command.seeds)
-    smallest = int(real.train.per_class_counts().min())
+    counts = [int(count) for count in real.train.per_class_counts()]
     decided = Plan(
         streams=streams,
         cells=cells,
         budget=budget,
         shape=(channels, height, width),
-        max_ipc=max(1, smallest if command.init == "noise" else smallest // command.factor**2),
+        most=tuple(num_distilled(n, n, factor=command.factor, init=command.init) for n in counts),
         storage=command.storage,
         notes=(*same, *notes),
     )
     for memory in decided.memories:
         budget.check(num_classes, decided.bytes_per_image(memory))
-    if decided.distilled and (budget.per_class or 0) > decided.max_ipc:
+    if decided.distilled and not min(decided.most):
+        rare = decided.most.index(0)
         raise ConfigError(
-            f"--budget {command.budget}: the smallest class of {real.spec} has {smallest} training images, enough to"
-            f" distil {decided.max_ipc} with --factor {command.factor} and --init {command.init}; pass"
-            f" {decided.max_ipc}/class or less."
+            f"--memories {decided.distilled[0]}: class {real.train.class_names[rare]!r} of {real.spec} has"
+            f" {counts[rare]} training images, but one distilled image with --factor {command.factor} starts from"
+            f" {command.factor**2}; pass a smaller --factor, or --init noise."
         )
-    return replace(decided, notes=(*decided.notes, *_on_sizes(decided)))
+    limits = {memory: decided.most if memory in decided.distilled else counts for memory in decided.by_class}
+    capped = _capped(decided, limits, real.train.class_names)
+    return replace(decided, notes=(*decided.notes, *_on_sizes(decided), *dict.fromkeys(capped)))
 
 
 def _streams(
@@ -210,16 +229,21 @@ def _on_sizes(decided: Plan) -> Iterator[str]:
             f"{RESERVOIR} holds {decided.capacity()} images from the first step on, more than the others until the"
             " last: its mean of the steps and its forgetting are not to be compared with theirs."
         )
-    wanted = [
-        decided.quota(memory, order, step)
-        for memory in decided.distilled
-        for order in decided.streams
-        for step in range(decided.num_steps)
-    ]
-    if wanted and max(wanted) > decided.max_ipc:
+
+
+def _capped(decided: Plan, limits: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> Iterator[str]:
+    """Where classes have too few images for the budget, a line for each memory."""
+    for memory, most in limits.items():
+        wanted = {c: decided.largest_quota(memory, c) for c in range(len(most))}
+        short = [c for c in wanted if most[c] < wanted[c]]
+        if not short:
+            continue
+        kind = "distilled" if memory in decided.distilled else "real"
+        few = ", ".join(f"{class_names[c]} ({most[c]})" for c in short[:3])
+        more = f" and {len(short) - 3} more" if len(short) > 3 else ""
         yield (
-            f"the budget holds {max(wanted)} distilled images of a class, but its real ones are enough for"
-            f" {decided.max_ipc}: so many are distilled."
+            f"the budget holds up to {max(wanted.values())} {kind} images of a class; classes whose own images are"
+            f" enough for fewer keep these: {few}{more}."
         )
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_runs import RUN_S, fingerprints, kill_workers, run, start, wait_for
 
@@ -96,10 +97,10 @@ def test_shared_budgets_shrink_and_bytes_count_the_form_of_storage() -> None:
 
 def test_no_class_is_distilled_into_more_images_than_it_has() -> None:
     decided = planned(budget="1000 images", memories=("distilled",), factor=2)
-    smallest = int(digits().train.per_class_counts().min())
-    assert decided.ipc("distilled", 0, 0) == smallest // 4
+    for class_id, number in enumerate(digits().train.per_class_counts()):
+        assert decided.ipc("distilled", 0, 0, class_id) == number // 4
     assert decided.quota("distilled", 0, 0) == 500
-    assert any("500 distilled images of a class" in note for note in decided.notes)
+    assert any("up to 500 distilled images of a class" in note for note in decided.notes)
     assert not planned(budget="20/class", memories=("distilled",)).notes
 
 
@@ -156,6 +157,34 @@ def test_few_images_of_a_step_are_shown_as_often_as_many() -> None:
     assert job(step_epochs=7).learner_settings(0, 4).step_epochs == 7
 
 
+def rare(images: int) -> RealData:
+    """Digits, but of the second class so many images."""
+    train = digits().train
+    rows = [train.indices_of(c)[: images if c == 1 else None] for c in range(10)]
+    return digits().with_images(train.subset(np.concatenate(rows)), digits().test)
+
+
+def test_a_budget_above_a_rare_class_is_kept_to_and_said() -> None:
+    asked = ContinualCommand(budget="20/class", memories=("random", "distilled"), factor=2, orders=2)
+    decided = plan(asked, rare(8), num_steps=5)
+    sizes = [decided.ipc("distilled", 1, decided.arrivals(c)[1], c) for c in range(10)]
+    assert sizes == [20, 2] + 8 * [20]
+    said = "the budget holds up to 20 {} images of a class; classes whose own images are enough for fewer keep these: "
+    assert [note for note in decided.notes if note.startswith("the budget")] == [
+        said.format("real") + "1 (8).",
+        said.format("distilled") + "1 (2).",
+    ]
+
+
+def test_a_class_too_small_to_distil_one_image_is_refused_by_name() -> None:
+    asked = ContinualCommand(budget="1/class", memories=("distilled",), factor=2)
+    with pytest.raises(
+        ConfigError, match="class '1' of digits has 3 training images, but one distilled image"
+    ):
+        plan(asked, rare(3), num_steps=5)
+    assert plan(asked.model_copy(update={"init": "noise"}), rare(3), num_steps=5).most[1] == 3
+
+
 def test_two_names_of_one_memory_are_run_once() -> None:
     decided = planned(memories=("distilled", "distilled-atom", "distilled-dm"), mode="atom")
     assert decided.memories == ("distilled", "distilled-dm")
@@ -173,7 +202,6 @@ def test_reservoir_of_a_budget_by_class_is_said_to_be_larger() -> None:
     [
         ({"num_steps": 11}, "10 classes"),
         ({"budget": "9 images"}, "10 images or more"),
-        ({"budget": "500/class", "memories": ("distilled",)}, "--budget 500/class"),
         ({"memories": ("none",), "learners": ("gdumb",)}, "nothing to train on"),
         ({"memories": ("rehearsal",)}, "known are none, reservoir"),
         ({"learners": ("icarl",)}, "known are gdumb"),

@@ -173,10 +173,10 @@ class TestOptions:
         assert any("it may have seen validation images" in line for line in lines)
 
 
-def distiller(folder: Path, **asked: Any) -> Distiller:
-    """That of a job on digits whose output is a folder."""
+def distiller(folder: Path, *, real: RealData | None = None, **asked: Any) -> Distiller:
+    """That of a job on digits, or other images, whose output is a folder."""
     command = ContinualCommand.model_validate({"memories": ("distilled", "distilled-dm"), **asked})
-    real = load("digits", data_dir=Path("unused"))
+    real = real or load("digits", data_dir=Path("unused"))
     job: Any = SimpleNamespace(
         command=command,
         plan=plan(command, real, num_steps=5),
@@ -194,8 +194,8 @@ def test_budgets_seeds_and_modes_that_share_an_output_have_seconds_of_their_own(
     small, large = distiller(tmp_path, budget="2/class"), distiller(tmp_path, budget="4/class")
     assert small.worker_seconds("distilled") is None
     for _ in range(2):
-        add_seconds(small._store(small.lot("distilled", 0, 0)), DISTILL_WORKER_S, 1.5)
-    add_seconds(large._store(large.lot("distilled", 0, 0)), DISTILL_WORKER_S, 10.0)
+        add_seconds(small._store(small.lot("distilled", 0, 0, 4)), DISTILL_WORKER_S, 1.5)
+    add_seconds(large._store(large.lot("distilled", 0, 0, 4)), DISTILL_WORKER_S, 10.0)
     assert small.worker_seconds("distilled") == 3.0
     assert large.worker_seconds("distilled") == 10.0
     assert small.worker_seconds("distilled-atom") == 3.0
@@ -206,12 +206,46 @@ def test_budgets_seeds_and_modes_that_share_an_output_have_seconds_of_their_own(
 
 def test_shared_budget_adds_up_its_lots_and_is_unknown_while_one_is_missing(tmp_path: Path) -> None:
     shared = distiller(tmp_path, budget="60 images", orders=2)
-    lots = {shared.lot("distilled", order, step) for order in range(2) for step in range(5)}
+    lots = {lot for o in range(2) for step in range(5) for lot in shared.lots_of("distilled", o, step)}
     assert len(lots) > 2
     for number, one in enumerate(sorted(lots, key=lambda one: one.ipc)):
         assert shared.worker_seconds("distilled") is None
         add_seconds(shared._store(one), DISTILL_WORKER_S, 2.0**number)
     assert shared.worker_seconds("distilled") == 2.0 ** len(lots) - 1
+
+
+def one_rare_class(images: int) -> RealData:
+    """Digits, 100 images of each class, but of class 3 fewer."""
+    digits = load("digits", data_dir=Path("unused"))
+    rows = [digits.train.indices_of(c)[: images if c == 3 else 100] for c in range(10)]
+    return digits.with_images(digits.train.subset(np.concatenate(rows)), digits.test)
+
+
+def kept_of_rare(folder: Path, **asked: Any) -> dict[str, tuple[list[int], int]]:
+    """Images of each class and bytes that two memories hold after the last step; the distilled ones are noise."""
+    made = distiller(
+        folder, real=one_rare_class(8), memories=("random", "distilled"), storage="uint8", orders=1, **asked
+    )
+    job, rng = made._job, np.random.default_rng(0)
+    fitted = Preprocess.fit(job.real.train.images, zca=False)
+    job.views.preprocess = lambda name: fitted
+    for step in range(5):
+        for lot, groups in made.lots(step).items():
+            for class_id in (c for group in groups for c in group):
+                made.images[lot, class_id] = rng.normal(size=(lot.ipc, 1, 8, 8)).astype(np.float32)
+    memories = Memories(job, made)
+    kept = {memory: memories._made((memory, 0, 0), 4) for memory in ("random", "distilled")}
+    return {name: ([one[c].num_images for c in range(10)], one.num_bytes) for name, one in kept.items()}
+
+
+@pytest.mark.parametrize("budget", ["200 images", "20/class", "12.8kB"])
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_rare_class_keeps_what_it_has_and_shrinks_no_other_class_of_any_memory(
+    budget: str, group: int, tmp_path: Path
+) -> None:
+    kept = kept_of_rare(tmp_path, budget=budget, classes_per_group=group, distil_network="convnet-w8-d2")
+    expected = [8 if class_id == 3 else 20 for class_id in range(10)]
+    assert kept == {"random": (expected, 188 * 64), "distilled": (expected, 188 * 64)}
 
 
 @pytest.mark.ray
@@ -225,7 +259,7 @@ def test_memory_whose_images_cannot_be_kept_fails_alone(
     monkeypatch.setattr(job.views, "preprocess", lambda name: fitted, raising=False)
     for class_id in range(10):
         images = np.full((2, 1, 8, 8), 1e38, dtype=np.float32) * [[[[1]]], [[[-1]]]]
-        made.images[made.lot("distilled", 0, 0), class_id] = images.astype(np.float32)
+        made.images[made.lot("distilled", 0, 0, class_id), class_id] = images.astype(np.float32)
     memories = Memories(job, made)
     memories.advance(0)
     assert [key[0] for key in memories.after] == ["random"]
