@@ -161,8 +161,9 @@ class GroupDistiller:
         diverged = [c for c, own in zip(class_ids, images, strict=True) if not bool(own.isfinite().all())]
         if diverged:
             raise ConfigError(
-                f"classes {diverged}: the images are no longer finite after iteration {until}; pass a smaller --lr-img"
-                f" than {self.settings.lr_img:g}, or a network with normalisation."
+                f"classes {diverged}: the images are no longer finite after iteration {until}; look at the real images"
+                f" of these classes, and pass a smaller --lr-img than {self.settings.lr_img:g}, or a network with"
+                " normalisation."
             )
         if steps and until >= cast(int, self.settings.iterations):
             images = self._at_real_scale(images, class_ids, real)

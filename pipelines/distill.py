@@ -132,12 +132,10 @@ class Job:
 
     def run(self, tracker: "Tracker", stop: "StopSignal") -> int:
         """Everything after the decisions; returns the exit code."""
-        from pipelines.preparation import blank_classes, preprocessing
+        from pipelines.preparation import preprocessing
         from pipelines.recording import log_real
 
         log_real(tracker, self.real)
-        if blank := blank_classes(self.real):
-            say(f"Note: all images of {', '.join(blank)} are blank, and so will be the distilled ones.")
         preprocess = preprocessing(self.real, self.settings, self.store, self.command.data_dir / "cache")
         white_train = preprocess.apply(self.real.train.images).numpy()
         with stop.polling():

@@ -82,6 +82,27 @@ def blank_classes(real: RealData) -> list[str]:
     return [train.class_names[c] for c in np.flatnonzero(blank_K)]
 
 
+def notes_on_images(real: RealData) -> list[str]:
+    """What a user should know before the work starts: how the files were read, and classes that cannot be learnt."""
+    notes, train = list(real.remarks), real.train
+    if train.num_classes == 1:
+        notes.append(
+            f"there is one class only, {train.class_names[0]!r}: every network is right every time, so no accuracy"
+            " means anything"
+        )
+    blank = blank_classes(real)
+    if blank:
+        notes.append(f"all images of {', '.join(blank)} are blank, and so will be the distilled ones")
+    for class_id, name in enumerate(train.class_names):
+        rows = train.indices_of(class_id)
+        first = train.images[rows[0]]
+        # Two images first: a class whose images differ, as nearly all do, costs one comparison.
+        same = len(rows) > 1 and np.array_equal(train.images[rows[-1]], first)
+        if name not in blank and same and bool((train.images[rows] == first).all()):
+            notes.append(f"all {len(rows)} training images of {name} are identical")
+    return notes
+
+
 def preprocessing(real: RealData, settings: DistillSettings, store: Store, cache: Path | None) -> Preprocess:
     """The preprocessing of a run: what the output holds, else what the cache holds, else fitted, and kept.
 

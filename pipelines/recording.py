@@ -14,6 +14,7 @@ from pipelines.command import project_version, say
 from pipelines.distillation import ActorSize
 from pipelines.evaluation import Evaluation, Row, remarks, table_rows
 from pipelines.options import CommandSettings, TrackingSettings
+from pipelines.preparation import notes_on_images
 from pipelines.progress import format_table
 from pipelines.store import Store
 from pipelines.tracking import Tracker, default_tracking_uri
@@ -56,7 +57,7 @@ def start_tracker(
 
 
 def log_real(tracker: Tracker, real: RealData) -> None:
-    """The training images as an input of the run; skipped files are listed."""
+    """The training images as an input of the run; skipped files are listed, and what is odd about the set is said."""
     tracker.log_dataset(
         real.name,
         real.train.images,
@@ -68,6 +69,8 @@ def log_real(tracker: Tracker, real: RealData) -> None:
     if real.skipped:
         say(f"Skipped {len(real.skipped)} broken images, the first: {real.skipped[0]}")
         tracker.log_text("\n".join(real.skipped), "skipped.txt")
+    for note in notes_on_images(real):
+        say(f"Note: {note}.")
 
 
 def log_distilled(tracker: Tracker, distilled: DistilledSet, *, source: str) -> None:

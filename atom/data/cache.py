@@ -1,8 +1,8 @@
 """Decoded arrays kept under the data directory, so that the second run starts at once.
 
 An entry is a directory of plain `.npy` files and one JSON file; its name holds a digest of the source files'
-relative paths, sizes and times, so changed sources never meet an old entry. The fingerprints in the JSON file
-are checked on every read.
+relative paths, sizes and times and of the options, so changed sources never meet an old entry. The fingerprints in
+the JSON file are checked on every read.
 """
 
 import hashlib
@@ -12,25 +12,26 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from atom.data.image_set import ImageSet, RealData, SourceInfo
+from atom.data.request import Request
 from atom.errors import AtomError
 
-LOADER_VERSION = 1
-"""Raise it when the same files give other arrays."""
+LOADER_VERSION = 2
+"""Raise it when the same files give other arrays, or other words about them."""
 PARTS = ("train", "test")
 
 log = logging.getLogger(__name__)
 
 
-def source_key(root: Path, files: Iterable[Path], *, options: dict[str, Any]) -> str:
+def _key(request: Request, root: Path, files: Iterable[Path], facts: object) -> str:
     """Cheap digest of what a source would give: names, sizes and times of its files, and the options."""
-    listing = [(os.path.relpath(file, root), *_size_and_time(file)) for file in sorted(files)]
-    text = json.dumps([LOADER_VERSION, str(root.resolve()), sorted(options.items()), listing])
+    listing = [(os.path.relpath(file, root), *_size_and_time(file)) for file in sorted(set(files))]
+    text = json.dumps([LOADER_VERSION, str(root.resolve()), sorted(request.options.items()), facts, listing])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -43,13 +44,28 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def cached(
-    data_dir: Path, key: str, *, name: str, spec: str, source: SourceInfo, build: Callable[[], RealData]
+    request: Request,
+    root: Path,
+    files: Iterable[Path],
+    *,
+    name: str,
+    build: Callable[[], RealData],
+    facts: object = None,
 ) -> RealData:
-    """The cached data under `key`, or what `build` gives, then cached; a cache that fails only costs time."""
-    entry = data_dir / "cache" / f"{name}-{key}"
+    """What `build` makes of the files, from the cache if it did before; a cache that fails only costs time.
+
+    Args:
+        request: its options decide as well.
+        root: what the files' names are relative to.
+        files: all that `build` reads.
+        name: of the set, for the entry.
+        build: reads and decodes.
+        facts: whatever else was found beside the files and is part of the answer, as JSON can hold it.
+    """
+    entry = request.data_dir / "cache" / f"{name}-{_key(request, root, files, facts)}"
     if entry.is_dir():
         try:
-            return _read(entry, name=name, spec=spec, source=source)
+            return _read(entry, name=name, spec=request.spec)
         except (OSError, ValueError, KeyError, TypeError, AtomError) as error:
             log.info("rebuilding the damaged cache entry %s (%s)", entry, error)
             shutil.rmtree(entry, ignore_errors=True)
@@ -61,7 +77,7 @@ def cached(
     return data
 
 
-def _read(entry: Path, *, name: str, spec: str, source: SourceInfo) -> RealData:
+def _read(entry: Path, *, name: str, spec: str) -> RealData:
     meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
     parts: list[ImageSet] = []
     for part in PARTS:
@@ -72,7 +88,15 @@ def _read(entry: Path, *, name: str, spec: str, source: SourceInfo) -> RealData:
             raise ValueError(f"the {part} part does not match its fingerprint")
         parts.append(image_set)
     train, test = parts
-    return RealData(name, spec, train, test, source, tuple(meta["skipped"]))
+    return RealData(
+        name,
+        spec,
+        train,
+        test,
+        SourceInfo(**meta["source"]),
+        skipped=tuple(meta["skipped"]),
+        remarks=tuple(meta["remarks"]),
+    )
 
 
 def _write(entry: Path, data: RealData) -> None:
@@ -86,7 +110,9 @@ def _write(entry: Path, data: RealData) -> None:
         meta = {
             "class_names": data.train.class_names,
             "fingerprints": {"train": data.train.fingerprint, "test": data.test.fingerprint},
+            "source": asdict(data.source),
             "skipped": data.skipped,
+            "remarks": data.remarks,
         }
         (draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         # mkdtemp is private to its owner; a data directory is often shared.

@@ -5,7 +5,7 @@
 from pathlib import Path
 
 from atom.data import about
-from atom.data.cache import cached, source_key
+from atom.data.cache import cached
 from atom.data.cifar_batches import CifarSource, archive_reader, folder_reader, read_binary, read_python
 from atom.data.download import RemoteFile, download
 from atom.data.image_set import RealData
@@ -61,12 +61,9 @@ def read_cifar(request: Request) -> RealData:
         return _build(request, source, found)
 
     if found.is_file():
-        key = source_key(found.parent, [found], options=request.options)
-    else:
-        key = source_key(found, [file for file in found.iterdir() if file.is_file()], options=request.options)
-    return cached(
-        request.data_dir, key, name=request.name, spec=request.spec, source=source.info, build=build
-    )
+        return cached(request, found.parent, [found], name=request.name, build=build)
+    files = [file for file in found.iterdir() if file.is_file()]
+    return cached(request, found, files, name=request.name, build=build)
 
 
 def _locate(request: Request, source: CifarSource) -> Path | None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from atom.data import about
-from atom.data.cache import cached, source_key
+from atom.data.cache import cached
 from atom.data.decode import Entry, decode_all, match_channels
 from atom.data.image_set import ImageSet, RealData
 from atom.data.request import Request, required_directory, slug
@@ -32,7 +32,7 @@ def read_folder(request: Request) -> RealData:
             f"{train_dir}; every test class needs training images."
         )
     parts = [_entries(directory, class_names) for directory in (train_dir, test_dir)]
-    name, source = slug(root), about.unknown_source(slug(root), "folder")
+    name = slug(root)
 
     def build() -> RealData:
         train, test = (decode_all(part, request.decoding, num_entries=len(part)) for part in parts)
@@ -42,13 +42,12 @@ def read_folder(request: Request) -> RealData:
             request.spec,
             ImageSet.create(train_images, train.labels, class_names),
             ImageSet.create(test_images, test.labels, class_names),
-            source,
+            about.unknown_source(name, "folder"),
             (*skipped, *train.skipped, *test.skipped),
         )
 
     files = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]
-    key = source_key(root, files, options={**request.options, "skipped": skipped})
-    return cached(request.data_dir, key, name=name, spec=request.spec, source=source, build=build)
+    return cached(request, root, files, name=name, build=build, facts=skipped)
 
 
 def visible(directory: Path) -> list[Path]:

@@ -123,6 +123,8 @@ class RealData:
     source: SourceInfo
     skipped: tuple[str, ...] = ()
     """What `skip_broken` left out: one "file: reason" an image."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of how the files were read: one sentence each, without a full stop."""
     validation: ImageSet | None = None
     """Training images put aside to choose by, or None; see `hold_out`."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom.data import about
-from atom.data.cache import cached, source_key
+from atom.data.cache import cached
 from atom.data.decode import Decoded, Entry, decode_all, match_channels
 from atom.data.image_set import ImageSet, RealData
 from atom.data.parquet_schema import Columns, find_columns
@@ -39,7 +39,7 @@ def read_parquet(request: Request) -> RealData:
     root = required_directory(request)
     train_files = _shards(request, root, ("train",))
     test_files = _shards(request, root, TEST_PARTS)
-    name, source = slug(root), about.unknown_source(slug(root), "parquet")
+    name = slug(root)
 
     def build() -> RealData:
         train_part = _Part(train_files, _columns(train_files))
@@ -56,12 +56,11 @@ def read_parquet(request: Request) -> RealData:
             request.spec,
             ImageSet.create(train_images, train.labels, class_names),
             ImageSet.create(test_images, test.labels, class_names),
-            source,
+            about.unknown_source(name, "parquet"),
             (*train.skipped, *test.skipped),
         )
 
-    key = source_key(root, [*train_files, *test_files], options=request.options)
-    return cached(request.data_dir, key, name=name, spec=request.spec, source=source, build=build)
+    return cached(request, root, [*train_files, *test_files], name=name, build=build)
 
 
 def _shards(request: Request, root: Path, parts: tuple[str, ...]) -> tuple[Path, ...]:

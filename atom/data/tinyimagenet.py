@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from atom.data import about
-from atom.data.cache import cached, source_key
+from atom.data.cache import cached
 from atom.data.decode import Entry, decode_all
 from atom.data.folder import visible
 from atom.data.image_set import ImageSet, RealData
@@ -45,10 +45,7 @@ def read_tinyimagenet(request: Request) -> RealData:
 
     images = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]
     tables = [root / "wnids.txt", root / "words.txt", root / "val" / "val_annotations.txt"]
-    key = source_key(root, [*images, *tables], options=request.options)
-    return cached(
-        request.data_dir, key, name=request.name, spec=request.spec, source=about.TINYIMAGENET, build=build
-    )
+    return cached(request, root, [*images, *tables], name=request.name, build=build)
 
 
 def _locate(request: Request) -> Path:

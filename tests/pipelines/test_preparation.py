@@ -1,5 +1,6 @@
 """Real images on their way to the workers: shrunk, refused, preprocessed once and for all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipelines.preparation import (
     blank_classes,
     check_ipc,
     load_real,
+    notes_on_images,
     preprocessing,
     put_classes,
 )
@@ -148,3 +150,31 @@ def test_workers_get_the_images_of_each_class_read_only(ray_cluster: None) -> No
     assert np.array_equal(second, images[[0, 2]])
     assert np.array_equal(third, images[[3]])
     assert not first.flags.writeable
+
+
+def test_a_class_of_one_image_over_and_over_is_named(digits: RealData) -> None:
+    assert notes_on_images(digits) == []
+    images = digits.train.images.copy()
+    images[digits.train.labels == 3] = images[digits.train.indices_of(3)[0]]
+    train = ImageSet.create(images, digits.train.labels, digits.train.class_names)
+    count = len(digits.train.indices_of(3))
+    assert notes_on_images(digits.with_images(train, digits.test)) == [
+        f"all {count} training images of 3 are identical"
+    ]
+
+
+def test_blank_classes_get_one_note(digits: RealData) -> None:
+    images = np.where(digits.train.labels[:, None, None, None] == 7, 9, digits.train.images).astype(np.uint8)
+    train = ImageSet.create(images, digits.train.labels, digits.train.class_names)
+    assert [note.split(",")[0] for note in notes_on_images(digits.with_images(train, digits.test))] == [
+        "all images of 7 are blank"
+    ]
+
+
+def test_a_single_class_is_said_to_make_accuracies_meaningless(digits: RealData) -> None:
+    one = ImageSet.create(digits.train.images[:9], [0] * 9, ["digit"])
+    assert "one class only, 'digit'" in notes_on_images(digits.with_images(one, one))[0]
+
+
+def test_what_a_source_remarks_is_noted(digits: RealData) -> None:
+    assert notes_on_images(replace(digits, remarks=("half of it is missing",))) == ["half of it is missing"]
