@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from atom.data.image_header import check_header, too_large
 from atom.data.image_set import Images, Labels
 from atom.errors import DataError
 
 GREY_MODES = ("1", "L", "LA", "La")
-REFUSED_MODES = ("I", "F")
 CHUNK = 512
 """Images in flight: bounds the memory of a file that is read faster than it is decoded."""
 
@@ -57,6 +57,17 @@ class Decoded:
     images: Images
     labels: Labels
     skipped: tuple[str, ...]
+    transparent: tuple[str, ...] = ()
+    """Where the images came from that were laid on white."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of how the images were read."""
+        if not self.transparent:
+            return ()
+        count = len(self.transparent)
+        what = f"{count} images are" if count > 1 else "1 image is"
+        return (f"{what} transparent in parts, and white was put behind, the first: {self.transparent[0]}",)
 
 
 def decode_all(entries: Iterable[Entry], decoding: Decoding, *, num_entries: int) -> Decoded:
@@ -67,6 +78,7 @@ def decode_all(entries: Iterable[Entry], decoding: Decoding, *, num_entries: int
     """
     labels: list[int] = []
     skipped: list[str] = []
+    transparent: list[str] = []
     images_NCHW: Images | None = None
     first = ""
     for entry, outcome in _decoded(entries, decoding.image_size):
@@ -75,7 +87,9 @@ def decode_all(entries: Iterable[Entry], decoding: Decoding, *, num_entries: int
                 raise outcome
             skipped.append(str(outcome))
             continue
-        pixels_CHW = outcome
+        pixels_CHW, on_white = outcome
+        if on_white:
+            transparent.append(entry.where)
         if images_NCHW is None:
             first = entry.where
             _check_square(pixels_CHW, entry.where, decoding.expected_size)
@@ -94,7 +108,9 @@ def decode_all(entries: Iterable[Entry], decoding: Decoding, *, num_entries: int
         log.warning("skipped %d broken image(s), the first: %s", len(skipped), skipped[0])
     if images_NCHW is None:
         images_NCHW = np.empty((0, 1, 0, 0), dtype=np.uint8)
-    return Decoded(images_NCHW[: len(labels)], np.array(labels, dtype=np.int64), tuple(skipped))
+    return Decoded(
+        images_NCHW[: len(labels)], np.array(labels, dtype=np.int64), tuple(skipped), tuple(transparent)
+    )
 
 
 def match_channels(one: Images, other: Images) -> tuple[Images, Images]:
@@ -120,37 +136,42 @@ def resize_images(images_NCHW: Images, image_size: int) -> Images:
     return resized_NCHW
 
 
-def decode_one(entry: Entry, *, image_size: int | None) -> Images:
-    """One image as uint8 [C, H, W], C = 1 for grey, else 3.
+def decode_one(entry: Entry, *, image_size: int | None) -> tuple[Images, bool]:
+    """One image as uint8 [C, H, W], C = 1 for grey, else 3, and whether white was put behind it.
 
-    Orientation tags are obeyed, alpha is dropped, palettes and other colour spaces become RGB, the first
-    frame of an animation counts.
+    Orientation tags are obeyed, an alpha channel that varies is laid on white and one that does not is dropped,
+    palettes and other colour spaces become RGB, the first frame of an animation counts.
 
     Raises:
-        DataError: the image is missing, broken, larger than Pillow's decompression-bomb limit, or 16-bit grey or 32-bit
-            (16-bit colour is read by Pillow as 8-bit).
+        DataError: the image is missing, broken, larger than Pillow's decompression-bomb limit, or has more than 8 bits
+            a channel.
     """
     if entry.source is None:
         raise DataError(f"{entry.where}: there is no image here; expected the bytes of an encoded one.")
     source = io.BytesIO(entry.source) if isinstance(entry.source, bytes) else entry.source
     try:
         with Image.open(source) as picture:
-            _check_header(picture, entry.where)
-            pixels = _pixels(picture, image_size)
+            check_header(picture, entry.where)
+            pixels, on_white = _pixels(picture, image_size)
     except (DataError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own, at twice its limit
+        raise too_large(entry.where, "is") from error
     except Exception as error:  # Pillow's readers let struct.error, SyntaxError, KeyError and others through
         raise DataError(
             f"{entry.where}: not an image Pillow can read ({_reason(error)}); replace or remove it, "
             "or pass --skip-broken."
         ) from error
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    planes = pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return planes, on_white
 
 
-def _decoded(entries: Iterable[Entry], image_size: int | None) -> Iterator[tuple[Entry, Images | DataError]]:
+def _decoded(
+    entries: Iterable[Entry], image_size: int | None
+) -> Iterator[tuple[Entry, tuple[Images, bool] | DataError]]:
     """Every entry with its pixels or its error, in order."""
 
-    def attempt(entry: Entry) -> Images | DataError:
+    def attempt(entry: Entry) -> tuple[Images, bool] | DataError:
         try:
             return decode_one(entry, image_size=image_size)
         except DataError as error:
@@ -167,28 +188,25 @@ def _decoded(entries: Iterable[Entry], image_size: int | None) -> Iterator[tuple
             yield from zip(chunk, pool.map(attempt, chunk), strict=True)
 
 
-def _check_header(picture: Image.Image, where: str) -> None:
-    """Refuse what would exhaust memory or lose bits, before any pixel is decoded."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and picture.width * picture.height > limit:
-        raise DataError(
-            f"{where}: the image has {picture.width} x {picture.height} pixels, more than Pillow's limit of "
-            f"{limit} against decompression bombs; shrink or remove it."
-        )
-    if picture.mode.split(";")[0] in REFUSED_MODES:
-        raise DataError(
-            f"{where}: the image has mode {picture.mode}, more than 8 bits a channel; "
-            "convert it to 8-bit grey or RGB first, so that the scaling is your choice."
-        )
-
-
-def _pixels(picture: Image.Image, image_size: int | None) -> Images:
-    """uint8 [H, W] for grey, [H, W, 3] for colour."""
+def _pixels(picture: Image.Image, image_size: int | None) -> tuple[Images, bool]:
+    """uint8 [H, W] for grey, [H, W, 3] for colour, and whether white was put behind."""
     wanted = "L" if picture.mode in GREY_MODES else "RGB"
     picture.load()
     upright = ImageOps.exif_transpose(picture) if picture.getexif() else picture
+    laid = _on_white(upright) if upright.has_transparency_data else None
+    upright = upright if laid is None else laid
     plain = upright if upright.mode == wanted else upright.convert(wanted)
-    return np.asarray(plain if image_size is None else _fit(plain, image_size), dtype=np.uint8)
+    fitted = plain if image_size is None else _fit(plain, image_size)
+    return np.asarray(fitted, dtype=np.uint8), laid is not None
+
+
+def _on_white(picture: Image.Image) -> Image.Image | None:
+    """The picture on white, or None if its alpha is the same everywhere, which shows nothing."""
+    layered = picture.convert("RGBA")
+    low, high = layered.getchannel("A").getextrema()
+    if low == high:
+        return None
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
 
 
 def _fit(picture: Image.Image, image_size: int) -> Image.Image:

@@ -43,7 +43,8 @@ def read_folder(request: Request) -> RealData:
             ImageSet.create(train_images, train.labels, class_names),
             ImageSet.create(test_images, test.labels, class_names),
             about.unknown_source(name, "folder"),
-            (*skipped, *train.skipped, *test.skipped),
+            skipped=(*skipped, *train.skipped, *test.skipped),
+            remarks=(*train.remarks, *test.remarks),
         )
 
     files = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]

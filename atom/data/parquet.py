@@ -57,7 +57,8 @@ def read_parquet(request: Request) -> RealData:
             ImageSet.create(train_images, train.labels, class_names),
             ImageSet.create(test_images, test.labels, class_names),
             about.unknown_source(name, "parquet"),
-            (*train.skipped, *test.skipped),
+            skipped=(*train.skipped, *test.skipped),
+            remarks=(*train.remarks, *test.remarks),
         )
 
     return cached(request, root, [*train_files, *test_files], name=name, build=build)

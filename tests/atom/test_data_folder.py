@@ -225,3 +225,90 @@ def test_dangling_link_is_named(root):
     (root / "train" / "cat" / "gone.png").symlink_to(root / "nowhere.png")
     with pytest.raises(DataError, match=r"gone\.png: not an image Pillow can read"):
         load_folder(root)
+
+
+def png(size, *, depth, colour_type, pixels=b""):
+    def chunk(kind, content):
+        return (
+            len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+        )
+
+    header = b"".join(side.to_bytes(4, "big") for side in size) + bytes((depth, colour_type, 0, 0, 0))
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(pixels)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def png_of_depth_16(colour_type, channels):
+    return png((6, 6), depth=16, colour_type=colour_type, pixels=bytes(6 * (1 + 6 * channels * 2)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_of_depth_16(2, 3),
+        png_of_depth_16(6, 4),
+        png_of_depth_16(4, 2),
+        b"P6 6 6 4095\n" + bytes(6 * 6 * 3 * 2),
+    ],
+    ids=["RGB", "RGBA", "LA", "12 bits in PPM"],
+)
+def test_files_of_more_than_8_bits_are_refused_though_pillow_shows_8(root, content):
+    (root / "train" / "cat" / "deep.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"deep\.png: the image has mode .*, more than 8 bits a channel"):
+        load_folder(root)
+
+
+def test_files_of_8_bits_or_fewer_are_not_taken_for_deep_ones(root):
+    picture = Image.fromarray(write_image(root / "train" / "cat" / "0.png"))
+    for kind in ("bmp", "gif", "jpg", "ppm", "sgi", "tga", "tif", "webp"):
+        picture.save(root / "train" / "cat" / f"0.{kind}")
+    assert load_folder(root).train.per_class_counts()[0] == 3 + 8
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_pictures_in_the_alpha_channel_are_laid_on_white_and_said(root, mode):
+    alpha = np.random.default_rng(0).integers(0, 256, (6, 6), dtype=np.uint8)
+    for file in root.rglob("*.png"):
+        black = Image.new(mode, (6, 6), 0)
+        black.putalpha(Image.fromarray(alpha))
+        black.save(file)
+    data = load_folder(root)
+    assert data.train.images.shape[1] == (3 if mode == "RGBA" else 1)
+    np.testing.assert_allclose(data.train.images[0, 0], 255 - alpha, atol=1)
+    assert "6 images are transparent in parts, and white was put behind" in data.remarks[0]
+    assert load_folder(root).remarks == data.remarks  # from the cache
+
+
+def test_alpha_that_is_the_same_everywhere_is_dropped_without_a_word(root):
+    picture = Image.fromarray(write_image(root / "train" / "cat" / "0.png"))
+    faint = picture.convert("RGBA")
+    faint.putalpha(128)
+    faint.save(root / "train" / "cat" / "0.png")
+    data = load_folder(root)
+    np.testing.assert_array_equal(data.train.images[0], np.asarray(picture).transpose(2, 0, 1))
+    assert data.remarks == ()
+
+
+def test_image_that_pillow_itself_refuses_for_its_size_gets_the_same_advice(root):
+    (root / "train" / "cat" / "bomb.png").write_bytes(png((14_000, 14_000), depth=8, colour_type=0))
+    with pytest.raises(
+        DataError, match=r"bomb\.png: the image is more than Pillow's limit .*; shrink or remove"
+    ):
+        load_folder(root)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_jpeg_2000_of_more_than_8_bits_is_refused_by_its_header(root, wrapped):
+    content = io.BytesIO()
+    Image.fromarray(write_image(root / "train" / "cat" / "0.png")).save(
+        content, "JPEG2000", no_jp2=not wrapped
+    )
+    file = root / "train" / "cat" / "deep.jp2"
+    file.write_bytes(content.getvalue())
+    assert len(load_folder(root).train) == 7
+    codestream = content.getvalue().index(b"\xff\x4f\xff\x51")
+    deep = bytearray(content.getvalue())
+    deep[codestream + 42] = 11
+    file.write_bytes(deep)
+    with pytest.raises(DataError, match=r"deep\.jp2: the image has mode RGB, more than 8 bits"):
+        load_folder(root)
