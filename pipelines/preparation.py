@@ -4,6 +4,7 @@
 
 import logging
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from atom.device import use_threads
 from atom.errors import AtomError, ConfigError, StoreError
 from atom.preprocess import Preprocess
 from atom.settings import DistillSettings
+from pipelines.command import say
 from pipelines.options import DataSettings
+from pipelines.progress import Progress
 from pipelines.store import Store
 
 log = logging.getLogger(__name__)
@@ -33,18 +36,46 @@ def load_real(settings: DataSettings, *, smoke: bool) -> RealData:
     Raises:
         ConfigError, DataError: see `atom.data.load`.
     """
-    loaded = real_data.load(
-        settings.dataset,
-        data_dir=settings.data_dir,
-        image_size=settings.image_size,
-        allow_download=settings.download,
-        skip_broken=settings.skip_broken,
-    )
+    with Downloads() as downloads:
+        loaded = real_data.load(
+            settings.dataset,
+            data_dir=settings.data_dir,
+            image_size=settings.image_size,
+            allow_download=settings.download,
+            skip_broken=settings.skip_broken,
+            on_download=downloads,
+        )
     if smoke:
         loaded = loaded.with_images(
             _first_of_each(loaded.train, _SMOKE_TRAIN), _first_of_each(loaded.test, _SMOKE_TEST)
         )
     return loaded.hold_out(settings.validation_frac, train_per_class=settings.train_per_class)
+
+
+class Downloads:
+    """A line on the screen for every file while it is downloaded, a context manager; called as `load` asks."""
+
+    def __init__(self) -> None:
+        self._shown = ExitStack()
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> "Downloads":
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self._shown.close()
+
+    def __call__(self, name: str, received: int, total: int | None) -> None:
+        """Say that a file is on its way, and how far."""
+        if not received:
+            self._shown.close()
+            self._progress = None
+            say(f"downloading {name}")
+        elif self._progress is None and total is not None:
+            shown = Progress(name, total / 1e6, num_items=1, unit="MB", item="MB")
+            self._progress = self._shown.enter_context(shown)
+        if self._progress is not None:
+            self._progress.update(received / 1e6, items_done=0)
 
 
 def check_ipc(real: RealData, *, ipc: int, factor: int, init: str) -> None:

@@ -49,7 +49,7 @@ def read_cifar(request: Request) -> RealData:
     source = SOURCES[request.name]
     found = _locate(request, source)
     if found is None and request.may_download:
-        found = download(source.archive, request.root, spec=request.spec)
+        found = download(source.archive, request.root, spec=request.spec, on_download=request.on_download)
     if found is None:
         raise DataError(
             f"{request.spec}: neither {source.python_folder}, {source.binary_folder} nor "

@@ -146,7 +146,12 @@ def _locate(request: Request, source: IdxSource) -> list[Path]:
     if request.may_download:
         return [
             _present(home, stem)
-            or download(RemoteFile(f"{source.mirror}{stem}.gz", md5), home, spec=request.spec)
+            or download(
+                RemoteFile(f"{source.mirror}{stem}.gz", md5),
+                home,
+                spec=request.spec,
+                on_download=request.on_download,
+            )
             for stem, md5 in zip(STEMS, source.md5s, strict=True)
         ]
     raise DataError(

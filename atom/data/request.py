@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atom.data.decode import Decoding
+from atom.data.download import OnDownload
 from atom.errors import DataError
 
 
@@ -22,6 +23,7 @@ class Request:
     image_size: int | None
     allow_download: bool
     skip_broken: bool
+    on_download: OnDownload | None = None
 
     @property
     def may_download(self) -> bool:

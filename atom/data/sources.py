@@ -7,6 +7,7 @@ from pathlib import Path
 from atom.data.cifar import read_cifar
 from atom.data.decode import resize_images
 from atom.data.digits import read_digits
+from atom.data.download import OnDownload
 from atom.data.folder import read_folder
 from atom.data.idx import read_idx
 from atom.data.image_set import ImageSet, RealData
@@ -44,6 +45,7 @@ def load(
     image_size: int | None = None,
     allow_download: bool = True,
     skip_broken: bool = False,
+    on_download: OnDownload | None = None,
 ) -> RealData:
     """Real images with their official split.
 
@@ -55,6 +57,7 @@ def load(
             the images as they are, and they must then be square and of one size.
         allow_download: fetch the missing files of cifar10, cifar100, mnist, fashionmnist and svhn.
         skip_broken: leave out images that cannot be decoded, and list them in `RealData.skipped`.
+        on_download: called while a file is downloaded, with its name, the bytes received, and all its bytes if known.
 
     Raises:
         ConfigError: the spec or the size is not understood.
@@ -80,6 +83,7 @@ def load(
         image_size=image_size,
         allow_download=allow_download,
         skip_broken=skip_broken,
+        on_download=on_download,
     )
     data = READERS[name](request)
     return data if image_size is None else _resized(data, image_size)

@@ -35,7 +35,7 @@ def _locate(request: Request, remote: RemoteFile) -> Path:
         if file.is_file():
             return file
     if request.may_download:
-        return download(remote, request.root, spec=request.spec)
+        return download(remote, request.root, spec=request.spec, on_download=request.on_download)
     raise DataError(
         f"{request.spec}: {remote.name} is not in {request.root}; put the official file there, "
         "or name its folder with --data-dir."

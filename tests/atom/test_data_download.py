@@ -18,7 +18,9 @@ def server():
             if self.path.endswith("silent.bin"):
                 release.wait(10)
                 return
-            self.send_response(200 if self.path.endswith("file.bin") else 404)
+            known = self.path.endswith(("file.bin", "cut.bin"))
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", str(len(CONTENT) + self.path.endswith("cut.bin")))
             self.end_headers()
             self.wfile.write(CONTENT)
 
@@ -63,3 +65,28 @@ def test_missing_page_and_closed_port_say_what_was_wanted_and_how_to_provide_it(
         ):
             download(RemoteFile(url, ""), tmp_path / "new", spec="x")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_download_reports_how_far_it_is(server, tmp_path):
+    seen = []
+    download(
+        RemoteFile(f"{server}/file.bin", md5(CONTENT)),
+        tmp_path,
+        spec="x",
+        on_download=lambda *at: seen.append(at),
+    )
+    assert seen[0] == ("file.bin", 0, None)
+    assert seen[-1] == ("file.bin", len(CONTENT), len(CONTENT))
+
+
+def test_a_server_that_trickles_is_given_up(server, tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 61))
+    monkeypatch.setattr(download_module, "_now_s", lambda: float(next(clock)))
+    with pytest.raises(DataError, match=r"could not be fetched .* \(only \d+ bytes came in 61 s\)"):
+        download(RemoteFile(f"{server}/file.bin", md5(CONTENT)), tmp_path, spec="x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_connection_that_ends_early_is_said(server, tmp_path):
+    with pytest.raises(DataError, match=r"cut\.bin could not be fetched .*ended after 17000 of 17001 bytes"):
+        download(RemoteFile(f"{server}/cut.bin", md5(CONTENT)), tmp_path, spec="x")

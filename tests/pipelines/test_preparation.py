@@ -15,6 +15,7 @@ from atom.settings import DistillSettings
 from pipelines.options import DataSettings
 from pipelines.preparation import (
     PREPROCESS_NAME,
+    Downloads,
     blank_classes,
     check_ipc,
     load_real,
@@ -178,3 +179,13 @@ def test_a_single_class_is_said_to_make_accuracies_meaningless(digits: RealData)
 
 def test_what_a_source_remarks_is_noted(digits: RealData) -> None:
     assert notes_on_images(replace(digits, remarks=("half of it is missing",))) == ["half of it is missing"]
+
+
+def test_a_download_is_announced_and_followed_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    with Downloads() as downloads:
+        downloads("cifar.tar.gz", 0, None)
+        downloads("cifar.tar.gz", 1_000_000, 170_000_000)
+        downloads("cifar.tar.gz", 170_000_000, 170_000_000)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "downloading cifar.tar.gz"
+    assert lines[-1].startswith("cifar.tar.gz: 170/170 MB")
