@@ -36,6 +36,12 @@ class DataSettings(Settings):
     """Whether a missing official source may be downloaded."""
     skip_broken: bool = False
     """Leave out images that cannot be read, and list them, instead of stopping at the first."""
+    image_column: str | None = None
+    """Column of the images in parquet files; default found by metadata, name or type."""
+    label_column: str | None = None
+    """Column of the labels in parquet files, such as coarse_label; default found by metadata, name or type."""
+    test_part: str | None = None
+    """Part to test on, of folder: and parquet:; default the first of test and validation that has labels."""
     validation_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training images put aside to choose by, stratified and the same for every command; sets are
     not distilled from them."""

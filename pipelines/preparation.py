@@ -43,6 +43,9 @@ def load_real(settings: DataSettings, *, smoke: bool) -> RealData:
             image_size=settings.image_size,
             allow_download=settings.download,
             skip_broken=settings.skip_broken,
+            image_column=settings.image_column,
+            label_column=settings.label_column,
+            test_part=settings.test_part,
             on_download=downloads,
         )
     if smoke:

@@ -1,6 +1,6 @@
 """Images in the Hugging Face parquet layout: a column of {bytes, path} and a column of labels."""
 
-import re
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,46 +10,54 @@ from atom.data import about
 from atom.data.cache import cached
 from atom.data.decode import Decoded, Entry, decode_all, match_channels
 from atom.data.image_set import ImageSet, RealData
-from atom.data.parquet_schema import Columns, find_columns
+from atom.data.parquet_layout import Layout, find_layout, set_folder
+from atom.data.parquet_schema import Columns, NoLabelsError, find_columns
 from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-TEST_PARTS = ("test", "validation", "valid", "val")
-"""The first that has files is the test part."""
 BATCH_ROWS = 1024
+_NAMED = 10
+"""Class names in a remark."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The files of one part, and what their schema says."""
+    """The files of one part, what their schema says, and the labels of their rows."""
 
     files: tuple[Path, ...]
     columns: Columns
+    labels: tuple[Any, ...]
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no row has a label: -1 is what competitions give their test images."""
+        return all(label is None or label == -1 for label in self.labels)
 
 
 def read_parquet(request: Request) -> RealData:
-    """Images of `train-*.parquet` and `test-*.parquet` (or `validation-*`), also under data/.
+    """Images of `train-*.parquet` and `test-*.parquet` (or `validation-*`), in one of the Hub's layouts.
 
     Raises:
         DataError: a part, a column or a shard is missing, a file is damaged, a label or an image is broken.
     """
     root = required_directory(request)
-    train_files = _shards(request, root, ("train",))
-    test_files = _shards(request, root, TEST_PARTS)
-    name = slug(root)
+    layout = find_layout(request, root)
+    name = slug(set_folder(root))
 
     def build() -> RealData:
-        train_part = _Part(train_files, _columns(train_files))
-        test_part = _Part(test_files, _columns(test_files))
+        train_part = _part(layout.train, request)
+        test_part, remarks = _test_part(layout, request)
         _check_same_classes(train_part, test_part)
-        classes = _classes(train_part)
-        positions = train_part.columns.labels_are_positions
-        train = _decode(train_part, classes, request, positions=positions)
-        test = _decode(test_part, classes, request, positions=positions)
-        class_names = tuple(str(value) for value in classes)
+        values = _class_values(train_part)
+        present = {*train_part.labels, *test_part.labels}
+        kept = [value for value in values if value in present]
+        train = _decode(train_part, values, kept, request)
+        test = _decode(test_part, values, kept, request)
+        class_names = tuple(str(_names(train_part, value)) for value in kept)
+        absent = [str(_names(train_part, value)) for value in values if value not in present]
         train_images, test_images = match_channels(train.images, test.images)
         return RealData(
             name,
@@ -58,37 +66,46 @@ def read_parquet(request: Request) -> RealData:
             ImageSet.create(test_images, test.labels, class_names),
             about.unknown_source(name, "parquet"),
             skipped=(*train.skipped, *test.skipped),
-            remarks=(*train.remarks, *test.remarks),
+            remarks=(*remarks, *_on_absent(absent, len(values)), *train.remarks, *test.remarks),
         )
 
-    return cached(request, root, [*train_files, *test_files], name=name, build=build)
+    return cached(request, root, layout.files, name=name, build=build)
 
 
-def _shards(request: Request, root: Path, parts: tuple[str, ...]) -> tuple[Path, ...]:
-    """The files of the first part that has any, all shards present."""
-    for part in parts:
-        for folder in (root, root / "data"):
-            files = sorted({*folder.glob(f"{part}-*.parquet"), *folder.glob(f"{part}.parquet")})
-            if files:
-                _check_complete(files)
-                return tuple(files)
-    wanted = " or ".join(f"{part}-*.parquet" for part in parts)
-    raise DataError(
-        f"{request.spec}: no {wanted} in {root} or {root / 'data'}; expected the Hugging Face layout."
+def _part(files: tuple[Path, ...], request: Request) -> _Part:
+    columns = _columns(files, request)
+    return _Part(
+        files,
+        columns,
+        tuple(label for file in files for _, label, _ in _rows(file, columns, with_images=False)),
     )
 
 
-def _check_complete(files: list[Path]) -> None:
-    """Shards are called part-00000-of-00003: a missing one would silently shrink the set."""
-    numbered = [re.search(r"-(\d+)-of-(\d+)(?:-[0-9a-f]+)?$", file.stem) for file in files]
-    present = {(int(match[1]), int(match[2])) for match in numbered if match}
-    for total in {total for _, total in present}:
-        for number in range(total):
-            if (number, total) not in present:
-                raise DataError(
-                    f"{files[0].parent}: shard {number:05d} of {total:05d} is missing "
-                    f"beside {files[0].name}; fetch all shards."
-                )
+def _test_part(layout: Layout, request: Request) -> tuple[_Part, tuple[str, ...]]:
+    """The first part that has labels, and what to say of those that were passed over."""
+    passed: list[str] = []
+    for name, files in layout.tests.items():
+        try:
+            part = _part(files, request)
+        except NoLabelsError:
+            part = None
+        if part is not None and not (part.unlabelled and part.labels):
+            have = "part has" if len(passed) == 1 else "parts have"
+            what = f"the {' and '.join(passed)} {have} no labels, so the {name} part is the test part"
+            return part, (what,) if passed else ()
+        passed.append(name)
+    files = layout.tests[passed[0]]
+    raise DataError(
+        f"{files[0]}: the {passed[0]} part has no labels (-1, nothing, or no column), as test parts of competitions; "
+        "name a part that has them as --test-part, or hold one out of the training part yourself."
+    )
+
+
+def _on_absent(names: list[str], num_classes: int) -> tuple[str, ...]:
+    if not names:
+        return ()
+    shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return (f"{len(names)} of {num_classes} class names have no images and are left out: {shown}",)
 
 
 def _open(file: Path) -> "pq.ParquetFile":
@@ -103,16 +120,18 @@ def _open(file: Path) -> "pq.ParquetFile":
         ) from error
 
 
-def _columns(files: tuple[Path, ...]) -> Columns:
+def _columns(files: tuple[Path, ...], request: Request) -> Columns:
     """The columns all files of one part share."""
     columns: Columns | None = None
     for file in files:
         with _open(file) as table:
-            found = find_columns(table.schema_arrow, file)
+            found = find_columns(
+                table.schema_arrow, file, image=request.image_column, label=request.label_column
+            )
         if columns is not None and found != columns:
             raise DataError(f"{file}: its columns or class names differ from those of {files[0]}.")
         columns = found
-    assert columns is not None  # _shards gives one file or more
+    assert columns is not None  # find_layout gives one file or more
     return columns
 
 
@@ -129,26 +148,33 @@ def _check_same_classes(train: _Part, test: _Part) -> None:
         )
 
 
-def _classes(part: _Part) -> list[Any]:
-    """Names of the classes in the order of the labels; without metadata, the sorted values of the labels."""
-    if part.columns.class_names is not None:
-        return list(part.columns.class_names)
-    values = {label for file in part.files for _, label, _ in _rows(file, part.columns, with_images=False)}
-    if None in values:
-        raise DataError(f"{part.files[0].parent}: column {part.columns.label!r} has rows without a label.")
-    return sorted(values)
-
-
-def _decode(part: _Part, classes: list[Any], request: Request, *, positions: bool) -> Decoded:
+def _class_values(part: _Part) -> list[Any]:
+    """What stands in the label column for each class, in the order of the classes: sorted without metadata."""
     columns = part.columns
-    label_of = {position if positions else value: position for position, value in enumerate(classes)}
+    if columns.class_names is not None:
+        return list(columns.class_names if columns.text_labels else range(len(columns.class_names)))
+    if None in part.labels:
+        raise DataError(f"{part.files[0].parent}: column {columns.label!r} has rows without a label.")
+    return sorted(set(part.labels))
+
+
+def _names(part: _Part, value: Any) -> Any:
+    """Name of the class that a value of the label column stands for."""
+    names = part.columns.class_names
+    return value if names is None or part.columns.text_labels else names[value]
+
+
+def _decode(part: _Part, values: list[Any], kept: list[Any], request: Request) -> Decoded:
+    columns = part.columns
+    label_of = {value: position for position, value in enumerate(kept)}
 
     def entries() -> Iterator[Entry]:
         for file in part.files:
             for row, label, content in _rows(file, columns, with_images=True):
                 where = f"{file}, row {row}"
                 if label not in label_of:
-                    known = f"0 to {len(classes) - 1}" if positions else "one of the training part's labels"
+                    positions = columns.labels_are_positions
+                    known = f"0 to {len(values) - 1}" if positions else "one of the training part's labels"
                     raise DataError(f"{where}: column {columns.label!r} holds {label!r}; expected {known}.")
                 yield Entry(where, label_of[label], content)
 
@@ -177,10 +203,23 @@ def _rows(file: Path, columns: Columns, *, with_images: bool) -> Iterator[tuple[
             if batch is None:
                 return
             labels = batch.column(columns.label).to_pylist()
+            if any(isinstance(label, float) for label in labels):
+                labels = [_whole(label, f"{file}, row {row + i}", columns) for i, label in enumerate(labels)]
             images = batch.column(columns.image).to_pylist() if with_images else [None] * len(labels)
             for label, image in zip(labels, images, strict=True):
                 yield row, label, image.get("bytes") if isinstance(image, dict) else image
                 row += 1
+
+
+def _whole(label: float | None, where: str, columns: Columns) -> int | None:
+    """A label that was stored as a fraction, as pandas does where some are missing."""
+    if label is None or math.isnan(label):
+        return None
+    if not label.is_integer():
+        raise DataError(
+            f"{where}: column {columns.label!r} holds {label:g}; expected whole numbers or names, one a class."
+        )
+    return int(label)
 
 
 def _first_line(error: Exception) -> str:

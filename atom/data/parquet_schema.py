@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 IMAGE_NAMES = ("image", "img", "images")
+_INDEX = "__index_level_"
+"""What pandas calls a column of row numbers."""
 LABEL_NAMES = ("label", "labels", "fine_label", "target", "class")
 
 
@@ -31,39 +33,83 @@ class Columns:
         return self.class_names is not None and not self.text_labels
 
 
-def find_columns(schema: "pa.Schema", file: Path) -> Columns:
+class NoLabelsError(DataError):
+    """No column could be told to hold labels."""
+
+
+def find_columns(
+    schema: "pa.Schema", file: Path, *, image: str | None = None, label: str | None = None
+) -> Columns:
     """The image and label columns of a schema.
 
     The metadata Hugging Face writes decides; without it, the usual names; without those, the only column of
     the right type. Of several label columns the first usual name is taken: CIFAR-100 gives its fine labels.
 
-    Raises:
-        DataError: there is no such column, or the choice is ambiguous, or its type does not fit.
-    """
-    import pyarrow as pa
+    Args:
+        schema: of one file.
+        file: for messages.
+        image: the column of the images, if it was chosen.
+        label: the column of the labels, if it was chosen.
 
+    Raises:
+        NoLabelsError: there is no column of labels, or the choice is ambiguous.
+        DataError: the same of images; a chosen column is missing; a type does not fit.
+    """
     features = _features(schema, file)
-    image = _choose(
+    for flag, name in (("--image-column", image), ("--label-column", label)):
+        if name is not None and name not in schema.names:
+            raise DataError(
+                f"{flag} {name}: {file} has the columns {', '.join(schema.names)}; name one of them."
+            )
+    image = image or _choose(
         [name for name in schema.names if features.get(name, {}).get("_type") == "Image"],
         [field.name for field in schema if _holds_images(field.type)],
-        IMAGE_NAMES,
+        [name for name in IMAGE_NAMES if name in schema.names],
     )
-    label = _choose(
+    label = label or _choose(
         [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"],
-        [field.name for field in schema if pa.types.is_integer(field.type) or _is_text(field.type)],
-        LABEL_NAMES,
+        [field.name for field in schema if _holds_labels(field.type) and not field.name.startswith(_INDEX)],
+        [name for name in LABEL_NAMES if name in schema.names],
     )
-    for what, found in (("images ({bytes, path})", image), ("labels (integers)", label)):
-        if found is None:
-            raise DataError(
-                f"{file}: no column could be told to hold the {what} among {', '.join(schema.names)}; "
-                "call them image and label."
-            )
-    assert image is not None
-    assert label is not None
+    if image is None:
+        raise _unknown("images ({bytes, path})", "image", schema, file)
+    if label is None:
+        raise _unknown("labels (integers or names)", "label", schema, file, NoLabelsError)
+    _check_types(schema, image, label, file)
     names = features.get(label, {}).get("names")
     usable = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     return Columns(image, label, tuple(names) if usable else None, _is_text(schema.field(label).type))
+
+
+def _unknown(
+    what: str, name: str, schema: "pa.Schema", file: Path, kind: type[DataError] = DataError
+) -> DataError:
+    return kind(
+        f"{file}: no column could be told to hold the {what} among {', '.join(schema.names)}; "
+        f"call it {name}, or name it with --{name}-column."
+    )
+
+
+def _check_types(schema: "pa.Schema", image: str, label: str, file: Path) -> None:
+    """Refuse a column that has the right name and the wrong content."""
+    import pyarrow as pa
+
+    kind = schema.field(image).type
+    if not _holds_images(kind):
+        raise DataError(
+            f"{file}: column {image!r} holds {kind}, expected the bytes of encoded images, as binary or as "
+            "{bytes, path}; --image-column names another column."
+        )
+    kind = schema.field(label).type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        raise DataError(
+            f"{file}: column {label!r} holds {kind}, several labels an image; multi-label sets are not supported, "
+            "--label-column names a column with one."
+        )
+    if not _holds_labels(kind):
+        raise DataError(
+            f"{file}: column {label!r} holds {kind}, expected integers or names; --label-column names another column."
+        )
 
 
 def _features(schema: "pa.Schema", file: Path) -> dict[str, dict[str, Any]]:
@@ -84,14 +130,17 @@ def _features(schema: "pa.Schema", file: Path) -> dict[str, dict[str, Any]]:
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
 
 
-def _choose(described: list[str], fitting: list[str], usual: tuple[str, ...]) -> str | None:
-    for candidates in ([name for name in described if name in fitting], fitting):
-        for name in usual:
-            if name in candidates:
-                return name
-        if len(candidates) == 1:
-            return candidates[0]
-    return None
+def _choose(described: list[str], fitting: list[str], usual: list[str]) -> str | None:
+    """A described column, else one of a usual name, else the only one that fits.
+
+    A usual name with the wrong type is chosen before a fitting stranger: the type check then says what it holds.
+    """
+    candidates = [name for name in described if name in fitting]
+    named = [name for name in usual if name in candidates]
+    if named or len(candidates) == 1:
+        return (named or candidates)[0]
+    named = [name for name in usual if name in fitting] or usual
+    return named[0] if named else fitting[0] if len(fitting) == 1 else None
 
 
 def _holds_images(kind: "pa.DataType") -> bool:
@@ -102,7 +151,19 @@ def _holds_images(kind: "pa.DataType") -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
+def _holds_labels(kind: "pa.DataType") -> bool:
+    """Integers, names, booleans, and fractions, which must turn out whole; a part without labels has only nulls."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):  # how pandas stores a category
+        return _holds_labels(kind.value_type)
+    numbers = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)
+    return numbers or _is_text(kind) or pa.types.is_null(kind)
+
+
 def _is_text(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -23,6 +23,9 @@ class Request:
     image_size: int | None
     allow_download: bool
     skip_broken: bool
+    image_column: str | None = None
+    label_column: str | None = None
+    test_part: str | None = None
     on_download: OnDownload | None = None
 
     @property
@@ -43,7 +46,14 @@ class Request:
     @property
     def options(self) -> dict[str, object]:
         """What, besides the files, decides the decoded arrays."""
-        return {"source": self.name, "image_size": self.image_size, "skip_broken": self.skip_broken}
+        return {
+            "source": self.name,
+            "image_size": self.image_size,
+            "skip_broken": self.skip_broken,
+            "image_column": self.image_column,
+            "label_column": self.label_column,
+            "test_part": self.test_part,
+        }
 
 
 def required_directory(request: Request) -> Path:

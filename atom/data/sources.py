@@ -45,6 +45,9 @@ def load(
     image_size: int | None = None,
     allow_download: bool = True,
     skip_broken: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    test_part: str | None = None,
     on_download: OnDownload | None = None,
 ) -> RealData:
     """Real images with their official split.
@@ -57,6 +60,10 @@ def load(
             the images as they are, and they must then be square and of one size.
         allow_download: fetch the missing files of cifar10, cifar100, mnist, fashionmnist and svhn.
         skip_broken: leave out images that cannot be decoded, and list them in `RealData.skipped`.
+        image_column: column of the images in parquet files; None finds it.
+        label_column: column of the labels in parquet files; None finds it.
+        test_part: directory (folder:) or split (parquet:) to test on; None takes the first labelled one of test,
+            validation and their other names.
         on_download: called while a file is downloaded, with its name, the bytes received, and all its bytes if known.
 
     Raises:
@@ -75,6 +82,8 @@ def load(
         raise ConfigError(
             f"--image-size {image_size} is out of range; expected 1 to {MAX_IMAGE_SIZE} pixels."
         )
+    choices = {"--image-column": image_column, "--label-column": label_column, "--test-part": test_part}
+    _check_choices(name, choices)
     request = Request(
         spec=spec,
         name=name,
@@ -83,6 +92,9 @@ def load(
         image_size=image_size,
         allow_download=allow_download,
         skip_broken=skip_broken,
+        image_column=image_column,
+        label_column=label_column,
+        test_part=test_part,
         on_download=on_download,
     )
     data = READERS[name](request)
@@ -101,6 +113,13 @@ def _check_spec(spec: str, name: str, place: str | None) -> None:
         raise ConfigError(f"--dataset {spec!r} names no directory; expected {name}:PATH.")
     if place is not None and (name in NO_PATH or not place):
         raise ConfigError(f"--dataset {spec!r} has an unexpected or empty path; expected {name!r}.")
+
+
+def _check_choices(name: str, choices: dict[str, str | None]) -> None:
+    """Refuse a choice that the source does not have, which would be ignored otherwise."""
+    for flag, value in choices.items():
+        if value is not None and name != "parquet":
+            raise ConfigError(f"{flag} {value}: {name} has no such choice; it is for parquet.")
 
 
 def _resized(data: RealData, image_size: int) -> RealData:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from atom.data import load
-from atom.errors import DataError
+from atom.errors import ConfigError, DataError
 
 
 def write_image(path, *, seed=0, size=(6, 6), mode="RGB"):
@@ -312,3 +312,10 @@ def test_jpeg_2000_of_more_than_8_bits_is_refused_by_its_header(root, wrapped):
     file.write_bytes(deep)
     with pytest.raises(DataError, match=r"deep\.jp2: the image has mode RGB, more than 8 bits"):
         load_folder(root)
+
+
+def test_a_choice_that_a_source_does_not_have_is_refused(root):
+    with pytest.raises(
+        ConfigError, match="--label-column coarse: folder has no such choice; it is for parquet"
+    ):
+        load_folder(root, label_column="coarse")

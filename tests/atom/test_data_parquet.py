@@ -202,3 +202,152 @@ def test_real_cifar_in_the_parquet_layout_has_its_official_split(tmp_path, name,
     assert data.train.images.shape == (50_000, 3, 32, 32)
     assert data.train.per_class_counts().tolist() == [50_000 // classes] * classes
     assert data.test.per_class_counts().tolist() == [10_000 // classes] * classes
+
+
+def put(folder, *, train="train-00000-of-00001.parquet", test="test-00000-of-00001.parquet"):
+    write(folder / train, [0, 1, 1], described=features())
+    write(folder / test, [1, 0], described=features())
+
+
+@pytest.mark.parametrize(
+    ("inside", "files"),
+    [
+        ("plain_text", {}),
+        ("default", {"train": "train/0000.parquet", "test": "test/0000.parquet"}),
+        ("pets-small", {"train": "train/0000.parquet", "test": "test/0000.parquet"}),
+    ],
+)
+def test_the_only_configuration_below_is_found_and_the_set_keeps_its_name(tmp_path, inside, files):
+    put(tmp_path / "pets" / inside, **files)
+    assert load_parquet(tmp_path / "pets").name == "pets"
+    assert load_parquet(tmp_path / "pets" / inside).name == (
+        "pets-small" if inside == "pets-small" else "pets"
+    )
+
+
+def test_several_configurations_are_listed(tmp_path):
+    put(tmp_path / "pets" / "large")
+    put(tmp_path / "pets" / "small")
+    with pytest.raises(
+        DataError, match=r"several configurations \(large, small\); pass one, such as parquet:.*large"
+    ):
+        load_parquet(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("place", ["", "snapshots/{commit}", "snapshots/{commit}/data"])
+def test_a_snapshot_in_the_hubs_cache_has_the_name_of_its_set(tmp_path, place):
+    commit = "0b2714987fa478483af9968de7c934580d0bb9a2"
+    entry = tmp_path / "datasets--some-org--Pets"
+    put(entry / "snapshots" / commit / "data")
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text(commit)
+    assert load_parquet(entry / place.format(commit=commit)).source.title == "pets (parquet)"
+
+
+def test_of_several_snapshots_the_current_one_is_read(tmp_path):
+    entry = tmp_path / "datasets--some-org--pets"
+    for commit, labels in (("a" * 40, [0, 1]), ("b" * 40, [0, 1, 1])):
+        put(entry / "snapshots" / commit)
+        write(entry / "snapshots" / commit / "train-00000-of-00001.parquet", labels, described=features())
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text("a" * 40)
+    assert len(load_parquet(entry).train) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (pa.array(["dog", "cat"]).dictionary_encode(), ("cat", "dog")),
+        (pa.array([True, False]), ("False", "True")),
+        (pa.array([2.0, 1.0]), ("1", "2")),
+    ],
+    ids=["category", "bool", "whole fractions"],
+)
+def test_labels_of_any_type_that_names_one_class_are_read(tmp_path, labels, names):
+    for part in ("train", "test"):
+        write(tmp_path / "pets" / f"{part}.parquet", labels, extra={"__index_level_0__": [5, 6]})
+    data = load_parquet(tmp_path / "pets")
+    assert data.train.class_names == names
+    assert data.train.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[0, 1], [1]], r"column 'label' holds list<.*multi-label sets are not supported"),
+        ([0.5, 1.0], r"row 0: column 'label' holds 0\.5; expected whole numbers"),
+        ([b"x", b"y"], r"column 'label' holds binary, expected integers or names; --label-column"),
+    ],
+)
+def test_labels_of_a_type_that_names_no_class_are_refused_as_such(tmp_path, labels, message):
+    for part in ("train", "test"):
+        write(tmp_path / "pets" / f"{part}.parquet", labels, extra={"id": [7, 8]})
+    with pytest.raises(DataError, match=message):
+        load_parquet(tmp_path / "pets")
+
+
+def test_images_beside_the_file_are_refused_as_such(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / "pets").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": ["a.png"], "label": [0]}), tmp_path / "pets" / f"{part}.parquet")
+    with pytest.raises(DataError, match="column 'image' holds string, expected the bytes of encoded images"):
+        load_parquet(tmp_path / "pets")
+
+
+def test_flags_name_the_columns_and_the_cache_keeps_them_apart(tmp_path):
+    described = {**features("fine_label"), "coarse_label": {"_type": "ClassLabel", "names": ["pet", "wild"]}}
+    for part in ("train", "test"):
+        file = tmp_path / "pets" / f"{part}.parquet"
+        write(file, [0, 1], label="fine_label", described=described, extra={"coarse_label": [1, 0]})
+    assert load_parquet(tmp_path / "pets").train.class_names == ("cat", "dog")
+    coarse = load_parquet(tmp_path / "pets", label_column="coarse_label", image_column="image")
+    assert coarse.train.class_names == ("pet", "wild")
+    assert coarse.train.labels.tolist() == [1, 0]
+    with pytest.raises(
+        DataError, match=r"--label-column x: .* has the columns image, fine_label, coarse_label"
+    ):
+        load_parquet(tmp_path / "pets", label_column="x")
+
+
+def test_classes_without_rows_are_left_out_with_a_line(tmp_path):
+    for part in ("train", "test"):
+        write(tmp_path / "pets" / f"{part}.parquet", [1, 3], described=features(names="abcd"))
+    data = load_parquet(tmp_path / "pets")
+    assert data.train.class_names == ("b", "d")
+    assert data.train.labels.tolist() == [0, 1]
+    assert data.remarks == ("2 of 4 class names have no images and are left out: a, c",)
+    assert load_parquet(tmp_path / "pets").remarks == data.remarks  # from the cache
+
+
+def test_a_class_of_one_part_only_is_still_an_error(tmp_path):
+    write(tmp_path / "pets" / "train.parquet", [0, 1], described=features(names="abc"))
+    write(tmp_path / "pets" / "test.parquet", [0, 0], described=features(names="abc"))
+    with pytest.raises(DataError, match="class 'b' has no test images"):
+        load_parquet(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("labels", [[-1, -1], [None, None], None], ids=["-1", "null", "no column"])
+def test_an_unlabelled_test_part_is_passed_over_with_a_line(root, labels):
+    file = root / "test-00000-of-00001.parquet"
+    file.rename(root / "validation-00000-of-00001.parquet")
+    write(file, [0, 0] if labels is None else labels, described=features())
+    if labels is None:
+        pq.write_table(pq.read_table(file, columns=["image"]), file)
+    data = load_parquet(root)
+    assert data.test.labels.tolist() == [1, 0]
+    assert data.remarks == ("the test part has no labels, so the validation part is the test part",)
+
+
+def test_an_unlabelled_test_part_with_nothing_beside_it_is_named(root):
+    write(root / "test-00000-of-00001.parquet", [-1, -1], described=features())
+    with pytest.raises(DataError, match=r"test-00000.*: the test part has no labels .*--test-part"):
+        load_parquet(root, skip_broken=True)
+
+
+def test_a_flag_chooses_the_split(root):
+    write(root / "holdout-00000-of-00001.parquet", [1, 0, 1], described=features())
+    assert len(load_parquet(root, test_part="holdout").test) == 3
+    with pytest.raises(DataError, match=r"no other-\*\.parquet in"):
+        load_parquet(root, test_part="other")
+    with pytest.raises(DataError, match=r"--test-part train: .* is the training part"):
+        load_parquet(root, test_part="train")
