@@ -1,6 +1,7 @@
 """A user's own images: one directory a class, under train/ and test/."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 from atom.data import about
@@ -10,28 +11,35 @@ from atom.data.image_set import ImageSet, RealData
 from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
 
-TEST_FOLDERS = ("test", "val", "validation")
-"""The first that exists is the test part; with "test" present, a validation part is left alone."""
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "val", "validation", "valid")
+"""The first that exists and has labels is the test part."""
+LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})
+"""What file managers and archivers leave in folders of images."""
+
+_TINY_TABLE = "val_annotations.txt"
 
 
 def read_folder(request: Request) -> RealData:
     """Images under train/<class>/ and test/<class>/, classes in alphabetical order.
 
     Raises:
-        DataError: a part, a class or an image is missing, broken or not where it should be.
+        DataError: a part, a class or an image is missing, broken, without labels or not where it should be.
     """
     root = required_directory(request)
-    train_dir = _part(request, root, ("train",))
-    test_dir = _part(request, root, TEST_FOLDERS)
+    train_dir = _parts(request, root, TRAIN_FOLDERS)[0]
     skipped: list[str] = []
-    class_names = _class_names(request, train_dir, skipped)
-    unknown = sorted(set(_class_names(request, test_dir, skipped)) - set(class_names))
+    train_classes = _classes(request, train_dir, skipped)
+    test_dir, remarks = _test_part(request, root, train_dir, set(train_classes))
+    test_classes = _classes(request, test_dir, skipped)
+    unknown = sorted(name for name in set(test_classes) - set(train_classes) if visible(test_classes[name]))
     if unknown:
         raise DataError(
-            f"{test_dir / unknown[0]}: class {unknown[0]!r} is not among the {len(class_names)} classes of "
+            f"{test_classes[unknown[0]]}: class {unknown[0]!r} is not among the {len(train_classes)} classes of "
             f"{train_dir}; every test class needs training images."
         )
-    parts = [_entries(directory, class_names) for directory in (train_dir, test_dir)]
+    class_names = tuple(sorted(train_classes))
+    parts = [_entries(train_classes, train_dir, class_names), _entries(test_classes, test_dir, class_names)]
     name = slug(root)
 
     def build() -> RealData:
@@ -44,15 +52,15 @@ def read_folder(request: Request) -> RealData:
             ImageSet.create(test_images, test.labels, class_names),
             about.unknown_source(name, "folder"),
             skipped=(*skipped, *train.skipped, *test.skipped),
-            remarks=(*train.remarks, *test.remarks),
+            remarks=(*remarks, *train.remarks, *test.remarks),
         )
 
     files = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]
-    return cached(request, root, files, name=name, build=build, facts=skipped)
+    return cached(request, root, files, name=name, build=build, facts=(skipped, remarks))
 
 
 def visible(directory: Path) -> list[Path]:
-    """What a directory holds, sorted by name, hidden names left out.
+    """What a directory holds, sorted by name, hidden names and what file managers leave behind left out.
 
     Raises:
         DataError: the directory cannot be read.
@@ -63,24 +71,77 @@ def visible(directory: Path) -> list[Path]:
         raise DataError(
             f"{directory}: cannot be listed ({error.strerror}); check its permissions."
         ) from error
-    return [directory / name for name in sorted(names) if not name.startswith(".")]
+    return [
+        directory / name
+        for name in sorted(names)
+        if not name.startswith(".") and name.lower() not in LEFT_BEHIND
+    ]
 
 
-def _part(request: Request, root: Path, names: tuple[str, ...]) -> Path:
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    wanted = " or ".join(f"{name}/" for name in names)
-    raise DataError(
-        f"{request.spec}: {root} has no directory {wanted}; expected train/<class>/* and test/<class>/*."
+def _parts(request: Request, root: Path, names: tuple[str, ...]) -> list[Path]:
+    """The directories of these names in whatever case, in the order of the names."""
+    present = [path for path in visible(root) if path.is_dir()]
+    found = [path for name in names for path in present if path.name.lower() == name.lower()]
+    if not found:
+        wanted = " or ".join(f"{name}/" for name in names)
+        others = ", ".join(f"{path.name}/" for path in present[:10]) or "no directory"
+        raise DataError(
+            f"{request.spec}: {root} has no directory {wanted} ({others} is there); "
+            "expected train/<class>/* and test/<class>/*, or the name of the test part as --test-part."
+        )
+    return found
+
+
+def _test_part(
+    request: Request, root: Path, train_dir: Path, classes: set[str]
+) -> tuple[Path, tuple[str, ...]]:
+    """The first part that has labels, and what to say of those that were passed over."""
+    parts = _parts(request, root, (request.test_part,) if request.test_part else TEST_FOLDERS)
+    parts = [part for part in parts if part != train_dir]
+    if not parts:
+        raise DataError(f"--test-part {request.test_part}: {train_dir} is the training part; name another.")
+    for number, part in enumerate(parts):
+        folders = [_normal(path.name) for path in visible(part) if path.is_dir()]
+        # A single directory that is no class, such as Tiny ImageNet's test/images, sorts nothing.
+        if classes & set(folders) or len(folders) > 1:
+            unlabelled = " and ".join(f"{passed.name}/" for passed in parts[:number])
+            have = "has" if number == 1 else "have"
+            remark = f"{unlabelled} {have} no class directories, so {part.name}/ is the test part"
+            return part, (remark,) if number else ()
+    raise DataError(_unsorted(root, parts[-1]))
+
+
+def _unsorted(root: Path, part: Path) -> str:
+    """What to do about a part whose images are not in class directories."""
+    if (root / "wnids.txt").is_file():
+        return (
+            f"{root} has the layout of Tiny ImageNet, whose labels are in a table; pass tinyimagenet:{root}."
+        )
+    if any(path.name.startswith("ILSVRC2012_val_") for path in visible(part)):
+        return (
+            f"{part}: ImageNet's validation images as they are published, in one directory; sort them into "
+            f"{part.name}/<wnid>/ by their map (LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt "
+            "with the development kit's meta.mat) and run the same command again."
+        )
+    return (
+        f"{part}: no class directories, so its images have no labels; sort them into {part.name}/<class>/, "
+        "or name a part that is sorted as --test-part."
     )
 
 
-def _class_names(request: Request, part: Path, skipped: list[str]) -> tuple[str, ...]:
-    names: list[str] = []
+def _classes(request: Request, part: Path, skipped: list[str]) -> dict[str, Path]:
+    """The class directories of a part by their names in one Unicode form: archives of macOS use another."""
+    classes: dict[str, Path] = {}
     for path in visible(part):
         if path.is_dir():
-            names.append(path.name)
+            other = classes.setdefault(_normal(path.name), path)
+            if other != path:
+                raise DataError(
+                    f"{part}: two directories are called {_normal(path.name)!r}, {other.name!a} and "
+                    f"{path.name!a}, which differ in their Unicode form only; merge them."
+                )
+            continue
+        if path.name == _TINY_TABLE:  # stays behind where Tiny ImageNet's validation images were sorted
             continue
         message = (
             f"{path}: a file where class directories are expected; move or remove it, or pass --skip-broken."
@@ -88,16 +149,16 @@ def _class_names(request: Request, part: Path, skipped: list[str]) -> tuple[str,
         if not request.skip_broken:
             raise DataError(message)
         skipped.append(message)
-    if not names:
+    if not classes:
         raise DataError(f"{part}: no class directories; expected {part.name}/<class>/<image>.")
-    return tuple(names)
+    return classes
 
 
-def _entries(part: Path, class_names: tuple[str, ...]) -> list[Entry]:
+def _entries(classes: dict[str, Path], part: Path, class_names: tuple[str, ...]) -> list[Entry]:
     """Every file of every class; an empty class is found here, before anything is decoded."""
     entries: list[Entry] = []
     for label, class_name in enumerate(class_names):
-        directory = part / class_name
+        directory = images_folder(classes.get(class_name, part / class_name))
         files = visible(directory) if directory.is_dir() else []
         if not files:
             what = "is empty" if directory.is_dir() else "does not exist"
@@ -109,3 +170,15 @@ def _entries(part: Path, class_names: tuple[str, ...]) -> list[Entry]:
             )
         entries += [Entry(str(file), label, file) for file in files]
     return entries
+
+
+def images_folder(directory: Path) -> Path:
+    """`directory/images` where that is all but for text files, as in Tiny ImageNet, else the directory."""
+    inner = directory / "images"
+    if inner.is_dir() and all(path == inner or path.suffix == ".txt" for path in visible(directory)):
+        return inner
+    return directory
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

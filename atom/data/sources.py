@@ -118,8 +118,9 @@ def _check_spec(spec: str, name: str, place: str | None) -> None:
 def _check_choices(name: str, choices: dict[str, str | None]) -> None:
     """Refuse a choice that the source does not have, which would be ignored otherwise."""
     for flag, value in choices.items():
-        if value is not None and name != "parquet":
-            raise ConfigError(f"{flag} {value}: {name} has no such choice; it is for parquet.")
+        takers = ("parquet", "folder") if flag == "--test-part" else ("parquet",)
+        if value is not None and name not in takers:
+            raise ConfigError(f"{flag} {value}: {name} has no such choice; it is for {' and '.join(takers)}.")
 
 
 def _resized(data: RealData, image_size: int) -> RealData:

@@ -7,7 +7,7 @@ from pathlib import Path
 from atom.data import about
 from atom.data.cache import cached
 from atom.data.decode import Entry, decode_all
-from atom.data.folder import visible
+from atom.data.folder import images_folder, visible
 from atom.data.image_set import ImageSet, RealData
 from atom.data.request import Request
 from atom.errors import DataError
@@ -28,7 +28,7 @@ def read_tinyimagenet(request: Request) -> RealData:
     root = _locate(request)
     wnids = _lines(root / "wnids.txt")
     class_names = _class_names(root, wnids)
-    parts = [_train_entries(root, wnids), _val_entries(root, wnids)]
+    parts = [_class_entries(root / "train", wnids), _val_entries(root, wnids)]
     size = SIDE if request.image_size is None else None
     decoding = replace(request.decoding, always_rgb=True, expected_size=size)
 
@@ -79,11 +79,13 @@ def _class_names(root: Path, wnids: list[str]) -> tuple[str, ...]:
     )
 
 
-def _train_entries(root: Path, wnids: list[str]) -> list[Entry]:
+def _class_entries(part: Path, wnids: list[str]) -> list[Entry]:
+    """The images of part/<wnid>/, or of part/<wnid>/images/."""
     entries: list[Entry] = []
     for label, wnid in enumerate(wnids):
-        directory = root / "train" / wnid / "images"
-        files = visible(directory) if directory.is_dir() else []
+        directory = images_folder(part / wnid)
+        # Tables of boxes lie beside the images where these were moved up.
+        files = [f for f in visible(directory) if f.suffix != ".txt"] if directory.is_dir() else []
         if not files:
             raise DataError(f"{directory}: no images of class {wnid}; unpack the official archive again.")
         entries += [Entry(str(file), label, file) for file in files]
@@ -91,7 +93,9 @@ def _train_entries(root: Path, wnids: list[str]) -> list[Entry]:
 
 
 def _val_entries(root: Path, wnids: list[str]) -> list[Entry]:
-    """The validation images, by their table: the directory itself does not say the class."""
+    """The validation images: in directories of their class if they were sorted, else by their table."""
+    if any((root / "val" / wnid).is_dir() for wnid in wnids):
+        return _class_entries(root / "val", wnids)
     table = root / "val" / "val_annotations.txt"
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     present = (

@@ -319,3 +319,74 @@ def test_a_choice_that_a_source_does_not_have_is_refused(root):
         ConfigError, match="--label-column coarse: folder has no such choice; it is for parquet"
     ):
         load_folder(root, label_column="coarse")
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "valid"), ("TRAIN", "Val")])
+def test_parts_are_found_in_any_case_and_by_their_usual_names(root, train, test):
+    (root / "train").rename(root / train)
+    (root / "test").rename(root / test)
+    assert len(load_folder(root).test) == 4
+
+
+@pytest.mark.parametrize("inner", ["", "unknown"])
+def test_a_test_part_without_classes_is_passed_over_with_a_line(root, inner):
+    (root / "test").rename(root / "val")
+    write_image(root / "test" / inner / "1.png")
+    data = load_folder(root)
+    assert len(data.test) == 4
+    assert data.remarks == ("test/ has no class directories, so val/ is the test part",)
+    assert load_folder(root).remarks == data.remarks  # from the cache
+
+
+def test_a_test_part_without_classes_and_nothing_beside_it_is_named(root):
+    for file in (root / "test").rglob("*.png"):
+        file.rename(root / "test" / f"{file.parent.name}-{file.name}")
+    for name in ("cat", "dog"):
+        (root / "test" / name).rmdir()
+    with pytest.raises(
+        DataError, match=r"test: no class directories, so its images have no labels; .*--test-part"
+    ):
+        load_folder(root)
+
+
+def test_imagenets_validation_folder_is_told_how_to_be_sorted(root):
+    (root / "test").rename(root / "val")
+    for name in ("cat", "dog"):
+        for file in (root / "val" / name).iterdir():
+            file.rename(root / "val" / f"ILSVRC2012_val_0000000{file.stem}{name}.JPEG")
+        (root / "val" / name).rmdir()
+    with pytest.raises(
+        DataError, match=r"ImageNet's validation images .* sort them into val/<wnid>/ by their map"
+    ):
+        load_folder(root)
+
+
+def test_a_flag_chooses_the_test_part(root):
+    write_image(root / "holdout" / "cat" / "0.png", seed=1)
+    write_image(root / "holdout" / "dog" / "0.png", seed=2)
+    assert len(load_folder(root).test) == 4
+    assert len(load_folder(root, test_part="holdout").test) == 2
+    with pytest.raises(DataError, match=r"has no directory hold/ \(holdout/, test/, train/ is there\)"):
+        load_folder(root, test_part="hold")
+    with pytest.raises(DataError, match=r"--test-part train: .* is the training part"):
+        load_folder(root, test_part="train")
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "__MACOSX"])
+def test_what_file_managers_leave_behind_is_passed_over(root, name):
+    for place in (root / "train", root / "train" / "cat", root / "test" / "dog"):
+        (place / name).mkdir() if name == "__MACOSX" else (place / name).write_bytes(b"x")
+    assert load_folder(root).train.per_class_counts().tolist() == [3, 3]
+
+
+def test_class_names_in_two_unicode_forms_are_one_class(root):
+    (root / "train" / "dog").rename(root / "train" / "caf\u00e9")
+    (root / "test" / "dog").rename(root / "test" / "cafe\u0301")
+    data = load_folder(root)
+    assert data.train.class_names == ("caf\u00e9", "cat")
+    assert data.test.per_class_counts().tolist() == [2, 2]
+    write_image(root / "train" / "cafe\u0301" / "0.png")
+    with pytest.raises(
+        DataError, match=r"two directories .*'caf\\u0301?.*differ in their Unicode form only|two dir"
+    ):
+        load_folder(root)

@@ -98,3 +98,25 @@ def test_unknown_class_in_the_validation_table_is_named_with_its_line(tiny):
     table.write_text(table.read_text() + "val_0.JPEG\tn77\t0\t1\t2\t3\n")
     with pytest.raises(DataError, match=r"val_annotations\.txt, line 4: class 'n77'"):
         load("tinyimagenet", data_dir=tiny.parent)
+
+
+@pytest.mark.parametrize("inner", ["", "images"])
+def test_validation_images_sorted_by_class_are_read(tiny, inner):
+    flat = load("tinyimagenet", data_dir=tiny.parent)
+    for k, wnid in enumerate(WNIDS):
+        (tiny / "val" / wnid / inner).mkdir(parents=True)
+        (tiny / "val" / "images" / f"val_{k}.JPEG").rename(tiny / "val" / wnid / inner / f"val_{k}.JPEG")
+    (tiny / "val" / "images").rmdir()
+    sorted_ = load("tinyimagenet", data_dir=tiny.parent)
+    assert sorted_.test.labels.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(sorted_.test.images, flat.test.images[::-1])
+
+    by_folder = load(f"folder:{tiny}", data_dir=tiny.parent)
+    assert by_folder.train.class_names == ("n01", "n02", "n03")
+    assert by_folder.train.per_class_counts().tolist() == [2, 2, 2]
+    assert by_folder.test.labels.tolist() == [0, 1, 2]
+
+
+def test_folder_points_to_the_source_that_reads_the_official_layout(tiny):
+    with pytest.raises(DataError, match=rf"Tiny ImageNet.*; pass tinyimagenet:{tiny}"):
+        load(f"folder:{tiny}", data_dir=tiny.parent)
