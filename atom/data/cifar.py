@@ -2,11 +2,20 @@
 
 # N images, C channels, H height, W width
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
-from atom.data import about
+from atom.data import about, official
 from atom.data.cache import cached
-from atom.data.cifar_batches import CifarSource, archive_reader, folder_reader, read_binary, read_python
+from atom.data.cifar_batches import (
+    CifarSource,
+    ReadFile,
+    archive_reader,
+    folder_reader,
+    read_binary,
+    read_python,
+)
 from atom.data.download import RemoteFile, download
 from atom.data.image_set import RealData
 from atom.data.request import Request
@@ -21,6 +30,15 @@ SOURCES = {
         python_parts=(tuple(f"data_batch_{number}" for number in range(1, 6)), ("test_batch",)),
         python_names=("batches.meta", "label_names"),
         python_labels="labels",
+        md5s={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+        },
+        official=official.CIFAR10,
         binary_folder="cifar-10-batches-bin",
         binary_names="batches.meta.txt",
         label_bytes=1,
@@ -35,6 +53,11 @@ SOURCES = {
         python_parts=(("train",), ("test",)),
         python_names=("meta", "fine_label_names"),
         python_labels="fine_labels",
+        md5s={
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        },
+        official=official.CIFAR100,
         binary_folder="cifar-100-binary",
         binary_names="fine_label_names.txt",
         label_bytes=2,
@@ -86,9 +109,31 @@ def _locate(request: Request, source: CifarSource) -> Path | None:
 
 
 def _build(request: Request, source: CifarSource, found: Path) -> RealData:
-    read = archive_reader(found, source) if found.is_file() else folder_reader(found)
+    md5s: dict[str, str] = {}
+    read = _noting(archive_reader(found, source) if found.is_file() else folder_reader(found), md5s)
     if found.is_dir() and (found / source.binary_parts[1][0]).is_file():
         train, test = read_binary(read, source, found)
     else:
         train, test = read_python(read, source, found)
-    return RealData(request.name, request.spec, train, test, source.info)
+    data = RealData(request.name, request.spec, train, test, source.info)
+    if source.md5s.items() <= md5s.items():
+        return data
+    data = official.compared(data, source.official)
+    if data.source is source.info and not source.official[0].labels:
+        remark = (
+            f"the images are {source.info.title}'s by their counts and sums; whether their labels are could be"
+            " checked on the Python batches as published only"
+        )
+        return replace(data, remarks=(remark,))
+    return data
+
+
+def _noting(read: ReadFile, md5s: dict[str, str]) -> ReadFile:
+    """The reader, which also notes the MD5 of every file it reads."""
+
+    def noting(name: str) -> bytes:
+        content = read(name)
+        md5s[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        return content
+
+    return noting

@@ -12,6 +12,7 @@ import numpy as np
 
 from atom.data.download import RemoteFile
 from atom.data.image_set import Images, ImageSet, Labels, SourceInfo
+from atom.data.official import Part
 from atom.data.safe_pickle import read_plain_pickle
 from atom.errors import DataError
 
@@ -34,6 +35,9 @@ class CifarSource:
     python_labels: str
     binary_folder: str
     binary_names: str
+    md5s: dict[str, str]
+    """Of the Python batches, as published."""
+    official: tuple[Part, Part]
     label_bytes: int
     """Label bytes before the pixels of a binary record; the last one is the (fine) class."""
     num_classes: int

@@ -79,6 +79,19 @@ def download(
     return target
 
 
+def file_md5(file: Path) -> str:
+    """MD5 of a file, in hexadecimal.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); fetch the file again.") from error
+
+
 def _silent(_name: str, _received: int, _total: int | None) -> None:
     """A library says nothing."""
 

@@ -3,6 +3,7 @@
 # N images, C channels, H height, W width
 
 import gzip
+import hashlib
 import re
 import zlib
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from atom.data import about
+from atom.data import about, official
 from atom.data.download import RemoteFile, download
 from atom.data.image_set import Images, ImageSet, Labels, RealData, SourceInfo
+from atom.data.official import Part
 from atom.data.request import Request
 from atom.errors import DataError
 
@@ -23,6 +25,7 @@ STEMS = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+_MAGIC = bytes((0, 0, 8))
 MAX_DEPTH = 3
 """Folders below the data directory that are searched."""
 MAX_BYTES = 1 << 29
@@ -40,8 +43,10 @@ class IdxSource:
     """Of the gzipped files, in the order of STEMS."""
     class_names: tuple[str, ...]
     info: SourceInfo
-    test_counts: tuple[int, ...]
-    """Images of every class in the test part: both sets use the same file names, this tells them apart."""
+    raw_md5s: tuple[str, str, str, str]
+    """Of the files once unpacked."""
+    official: tuple[Part, Part]
+    """Both sets use the same file names; the counts of the test part tell them apart."""
 
 
 SOURCES = {
@@ -56,7 +61,13 @@ SOURCES = {
         ),
         class_names=about.DIGIT_NAMES,
         info=about.MNIST,
-        test_counts=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+        raw_md5s=(
+            "6bbc9ace898e44ae57da46a324031adb",
+            "a25bea736e30d166cdddb491f175f624",
+            "2646ac647ad5339dbf082846283269ea",
+            "27ae3e4e09519cfbb04c329615203637",
+        ),
+        official=official.MNIST,
     ),
     "fashionmnist": IdxSource(
         folder="FashionMNIST",
@@ -69,7 +80,13 @@ SOURCES = {
         ),
         class_names=about.FASHION_NAMES,
         info=about.FASHIONMNIST,
-        test_counts=(1000,) * 10,
+        raw_md5s=(
+            "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            "9018921c3c673c538a1fc5bad174d6f9",
+            "8181f5470baa50b63fa0f6fddb340f0a",
+            "15d484375f8d13e6eb1aabb0c3f46965",
+        ),
+        official=official.FASHIONMNIST,
     ),
 }
 
@@ -79,9 +96,11 @@ def read_idx(request: Request) -> RealData:
     source = SOURCES[request.name]
     files = _locate(request, source)
     parts: list[ImageSet] = []
+    md5s: list[str] = []
     for images_file, labels_file in (files[:2], files[2:]):
         images_NHW = read_idx_file(images_file, num_dims=3)
-        labels_N = read_idx_file(labels_file, num_dims=1).astype(np.int64)
+        labels_N = read_idx_file(labels_file, num_dims=1)
+        md5s += [_raw_md5(images_NHW), _raw_md5(labels_N)]
         if len(images_NHW) != len(labels_N):
             raise DataError(
                 f"{images_file} holds {len(images_NHW)} images, but {labels_file} {len(labels_N)} labels; "
@@ -95,7 +114,10 @@ def read_idx(request: Request) -> RealData:
         parts.append(ImageSet.create(images_NHW[:, None], labels_N, source.class_names))
     train, test = parts
     _refuse_the_other(test.labels, request, files[3])
-    return RealData(request.name, request.spec, train, test, source.info)
+    data = RealData(request.name, request.spec, train, test, source.info)
+    if tuple(md5s) == source.raw_md5s:
+        return data
+    return official.compared(data, source.official, otherwise="other bytes")
 
 
 def read_idx_file(file: Path, *, num_dims: int) -> Images:
@@ -119,7 +141,7 @@ def read_idx_file(file: Path, *, num_dims: int) -> Images:
     if len(content) > MAX_BYTES:
         raise DataError(f"{file}: unpacks to more than {MAX_BYTES} bytes; this is not the official file.")
     header_bytes = 4 + 4 * num_dims
-    magic = bytes((0, 0, 8, num_dims))
+    magic = _MAGIC + bytes([num_dims])
     if len(content) < header_bytes or content[:4] != magic:
         raise DataError(
             f"{file}: starts with {content[:4].hex() or 'nothing'}, expected {magic.hex()} "
@@ -133,6 +155,14 @@ def read_idx_file(file: Path, *, num_dims: int) -> Images:
             "fetch the file again."
         )
     return np.frombuffer(content, np.uint8, offset=header_bytes).reshape(sizes).copy()
+
+
+def _raw_md5(array: Images) -> str:
+    """MD5 of the unpacked file that the array was read from."""
+    sizes = np.array(array.shape, ">u4").tobytes()
+    digest = hashlib.md5(_MAGIC + bytes([array.ndim]) + sizes, usedforsecurity=False)
+    digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _locate(request: Request, source: IdxSource) -> list[Path]:
@@ -183,7 +213,7 @@ def _refuse_the_other(test_labels_N: Labels, request: Request, labels_file: Path
     """Both sets use the same file names; labels of the wrong one would train without a complaint."""
     counts = tuple(int(count) for count in np.bincount(test_labels_N, minlength=10))
     for name, source in SOURCES.items():
-        if name != request.name and counts == source.test_counts:
+        if name != request.name and counts == source.official[1].counts:
             raise DataError(
                 f"{labels_file} belongs to {source.info.title}, not to {SOURCES[request.name].info.title}; "
                 f"pass --dataset {name}, or name another place with --data-dir."

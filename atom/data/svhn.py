@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from atom.data import about
-from atom.data.download import RemoteFile, download
+from atom.data import about, official
+from atom.data.download import RemoteFile, download, file_md5
 from atom.data.image_set import ImageSet, RealData
 from atom.data.request import Request
 from atom.errors import DataError
@@ -25,8 +25,12 @@ FOLDERS = ("", "SVHN", "svhn")
 
 def read_svhn(request: Request) -> RealData:
     """73,257 training and 26,032 test images, 32x32 RGB; the `extra` part is not used."""
-    train, test = (_read_part(_locate(request, remote)) for remote in FILES.values())
-    return RealData(request.name, request.spec, train, test, about.SVHN)
+    files = [_locate(request, remote) for remote in FILES.values()]
+    train, test = (_read_part(file) for file in files)
+    data = RealData(request.name, request.spec, train, test, about.SVHN)
+    if [file_md5(file) for file in files] == [remote.md5 for remote in FILES.values()]:
+        return data
+    return official.compared(data, official.SVHN, otherwise="other bytes")
 
 
 def _locate(request: Request, remote: RemoteFile) -> Path:

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from atom.data import about
+from atom.data import about, official
 from atom.data.cache import cached
 from atom.data.decode import Entry, decode_all
 from atom.data.folder import images_folder, visible
@@ -34,7 +34,7 @@ def read_tinyimagenet(request: Request) -> RealData:
 
     def build() -> RealData:
         train, test = (decode_all(part, decoding, num_entries=len(part)) for part in parts)
-        return RealData(
+        data = RealData(
             request.name,
             request.spec,
             ImageSet.create(train.images, train.labels, class_names),
@@ -42,6 +42,7 @@ def read_tinyimagenet(request: Request) -> RealData:
             about.TINYIMAGENET,
             (*train.skipped, *test.skipped),
         )
+        return official.compared(data, official.TINYIMAGENET)
 
     images = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]
     tables = [root / "wnids.txt", root / "words.txt", root / "val" / "val_annotations.txt"]

@@ -120,3 +120,8 @@ def test_validation_images_sorted_by_class_are_read(tiny, inner):
 def test_folder_points_to_the_source_that_reads_the_official_layout(tiny):
     with pytest.raises(DataError, match=rf"Tiny ImageNet.*; pass tinyimagenet:{tiny}"):
         load(f"folder:{tiny}", data_dir=tiny.parent)
+
+
+def test_few_classes_do_not_pass_for_tiny_imagenet(tiny):
+    title = load("tinyimagenet", data_dir=tiny.parent).source.title
+    assert title == "Tiny ImageNet (not the official files: 6 training images instead of 100,000)"
