@@ -114,7 +114,7 @@ def read_python(read: ReadFile, source: CifarSource, found: Path) -> list[ImageS
         if not isinstance(data, np.ndarray) or not integers or data.shape != (len(labels), PIXELS):
             raise DataError(
                 f"{found / name}: expected 'data' as uint8 [N, {PIXELS}] and {source.python_labels!r} "
-                "as N integers; this is not the official file."
+                "as a list of N integers; this is not the official file."
             )
         _check_labels(labels, class_names, found / name)
         return data, np.array(labels, dtype=np.int64)
@@ -152,7 +152,8 @@ def _unpickled(read: ReadFile, name: str, found: Path) -> dict[str, object]:
         return read_plain_pickle(read(name))
     except ValueError as error:
         raise DataError(
-            f"{found / name}: not a plain pickle of arrays ({error}); fetch the archive again."
+            f"{found / name}: not a plain pickle of arrays ({error}); fetch the archive again, or if you wrote the "
+            "file yourself, write a dict of uint8 arrays, lists, numbers and text."
         ) from error
 
 

@@ -1,6 +1,6 @@
 """Reads the pickles CIFAR is published as, without running anything they contain.
 
-A pickle names functions that the reader is to call. This reader knows the four names that a pickle of NumPy
+A pickle names functions that the reader is to call. This reader knows the few names that a pickle of NumPy
 arrays needs, answers each with a stand-in that only records its arguments, and refuses all others. NumPy
 never sees the file's state; the array is made here, from its recorded bytes, after they were checked.
 """
@@ -37,6 +37,19 @@ def _reconstruct(*_arguments: Any) -> _ArrayRecord:
     return _ArrayRecord()
 
 
+def _frombuffer(content: Any, dtype: _TypeRecord, shape: Any, order: Any) -> _ArrayRecord:
+    """How protocol 5 writes an array."""
+    record = _ArrayRecord()
+    record.state = (
+        1,
+        shape,
+        dtype,
+        order == "F",
+        bytes(content) if isinstance(content, bytearray) else content,
+    )
+    return record
+
+
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """How Python 3 writes bytes into old pickle protocols; other codecs could inflate a bomb."""
     if encoding not in ("latin1", "latin-1"):
@@ -47,6 +60,8 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("numpy", "ndarray"): _ArrayRecord,
     ("numpy", "dtype"): _TypeRecord,
     ("_codecs", "encode"): _encode,

@@ -167,3 +167,21 @@ def test_array_that_promises_more_bytes_than_it_has_is_refused():
     content = pickle.dumps({"data": np.zeros(7, np.uint8)}, protocol=2)
     with pytest.raises(ValueError, match="does not have that many bytes"):
         read_plain_pickle(content.replace(b"K\x07\x85", b"K\x09\x85"))
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_that_a_user_saved_again_are_read(protocol, order):
+    array = np.asarray(np.arange(6, dtype=np.uint8).reshape(2, 3), order=order)
+    read = read_plain_pickle(pickle.dumps({"data": array, "labels": [3]}, protocol=protocol))
+    np.testing.assert_array_equal(read["data"], array)
+
+
+def test_batch_that_a_user_saved_with_other_types_is_told_what_to_write(cifar10):
+    (cifar10 / "test_batch").write_bytes(
+        pickle.dumps({"data": np.zeros((1, 3072)), "labels": [0]}, protocol=5)
+    )
+    with pytest.raises(
+        DataError, match=r"test_batch: .*not uint8.* or if you wrote the file yourself, write"
+    ):
+        load("cifar10", data_dir=cifar10.parent)
