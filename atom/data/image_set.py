@@ -4,6 +4,8 @@
 
 import hashlib
 import json
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,9 +63,14 @@ class ImageSet:
             )
         labels_N = np.ascontiguousarray(labels_N, dtype=np.int64)
         names = tuple(class_names)
-        if len(set(names)) < len(names) or not all(name.strip() for name in names):
+        if not all(name.strip() for name in names):
+            raise DataError(f"Class names {', '.join(map(repr, names))} hold an empty one; rename it.")
+        alike = next(_alike(names), None)
+        if alike is not None:
+            # In ASCII, since what differs in Unicode form only looks the same.
             raise DataError(
-                f"Class names {', '.join(map(repr, names))} hold an empty or a repeated one; rename it."
+                f"Class names {alike[0]!a} and {alike[1]!a} are the same or look the same, so one would hide "
+                "the other in every table; rename one."
             )
         outside = np.flatnonzero((labels_N < 0) | (labels_N >= len(names)))
         if outside.size:
@@ -213,6 +220,16 @@ def split_validation(
         order = stream(seed, "data/validation", 0, class_id).permutation(len(indices))
         chosen[indices[order[:quota]]] = True
     return image_set.subset(np.flatnonzero(~chosen)), image_set.subset(np.flatnonzero(chosen))
+
+
+def _alike(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Pairs of names that are equal, or canonically equivalent in Unicode."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.get(normal := unicodedata.normalize("NFC", name))
+        if other is not None:
+            yield other, name
+        first[normal] = name
 
 
 def _fewer(images: ImageSet, per_class: int, *, spec: str) -> ImageSet:

@@ -115,3 +115,11 @@ def test_validation_part_out_of_range_is_refused(amount):
 def test_class_of_one_image_cannot_be_split():
     with pytest.raises(DataError, match="'class 2' has 1 image"):
         split_validation(image_set([0, 0, 1, 1, 2]), fraction_or_count=0.5, seed=0)
+
+
+@pytest.mark.parametrize("names", [("café", "cafe\u0301"), ("cat", "cat")])
+def test_class_names_that_look_the_same_are_told_apart_in_the_error(names):
+    with pytest.raises(DataError) as refused:
+        ImageSet.create(np.zeros((2, 1, 8, 8), np.uint8), [0, 1], names)
+    assert all(ascii(name) in str(refused.value) for name in names)
+    assert "rename one" in str(refused.value)
