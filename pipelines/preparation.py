@@ -27,6 +27,8 @@ from pipelines.store import Store
 log = logging.getLogger(__name__)
 
 PREPROCESS_NAME = "preprocess.safetensors"
+_MIN_SIDE = 2
+"""Pixels; InstanceNorm has no variance on a single one."""
 _SMOKE_TRAIN, _SMOKE_TEST = 100, 20
 
 
@@ -34,7 +36,7 @@ def load_real(settings: DataSettings, *, smoke: bool) -> RealData:
     """The real images, the validation part put aside; in a smoke run out of 100 training and 20 test images a class.
 
     Raises:
-        ConfigError, DataError: see `atom.data.load`.
+        ConfigError, DataError: see `atom.data.load`; images too small for any network.
     """
     with Downloads() as downloads:
         loaded = real_data.load(
@@ -48,11 +50,27 @@ def load_real(settings: DataSettings, *, smoke: bool) -> RealData:
             test_part=settings.test_part,
             on_download=downloads,
         )
+    _check_size(loaded)
+    kept = settings.train_per_class
     if smoke:
+        # What the real command refuses is refused in the same words, before the set shrinks.
+        loaded.hold_out(settings.validation_frac, train_per_class=kept)
         loaded = loaded.with_images(
             _first_of_each(loaded.train, _SMOKE_TRAIN), _first_of_each(loaded.test, _SMOKE_TEST)
         )
-    return loaded.hold_out(settings.validation_frac, train_per_class=settings.train_per_class)
+        if kept is not None:
+            rest = loaded.hold_out(settings.validation_frac).train
+            kept = min(kept, int(rest.per_class_counts().min()))
+    return loaded.hold_out(settings.validation_frac, train_per_class=kept)
+
+
+def _check_size(real: RealData) -> None:
+    height, width = real.train.images.shape[2:]
+    if min(height, width) < _MIN_SIDE:
+        raise ConfigError(
+            f"--dataset {real.spec}: its images are {width}x{height} pixels, too small for any network; pass"
+            " --image-size 4 or more to enlarge them, or another source."
+        )
 
 
 class Downloads:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from atom import data
 from atom.data import ImageSet, RealData
@@ -179,6 +180,25 @@ def test_a_single_class_is_said_to_make_accuracies_meaningless(digits: RealData)
 
 def test_what_a_source_remarks_is_noted(digits: RealData) -> None:
     assert notes_on_images(replace(digits, remarks=("half of it is missing",))) == ["half of it is missing"]
+
+
+def test_smoke_judges_train_per_class_by_the_whole_set() -> None:
+    asked = DataSettings(dataset="digits", train_per_class=130, validation_frac=0.05)
+    assert load_real(asked, smoke=True).train.per_class_counts().tolist() == [95] * 10
+    with pytest.raises(ConfigError, match="class '8' of digits has only 140 training images"):
+        load_real(DataSettings(dataset="digits", train_per_class=141), smoke=True)
+
+
+def test_images_smaller_than_any_network_takes_are_refused(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "dots" / part / name).mkdir(parents=True)
+            Image.new("L", (1, 1)).save(tmp_path / "dots" / part / name / "0.png")
+    asked = DataSettings(dataset=f"folder:{tmp_path / 'dots'}", data_dir=tmp_path / "data")
+    with pytest.raises(
+        ConfigError, match=r"its images are 1x1 pixels, too small for any network; pass --image-size 4"
+    ):
+        load_real(asked, smoke=False)
 
 
 def test_a_download_is_announced_and_followed_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
