@@ -4,7 +4,7 @@ python benchmarks/scale_networks.py --dataset digits --ipc 1 --iterations 300 --
 
 One distillation; its images as the last iteration leaves them ("before") and at the scale of real ones ("after"),
 beside random and herding images of the same storage. Networks are trained on each and tested on the test images.
-A JSON line a set and network, as they come.
+A JSON line a set and network, as they come. Needs torchvision, which the extra "test" brings.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,23 @@ def test_settings_are_read_without_torch(code: str, tmp_path: Path) -> None:
 
 def test_help_waits_for_neither_torch_nor_ray_nor_mlflow(tmp_path: Path) -> None:
     assert not imported_by("import pipelines.options", tmp_path) & {"torch", "ray", "mlflow"}
+
+
+def test_every_dependency_is_imported_somewhere() -> None:
+    """What nothing imports would be installed by everybody for nobody."""
+    modules = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = [re.split(r"[\[>=<]", line)[0] for line in asked]
+    code = "".join(
+        file.read_text() for part in ("atom", "apps", "pipelines") for file in (ROOT / part).rglob("*.py")
+    )
+    unused = [
+        name
+        for name in names
+        if not re.search(rf"^\s*(import|from) {modules.get(name, name)}\b", code, re.MULTILINE)
+    ]
+    # MLflow asks for psutil without depending on it, where it measures the machine.
+    assert unused == ["psutil"]
 
 
 def test_main_names_are_where_the_package_says() -> None:
