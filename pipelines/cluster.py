@@ -18,13 +18,21 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import ray
+from ray.job_config import JobConfig
 
 from atom.errors import ClusterError
+from pipelines import ROOT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _CONNECT_S = 10.0
+
+Kind = Literal["local", "existing", "job", "process"]
+"""Of a cluster: started by this command, joined by address, of the Ray job, or of a program that started Ray itself."""
+
+_opened: Kind = "process"
+"""Of the cluster that this process is connected to, as `connect` left it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class ClusterInfo:
     """What the cluster has.
 
     Attributes:
-        kind: local: started by this process; existing: joined by address; job: this is a Ray job.
+        kind: how this process came to it.
         cpus: CPUs of all nodes together.
         gpus: GPUs of all nodes together.
         num_nodes: live nodes.
@@ -40,7 +48,7 @@ class ClusterInfo:
         node_gpus: GPUs of each node, in the same order.
     """
 
-    kind: Literal["local", "existing", "job"]
+    kind: Kind
     cpus: float
     gpus: float
     num_nodes: int
@@ -53,6 +61,7 @@ class ClusterInfo:
             "local": "private local cluster",
             "existing": "existing cluster",
             "job": "cluster of this job",
+            "process": "Ray of this process",
         }
         nodes = "1 node" if self.num_nodes == 1 else f"{self.num_nodes} nodes"
         return f"Ray {ray.__version__}, {kinds[self.kind]}: {nodes}, {self.cpus:g} CPUs, {self.gpus:g} GPUs"
@@ -80,7 +89,7 @@ def connect(*, num_cpus: int | None = None) -> Iterator[ClusterInfo]:
         ClusterError: RAY_ADDRESS leads nowhere, or Ray does not start.
     """
     if ray.is_initialized():
-        yield cluster_info("existing")
+        yield cluster_info()
         return
     # Else a worker that asked for no GPU sees all of them, and lands on the first one unasked.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
@@ -88,24 +97,42 @@ def connect(*, num_cpus: int | None = None) -> Iterator[ClusterInfo]:
     address = os.environ.get("RAY_ADDRESS", "")
     if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         with _session("job", {}):
-            yield cluster_info("job")
+            yield cluster_info()
     elif address and address != "local":
         _check_address(address)
         # Else an address where something else listens is tried twenty times, forty seconds each.
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
         with _session("existing", {"address": address, **quiet}):
-            yield cluster_info("existing")
+            yield cluster_info()
     else:
         local = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False, **quiet}
         with private_token(), _session("local", local):
-            yield cluster_info("local")
+            yield cluster_info()
+
+
+class OwnPath(JobConfig):
+    """Lets workers import what is installed, or the checkout that runs, whatever the working directory holds.
+
+    Ray itself puts the driver's working directory first on the workers' import path, where a folder `pipelines` or
+    a file `torch.py` of the user's would be imported in place of the package.
+    """
+
+    def _serialize(self) -> str:
+        # Here, since Ray adds its directories after the construction.
+        installed = ROOT.name in ("site-packages", "dist-packages")
+        self._py_driver_sys_path = [] if installed else [str(ROOT)]
+        return super()._serialize()
 
 
 @contextmanager
-def _session(kind: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+def _session(kind: Kind, arguments: Mapping[str, Any]) -> Iterator[None]:
     """`ray.init` with its many kinds of exception turned into one, and `ray.shutdown`."""
+    global _opened
+    # Ray's own client adds no directories.
+    client = str(arguments.get("address")).startswith("ray://")
+    path = {} if client else {"job_config": OwnPath()}
     try:
-        ray.init(**arguments)
+        ray.init(**arguments, **path)  # pyrefly: ignore
     except Exception as error:  # bare ones too, as where a node is too slow to start
         where = {"local": "a private cluster on this machine", "job": "the cluster of this job"}.get(
             kind, f"the cluster at RAY_ADDRESS={arguments.get('address')}"
@@ -119,9 +146,11 @@ def _session(kind: str, arguments: Mapping[str, Any]) -> Iterator[None]:
         raise ClusterError(
             f"Ray could not connect to {where}: {' '.join(str(error).split())}; {advice}."
         ) from error
+    _opened = kind
     try:
         yield
     finally:
+        _opened = "process"
         ray.shutdown()
 
 
@@ -177,12 +206,12 @@ def _check_address(address: str) -> None:
         ) from error
 
 
-def cluster_info(kind: Literal["local", "existing", "job"]) -> ClusterInfo:
+def cluster_info() -> ClusterInfo:
     """What the connected cluster has right now."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = tuple(float(node.get("CPU", 0)) for node in nodes)
     gpus = tuple(float(node.get("GPU", 0)) for node in nodes)
-    return ClusterInfo(kind, sum(cpus), sum(gpus), len(nodes), cpus, gpus)
+    return ClusterInfo(_opened, sum(cpus), sum(gpus), len(nodes), cpus, gpus)
 
 
 def check_request(
@@ -229,8 +258,3 @@ def as_tensor(array: np.ndarray) -> "Tensor":
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
-
-
-def worker_device() -> str:
-    """Device of the Ray worker this is called in: "cuda" if it was given a GPU, else "cpu"."""
-    return "cuda" if ray.get_gpu_ids() else "cpu"

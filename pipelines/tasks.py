@@ -73,7 +73,7 @@ def run_tasks(
     # Given to ray.remote itself, num_gpus also makes each training a process of its own: a process that was on
     # one GPU would stay there when Ray hands it another.
     remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0, retry_exceptions=False)(function)
-    info = cluster_info("existing")
+    info = cluster_info()
     size = max_in_flight or max(1, info.slots(cpus_per_actor=num_cpus, gpus_per_actor=num_gpus))
     queue, running, attempts = deque(items), dict[Any, _Call](), dict[Any, int]()
     outcome: Outcome[Unit] = Outcome()
@@ -138,7 +138,7 @@ class _Room:
         if now_s - self._looked_s < min(_LOOK_S, self._limit_s):
             return
         self._looked_s, (cpus, gpus) = now_s, self._size
-        if cluster_info("existing").slots(cpus_per_actor=cpus, gpus_per_actor=gpus):
+        if cluster_info().slots(cpus_per_actor=cpus, gpus_per_actor=gpus):
             self._had_s = now_s
         elif now_s - self._had_s > self._limit_s:
             raise ClusterError(

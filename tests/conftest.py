@@ -1,5 +1,6 @@
 """For all tests: one small Ray cluster, one MLflow database to copy, one thread, fast tests first."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,23 +22,35 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def traps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory in which everything that the project imports seems to lie."""
+    folder = tmp_path_factory.mktemp("traps")
+    for name in ("pipelines", "atom", "apps", "torch", "statistics"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise ImportError('from the working directory')\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(traps: Path) -> Iterator[None]:
     """A private Ray with 2 CPUs; the address keeps it off every other cluster of this machine."""
     import logging
 
     import ray
 
-    from pipelines.cluster import private_token
+    from pipelines.cluster import OwnPath, private_token
 
     with private_token():
-        ray.init(
-            address="local",
-            num_cpus=2,
-            object_store_memory=200 * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with contextlib.chdir(traps):
+            ray.init(
+                address="local",
+                num_cpus=2,
+                object_store_memory=200 * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                job_config=OwnPath(),
+            )
         yield
         ray.shutdown()
 

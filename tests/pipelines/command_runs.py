@@ -23,12 +23,12 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def start(
-    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill"
+    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill", cwd: Path = ROOT
 ) -> subprocess.Popen[str]:
     """`python pipelines/distill.py`, or another of the commands, with these arguments, begun."""
     return subprocess.Popen(
-        [sys.executable, f"pipelines/{script}.py", *map(str, arguments)],
-        cwd=ROOT,
+        [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *map(str, arguments)],
+        cwd=cwd,
         env=dict(env or environment()),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -37,10 +37,10 @@ def start(
 
 
 def run(
-    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill"
+    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill", cwd: Path = ROOT
 ) -> tuple[int, list[str], str]:
     """Exit code, lines of standard output, and standard error of a finished command."""
-    process = start(*arguments, env=env, script=script)
+    process = start(*arguments, env=env, script=script, cwd=cwd)
     try:
         stdout, stderr = process.communicate(timeout=RUN_S)
     except BaseException:

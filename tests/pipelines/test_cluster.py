@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from atom.errors import ClusterError, StoreError
-from pipelines.cluster import ClusterInfo, as_tensor, check_request, connect, worker_device
+from pipelines.cluster import ClusterInfo, as_tensor, check_request, connect
 from pipelines.dispatch import Outcome, dispatch, gather
 from pipelines.faults import Failure
 from pipelines.pool import Limits
@@ -278,13 +278,30 @@ def test_read_only_array_becomes_a_tensor_without_copy_or_warning(ray_cluster: N
 
 
 @pytest.mark.ray
+def test_workers_import_the_packages_of_the_driver_not_those_of_the_working_directory(
+    ray_cluster: None, traps: Path
+) -> None:
+    def look() -> tuple[list[str], str, str]:
+        import atom
+        import pipelines
+
+        return sys.path, str(atom.__file__), str(pipelines.__file__)
+
+    import atom
+    import pipelines
+
+    path, *files = ray.get(ray.remote(num_cpus=0)(look).remote(), timeout=60)
+    assert files == [atom.__file__, pipelines.__file__]
+    assert str(traps) not in path
+
+
+@pytest.mark.ray
 def test_running_ray_is_joined_and_left_open(ray_cluster: None) -> None:
     with connect() as cluster:
         assert cluster.cpus == 2
         assert cluster.num_nodes == 1
-        assert "2 CPUs, 0 GPUs" in cluster.describe()
+        assert cluster.describe().endswith("Ray of this process: 1 node, 2 CPUs, 0 GPUs")
     assert ray.is_initialized()
-    assert worker_device() == "cpu"
 
 
 def test_request_that_fits_is_accepted() -> None:

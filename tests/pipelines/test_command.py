@@ -97,3 +97,12 @@ def test_signal_before_the_work_begins_ends_the_process_quietly() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "Stopped. The same command goes on from the last checkpoint.\n"
+
+
+def test_command_started_as_a_module_passes_by_packages_of_the_working_directory(tmp_path: Path) -> None:
+    for name in ("atom", "apps"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    command = [sys.executable, "-m", "pipelines.distill", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

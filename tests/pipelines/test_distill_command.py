@@ -32,11 +32,11 @@ MLFLOW_EVERY_S = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, list[str], str]]:
-    """Output and result of the first command anybody runs."""
+def smoke(tmp_path_factory: pytest.TempPathFactory, traps: Path) -> tuple[Path, tuple[int, list[str], str]]:
+    """Output and result of the first command anybody runs, wherever they are."""
     output = tmp_path_factory.mktemp("smoke") / "out"
     env = environment(**MLFLOW_EVERY_S)
-    return output, run("--dataset", "digits", "--smoke", "--output", output, env=env)
+    return output, run("--dataset", "digits", "--smoke", "--output", output, env=env, cwd=traps)
 
 
 def run_id_of(output: Path) -> str:
