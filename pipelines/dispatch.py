@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from pipelines.faults import Failure, is_machine_fault, reason_of
+from pipelines.faults import Failure, is_machine_fault, reason_of, took_too_long
 from pipelines.pool import FETCH_S, ActorPool, Limits, kill
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class _Dispatcher(Generic[Unit]):
         for reference, call in list(self.running.items()):
             if now_s - call.since_s > self.limits.chunk_timeout_s:
                 del self.running[reference]
-                self.fail(call, TimeoutError(f"no answer within {self.limits.chunk_timeout_s:g} s"))
+                self.fail(call, took_too_long(self.limits.chunk_timeout_s))
 
     def close(self) -> None:
         for call in self.running.values():

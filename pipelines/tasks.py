@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from atom.errors import ClusterError
 from pipelines.cluster import cluster_info
 from pipelines.dispatch import Outcome, Unit
-from pipelines.faults import is_machine_fault, reason_of
+from pipelines.faults import is_machine_fault, reason_of, took_too_long
 from pipelines.pool import FETCH_S, Limits
 
 logger = logging.getLogger(__name__)
@@ -109,9 +109,7 @@ def run_tasks(
                     on_result(item, value)
             for reference in _expired(running, limits.chunk_timeout_s):
                 _cancel(reference)
-                limit = f"no end within {limits.chunk_timeout_s:g} s"
-                text = f"{limit}; if it is slow, not stuck, pass a larger --timeout-s"
-                fail(running.pop(reference).item, TimeoutError(text))
+                fail(running.pop(reference).item, took_too_long(limits.chunk_timeout_s))
             room.check()
             if on_tick is not None:
                 on_tick(len(running))

@@ -144,9 +144,7 @@ def test_unit_that_kills_every_worker_is_given_up(run: Run) -> None:
     outcome = run(["always dies", "a"], limits=Limits(max_retries=1))
     assert outcome.done == ["a"]
     failure = outcome.failed["always dies"]
-    assert failure.reason.startswith("its worker died (The actor")
-    assert failure.reason.endswith("(gave up after 2 tries)")
-    assert "\n" not in failure.reason
+    assert failure.reason == "its worker was killed, probably for memory (gave up after 2 tries)"
 
 
 @pytest.mark.ray
@@ -257,8 +255,8 @@ def test_stopped_tasks_are_cancelled(ray_cluster: None) -> None:
 @pytest.mark.ray
 def test_stalled_task_is_cancelled_and_given_up(ray_cluster: None) -> None:
     outcome = run_tasks(sleep, [0], limits=Limits(max_retries=0, chunk_timeout_s=1))
-    text = "no end within 1 s; if it is slow, not stuck, pass a larger --timeout-s"
-    assert outcome.failed[0] == Failure(f"TimeoutError: {text} (gave up after 1 try)", text)
+    text = "took longer than 1 s; if it is slow, not stuck, pass a larger --timeout-s"
+    assert outcome.failed[0] == Failure(f"{text} (gave up after 1 try)", text)
 
 
 @pytest.mark.ray
