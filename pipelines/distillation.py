@@ -183,6 +183,7 @@ def distil_classes(
                 start=run.start,
                 finish=finish,
                 num_actors=size.num_actors,
+                kind=len,
                 limits=limits,
                 on_tick=show,
                 stop=stop,

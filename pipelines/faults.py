@@ -5,6 +5,7 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import ray
 from ray import exceptions as rx
@@ -43,12 +44,12 @@ class Failure:
     Attributes:
         reason: one line for people.
         details: traceback of the worker, or the full message.
-        memory: whether memory ran out, surely or probably: what fails so fails again if it is tried at once.
+        memory: whether memory ran out: what fails so fails again if it is tried at once.
     """
 
     reason: str
     details: str
-    memory: bool = False
+    memory: Literal["no", "probably", "yes"] = "no"
 
     def after(self, attempts: int) -> "Failure":
         """The same failure, saying that it was the last of several tries."""
@@ -78,16 +79,15 @@ def reason_of(error: BaseException) -> Failure:
     if isinstance(error, rx.RayTaskError):
         cause = error.cause
         text = f"{type(cause).__name__}: {' '.join(str(cause).split())}".removesuffix(": ")
-        return Failure(text, _COLOUR.sub("", str(error)), memory=type(cause).__name__ in _MEMORY_NAMES)
+        memory = "yes" if type(cause).__name__ in _MEMORY_NAMES else "no"
+        return Failure(text, _COLOUR.sub("", str(error)), memory)
     text = str(error)
     if isinstance(error, TimeoutError) and not isinstance(error, rx.RayError):
         return Failure(text, text)
     if "low on memory" in text:
         used = _USED.search(text)
         node = f" ({used[0]})" if used else ""
-        return Failure(
-            f"its worker was killed by Ray, since its node ran low on memory{node}", text, memory=True
-        )
+        return Failure(f"its worker was killed by Ray, since its node ran low on memory{node}", text, "yes")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error, rx.RayActorError) and error.actor_init_failed:
         return Failure(f"an actor failed to start: {lines[-1] if lines else error}", text)
@@ -95,7 +95,7 @@ def reason_of(error: BaseException) -> Failure:
         pid = re.search(r"^\s*pid: (\d+)$", text, re.MULTILINE)
         name = _crash_signal(pid[1] if pid else "*")
         if name is None:
-            return Failure("its worker was killed, probably for memory", text, memory=True)
+            return Failure("its worker was killed, probably for memory", text, "probably")
         return Failure(f"its worker crashed with signal {signal.Signals[name].value} ({name})", text)
     if exited := _EXITED.search(text):
         return Failure(f"its worker ended itself with exit code {exited[1]}", text)

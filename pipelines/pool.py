@@ -26,11 +26,17 @@ class Limits:
         max_retries: tries after a machine fault, per unit, without a chunk's progress between them.
         chunk_timeout_s: a chunk that takes longer counts as stalled; its actor is killed.
         pending_timeout_s: how long no actor at all may be up before the dispatch gives up.
+        pause_s: seconds before the first new try where memory ran out, four times as long before each further one.
     """
 
     max_retries: int = 3
     chunk_timeout_s: float = 1800.0
     pending_timeout_s: float = 300.0
+    pause_s: float = 5.0
+
+    def pause(self, failures: int) -> float:
+        """Seconds until memory that ran out is asked for again, after so many such failures before."""
+        return self.pause_s * 4**failures
 
 
 class ActorPool:
@@ -44,9 +50,12 @@ class ActorPool:
         self.failed_starts = 0
         self.last_reason = ""
         self._alone_since_s = time.monotonic()
+        self._paused_until_s = self._alone_since_s
 
     def grow(self, wanted: int) -> None:
-        """Start actors until `wanted` are on their way, unless every recent start failed."""
+        """Start actors until `wanted` are on their way, unless every recent start failed, or memory just ran out."""
+        if time.monotonic() < self._paused_until_s:
+            return
         while len(self.starting) < wanted and self.failed_starts <= self._limits.max_retries:
             actor = self._factory()
             self.starting[actor.__ray_ready__.remote()] = actor
@@ -57,8 +66,11 @@ class ActorPool:
         try:
             ray.get(ready, timeout=FETCH_S)
         except RayError as error:
+            failure = reason_of(error)
+            if failure.memory != "no":
+                self._paused_until_s = time.monotonic() + self._limits.pause(self.failed_starts)
             self.failed_starts += 1
-            self.last_reason = reason_of(error).reason
+            self.last_reason = failure.reason
             logger.warning("An actor did not start: %s", self.last_reason)
             kill(actor)
         else:

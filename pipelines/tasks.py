@@ -3,9 +3,7 @@
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import ray
@@ -13,23 +11,14 @@ from ray.exceptions import RayError
 
 from atom.errors import ClusterError
 from pipelines.cluster import cluster_info
-from pipelines.dispatch import Outcome, Unit
-from pipelines.faults import is_machine_fault, reason_of, took_too_long
+from pipelines.dispatch import wait_for_one
 from pipelines.pool import FETCH_S, Limits
+from pipelines.retries import Call, Outcome, Patience, Unit, Waiting
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.25
 _LOOK_S = 10.0
 """How often the cluster is asked whether a task still fits anywhere."""
-
-
-@dataclass
-class _Call:
-    """One task in flight."""
-
-    item: Any
-    since_s: float
 
 
 def run_tasks(
@@ -40,6 +29,7 @@ def run_tasks(
     num_cpus: float = 1,
     num_gpus: float = 0,
     max_in_flight: int | None = None,
+    kind: Callable[[Unit], Hashable] = lambda item: item,
     limits: Limits | None = None,
     on_result: Callable[[Unit, Any], None] | None = None,
     on_tick: Callable[[int], None] | None = None,
@@ -54,6 +44,7 @@ def run_tasks(
         num_cpus: CPUs a task holds.
         num_gpus: GPUs a task holds; fractions up to 1.
         max_in_flight: tasks submitted at once; default as many as the cluster holds.
+        kind: tasks of one kind take about equally long, so that one that hangs is noticed; see `Patience`.
         limits: `chunk_timeout_s` bounds a task, waiting for its place included; `pending_timeout_s` how long no
             node at all may have room for one.
         on_result: called in the driver with each item and value, in order of completion.
@@ -75,41 +66,32 @@ def run_tasks(
     remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0, retry_exceptions=False)(function)
     info = cluster_info()
     size = max_in_flight or max(1, info.slots(cpus_per_actor=num_cpus, gpus_per_actor=num_gpus))
-    queue, running, attempts = deque(items), dict[Any, _Call](), dict[Any, int]()
-    outcome: Outcome[Unit] = Outcome()
-
-    def fail(item: Unit, error: Exception) -> None:
-        failure, attempt = reason_of(error), attempts.get(item, 0) + 1
-        if is_machine_fault(error) and attempt <= limits.max_retries:
-            logger.warning("%s: %s; retry %d of %d", item, failure.reason, attempt, limits.max_retries)
-            attempts[item] = attempt
-            outcome.retries += 1
-            queue.appendleft(item)
-            return
-        outcome.failed[item] = failure.after(attempt) if is_machine_fault(error) else failure
-        logger.error("%s failed: %s", item, outcome.failed[item].reason)
-
+    waiting, patience = Waiting(items, limits), Patience(limits.chunk_timeout_s, kind)
+    running: dict[Any, Call[Unit]] = {}
+    outcome = waiting.outcome
     try:
-        while queue or running:
+        while waiting or running:
             if stop is not None and stop.is_set():
                 outcome.stopped = True
                 break
-            while queue and len(running) < size:
-                item = queue.popleft()
-                running[remote.remote(item, *shared)] = _Call(item, time.monotonic())
-            for reference in ray.wait(list(running), num_returns=1, timeout=_POLL_S)[0]:
-                item = running.pop(reference).item
+            while waiting.ready() and len(running) < waiting.width(size):
+                item = waiting.take()
+                running[remote.remote(item, *shared)] = patience.begun(item)
+            for reference in wait_for_one(running):
+                call = running.pop(reference)
                 try:
                     value = ray.get(reference, timeout=FETCH_S)
                 except RayError as error:
-                    fail(item, error)
+                    waiting.failed(call.unit, error)
                     continue
-                outcome.done.append(item)
+                patience.ended(call)
+                waiting.advanced(call.unit)
+                outcome.done.append(call.unit)
                 if on_result is not None:
-                    on_result(item, value)
-            for reference in _expired(running, limits.chunk_timeout_s):
+                    on_result(call.unit, value)
+            for reference, error in patience.expired(running):
                 _cancel(reference)
-                fail(running.pop(reference).item, took_too_long(limits.chunk_timeout_s))
+                waiting.failed(running.pop(reference).unit, error)
             room.check()
             if on_tick is not None:
                 on_tick(len(running))
@@ -143,11 +125,6 @@ class _Room:
                 f"The cluster has had no node with {cpus:g} CPUs and {gpus:g} GPUs, which one training needs, for"
                 f" {self._limit_s:g} s; see `ray status`, then rerun the same command to go on."
             )
-
-
-def _expired(running: dict[Any, _Call], limit_s: float) -> list[Any]:
-    now_s = time.monotonic()
-    return [reference for reference, call in running.items() if now_s - call.since_s > limit_s]
 
 
 def _cancel(reference: Any) -> None:

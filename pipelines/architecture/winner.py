@@ -173,6 +173,7 @@ def _train(
                 num_cpus=job.size.cpus,
                 num_gpus=job.size.gpus,
                 max_in_flight=job.command.num_actors,
+                kind=lambda unit: unit.network,
                 limits=job.limits,
                 on_result=keep,
                 on_tick=lambda _: progress.update(len(found), items_done=len(found)),

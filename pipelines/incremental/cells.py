@@ -98,6 +98,7 @@ class Cells:
                 num_cpus=size.cpus,
                 num_gpus=size.gpus,
                 max_in_flight=size.num_actors,
+                kind=lambda item: (item.cell.memory, item.cell.learner),
                 limits=job.limits,
                 on_result=keep,
                 on_tick=lambda _: progress.update(done, items_done=done),

@@ -55,6 +55,7 @@ class Choices:
                     num_cpus=job.learner_size.cpus,
                     num_gpus=job.learner_size.gpus,
                     max_in_flight=job.learner_size.num_actors,
+                    kind=lambda choice: choice.kind,
                     limits=job.limits,
                     on_result=keep,
                     stop=stop,

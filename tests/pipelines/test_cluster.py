@@ -15,9 +15,10 @@ import ray
 
 from atom.errors import ClusterError, StoreError
 from pipelines.cluster import ClusterInfo, as_tensor, check_request, connect
-from pipelines.dispatch import Outcome, dispatch, gather
+from pipelines.dispatch import dispatch, gather
 from pipelines.faults import Failure
 from pipelines.pool import Limits
+from pipelines.retries import Outcome
 from pipelines.signals import stop_on_signals
 from pipelines.tasks import run_tasks
 
@@ -101,7 +102,7 @@ def run(ray_cluster: None, tmp_path: Path, log: list[tuple[str, int, int]]) -> R
         return value[1] + 1 < CHUNKS
 
     def call(units: list[str], **options: Any) -> Outcome[str]:
-        options = {"num_actors": 2, "finish": finish, **options}
+        options = {"num_actors": 2, "finish": finish, "limits": Limits(pause_s=0.1), **options}
         return dispatch(units, lambda: remote.remote(str(tmp_path)), start=start, **options)
 
     return call
@@ -141,7 +142,7 @@ def test_dead_worker_is_replaced_and_a_bug_fails_only_its_own_unit(
 
 @pytest.mark.ray
 def test_unit_that_kills_every_worker_is_given_up(run: Run) -> None:
-    outcome = run(["always dies", "a"], limits=Limits(max_retries=1))
+    outcome = run(["always dies", "a"], limits=Limits(max_retries=1, pause_s=0.1))
     assert outcome.done == ["a"]
     failure = outcome.failed["always dies"]
     assert failure.reason == "its worker was killed, probably for memory (gave up after 2 tries)"
@@ -230,7 +231,8 @@ def job(item: int, values: np.ndarray, folder: str) -> int:
 def test_tasks_share_an_array_and_fail_one_by_one(ray_cluster: None, tmp_path: Path) -> None:
     values: dict[int, int] = {}
     shared = (ray.put(np.ones(300_000, dtype=np.int8)), str(tmp_path))
-    outcome = run_tasks(job, [0, 1, 2, 3], shared=shared, on_result=values.__setitem__)
+    limits = Limits(pause_s=0.1)
+    outcome = run_tasks(job, [0, 1, 2, 3], shared=shared, on_result=values.__setitem__, limits=limits)
     assert values == {0: 300_000, 1: 300_001, 3: 300_003}
     assert sorted(outcome.done) == [0, 1, 3]
     assert outcome.retries == 1

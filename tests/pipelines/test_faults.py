@@ -33,7 +33,7 @@ def test_worker_that_crashed_and_one_that_was_killed_are_told_apart(logs: Path) 
     crash, kill = rx.RayActorError("a", GONE), rx.RayActorError("b", GONE.replace("2315", "2316"))
     assert reason_of(crash).reason == "its worker crashed with signal 11 (SIGSEGV)"
     assert reason_of(kill).reason == "its worker was killed, probably for memory"
-    assert (reason_of(crash).memory, reason_of(kill).memory) == (False, True)
+    assert (reason_of(crash).memory, reason_of(kill).memory) == ("no", "probably")
     assert is_machine_fault(crash)
     assert is_machine_fault(kill)
 
@@ -57,13 +57,13 @@ def test_worker_killed_by_rays_memory_monitor_says_how_full_the_node_was() -> No
     assert failure.reason == (
         "its worker was killed by Ray, since its node ran low on memory (22.48GB used / 23.59GB limit)"
     )
-    assert failure.memory
+    assert failure.memory == "yes"
 
 
 def test_memory_that_runs_out_inside_the_work_counts_as_such() -> None:
     error = rx.RayTaskError("advance", "Traceback: ...", MemoryError())
-    assert (reason_of(error).reason, reason_of(error).memory) == ("MemoryError", True)
-    assert not reason_of(rx.RayTaskError("advance", "Traceback: ...", ValueError("no"))).memory
+    assert (reason_of(error).reason, reason_of(error).memory) == ("MemoryError", "yes")
+    assert reason_of(rx.RayTaskError("advance", "Traceback: ...", ValueError("no"))).memory == "no"
 
 
 def test_worker_that_ends_itself_says_with_which_code() -> None:
@@ -80,4 +80,4 @@ def test_lost_node_is_named_as_such() -> None:
     assert (
         reason_of(error).reason == "its worker died (The actor died because its node has died. Node Id: 9b)"
     )
-    assert not reason_of(error).memory
+    assert reason_of(error).memory == "no"

@@ -19,6 +19,7 @@ from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
 from pipelines.checkpoints import Checkpoints, ClassState
 from pipelines.distillation import ActorSize, Distillation, Group, distil_classes, group_classes
+from pipelines.pool import Limits
 from pipelines.preparation import put_classes
 from pipelines.store import Store
 from pipelines.worker import Problem
@@ -85,7 +86,7 @@ def distil(
         HookedCheckpoints(Store.open(str(folder)), "tiny", hook),
         size=ActorSize(num_actors, cpus=1, gpus=0),
         checkpoint_every=every,
-        **options,
+        **{"limits": Limits(pause_s=0.1), **options},
     )
 
 

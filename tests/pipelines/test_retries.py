@@ -1,0 +1,138 @@
+"""Which unit of work comes next after a fault, when, and how long one may take."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from ray import exceptions as rx
+
+from pipelines.pool import ActorPool, Limits
+from pipelines.retries import Patience, Waiting, name_of
+
+LOW = rx.OutOfMemoryError("the node running low on memory: 9GB used / 10GB limit")
+LOST = rx.NodeDiedError("the node died")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def taken(waiting: Waiting[str]) -> list[str]:
+    return [waiting.take() for _ in range(waiting.ready())]
+
+
+def test_memory_fault_waits_ever_longer_while_others_go_on(clock: Clock) -> None:
+    waiting = Waiting(["a", "b"], Limits(max_retries=2, pause_s=5), clock)
+    assert waiting.take() == "a"
+    waiting.failed("a", LOW)
+    assert taken(waiting) == ["b"]
+    for pause_s in (5, 20):
+        assert len(waiting) == 1
+        clock.now_s += pause_s - 1
+        assert waiting.ready() == 0
+        clock.now_s += 1
+        assert taken(waiting) == ["a"]
+        waiting.failed("a", LOW)
+    assert len(waiting) == 0
+    assert waiting.outcome.failed["a"].reason == (
+        "its worker was killed by Ray, since its node ran low on memory (9GB used / 10GB limit) (gave up after 3 tries)"
+    )
+
+
+def test_unit_without_memory_has_one_worker_fewer_beside_it_until_it_gets_on(clock: Clock) -> None:
+    waiting = Waiting(["a", "b", "c"], Limits(), clock)
+    assert waiting.width(3) == 3
+    waiting.failed(waiting.take(), LOW)
+    waiting.failed(waiting.take(), LOW)
+    assert (waiting.width(3), waiting.width(1)) == (1, 1)
+    waiting.advanced("a")
+    assert waiting.width(3) == 2
+
+
+def test_lost_node_is_retried_at_once_and_before_the_others(clock: Clock) -> None:
+    waiting = Waiting(["a", "b"], Limits(), clock)
+    waiting.failed(waiting.take(), LOST)
+    assert taken(waiting) == ["a", "b"]
+    assert waiting.width(2) == 2
+
+
+def test_time_limit_is_tried_again_once(clock: Clock) -> None:
+    waiting, patience = Waiting(["a"], Limits(max_retries=3), clock), Patience[str](8, len, clock)
+    for _ in range(2):
+        call = patience.begun(waiting.take())
+        clock.now_s += 9
+        [(key, error)] = patience.expired({"key": call})
+        assert key == "key"
+        waiting.failed("a", error)
+    assert len(waiting) == 0
+    reason = (
+        "took longer than 8 s; if it is slow, not stuck, pass a larger --timeout-s (gave up after 2 tries)"
+    )
+    assert waiting.outcome.failed["a"].reason == reason
+
+
+def test_what_takes_many_times_the_longest_of_its_kind_is_stuck(clock: Clock) -> None:
+    patience = Patience[str](7200, lambda unit: unit[0], clock)
+    quick = patience.begun("a1")
+    clock.now_s += 300
+    patience.ended(quick)
+    calls = {unit: patience.begun(unit) for unit in ("a2", "b1")}
+    clock.now_s += 3000
+    assert patience.expired(calls) == []
+    clock.now_s += 1
+    assert [key for key, _ in patience.expired(calls)] == ["a2"]
+    clock.now_s += 4200
+    assert [key for key, _ in patience.expired(calls)] == ["a2", "b1"]
+
+
+def test_short_work_does_not_make_the_limit_short(clock: Clock) -> None:
+    patience = Patience[str](7200, len, clock)
+    patience.ended(patience.begun("a"))
+    call = patience.begun("b")
+    clock.now_s += 1800
+    assert patience.expired({0: call}) == []
+    clock.now_s += 1
+    assert len(patience.expired({0: call})) == 1
+
+
+def test_unit_that_is_long_waited_for_is_named_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    patience = Patience[tuple[int, ...]](100, len, clock)
+    calls = {0: patience.begun((3,))}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            clock.now_s += 30
+            assert patience.expired(calls) == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "class 3: no answer for 60 s; given up after 100 s"
+    ]
+
+
+@pytest.mark.parametrize(("pause_s", "started"), [(1000, 0), (0, 1)])
+def test_worker_killed_for_memory_while_it_starts_is_not_replaced_at_once(
+    monkeypatch: pytest.MonkeyPatch, pause_s: float, started: int
+) -> None:
+    def killed(reference: object, timeout: float) -> None:
+        raise LOW
+
+    monkeypatch.setattr("pipelines.pool.ray.get", killed)
+    monkeypatch.setattr("pipelines.pool.kill", lambda actor: None)
+    pool = ActorPool(
+        lambda: SimpleNamespace(__ray_ready__=SimpleNamespace(remote=object)), Limits(pause_s=pause_s)
+    )
+    pool.grow(1)
+    pool.collect(next(iter(pool.starting)))
+    pool.grow(1)
+    assert len(pool.starting) == started
+
+
+def test_units_are_called_by_their_names() -> None:
+    assert [name_of(unit) for unit in ((3,), (0, 1), "net", 7)] == ["class 3", "classes 0, 1", "net", "7"]
