@@ -10,7 +10,7 @@ on which machine it went on, or what ran beside it.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import numpy as np
@@ -46,12 +46,15 @@ class GroupState:
         images: [G, I, C, H, W] float32, preprocessed space.
         momentum: the same shape, SGD's velocity.
         losses: [iteration, G] float32, the loss of each class before each step.
+        failures: of each class that failed, why. Its images are NaN; the others are what they would be beside a
+            sound one.
     """
 
     iteration: int
     images: np.ndarray
     momentum: np.ndarray
     losses: np.ndarray
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 class GroupDistiller:
@@ -136,8 +139,9 @@ class GroupDistiller:
 
         Raises:
             ShapeError: the state is that of another number of classes.
-            ConfigError: the images of a class diverged, or leave the range of its real ones by far, and nothing of
-                the call is kept; or more iterations than the settings have, which would go on from finished images.
+            ConfigError: more iterations than the settings have, which would go on from finished images.
+
+        A class whose images diverge, or end far out of the range of its real ones, is in the state's `failures`.
         """
         if len(state.images) != len(class_ids):
             raise ShapeError(
@@ -158,21 +162,37 @@ class GroupDistiller:
                 losses[step] = self._step(images, momentum, draw, class_ids, real)
                 if on_iteration is not None:
                     on_iteration(state.iteration + step + 1)
-        diverged = [c for c, own in zip(class_ids, images, strict=True) if not bool(own.isfinite().all())]
-        if diverged:
-            raise ConfigError(
-                f"classes {diverged}: the images are no longer finite after iteration {until}; look at the real images"
-                f" of these classes, and pass a smaller --lr-img than {self.settings.lr_img:g}, or a network with"
-                " normalisation."
-            )
+        losses = np.concatenate([state.losses, losses.cpu().numpy()])
+        failures = {**self._diverged(images, losses, class_ids, until), **state.failures}
         if steps and until >= cast(int, self.settings.iterations):
-            images = self._at_real_scale(images, class_ids, real)
+            images, lost = self._at_real_scale(images, class_ids, real)
+            failures = {**lost, **failures}
+        for row in [row for row, class_id in enumerate(class_ids) if class_id in failures]:
+            images[row] = torch.nan
         return GroupState(
             iteration=max(until, state.iteration),
             images=images.cpu().numpy(),
             momentum=momentum.cpu().numpy(),
-            losses=np.concatenate([state.losses, losses.cpu().numpy()]),
+            losses=losses,
+            failures=failures,
         )
+
+    def _diverged(
+        self, images: Tensor, losses_TG: np.ndarray, class_ids: Sequence[int], until: int
+    ) -> dict[int, str]:
+        """Of each class whose images are no longer finite, since when, and what can be done."""
+        found = {}
+        for row, class_id in enumerate(class_ids):
+            if bool(images[row].isfinite().all()):
+                continue
+            sound = np.isfinite(losses_TG[:, row])
+            since = until if sound.all() else int(sound.argmin())
+            found[class_id] = (
+                f"class {class_id}: its images are no longer finite after iteration {since}, at --lr-img"
+                f" {self.settings.lr_img:g}; look at the class's real images, or pass a smaller --lr-img or a network"
+                " with normalisation."
+            )
+        return found
 
     @contextmanager
     def _repeatable(self) -> Iterator[None]:
@@ -272,16 +292,22 @@ class GroupDistiller:
         with autocast(self.device, self.dtype):
             return class_statistics(self.net, images_NCHW, num_classes=num_classes, settings=self.settings)
 
-    def _at_real_scale(self, images: Tensor, class_ids: Sequence[int], real: Mapping[int, Tensor]) -> Tensor:
-        """The finished images [G, I, C, H, W], each class at the scale of its real ones."""
+    def _at_real_scale(
+        self, images: Tensor, class_ids: Sequence[int], real: Mapping[int, Tensor]
+    ) -> tuple[Tensor, dict[int, str]]:
+        """The finished images [G, I, C, H, W], each class at the scale of its real ones, and which cannot be kept."""
         with self._repeatable():
             scaled = [
                 to_real_scale(own, real[c], factor=self.settings.factor)
                 for c, own in zip(class_ids, images, strict=True)
             ]
+        lost = {}
         for class_id, own in zip(class_ids, scaled, strict=True):
-            check_range(decode(own, self.settings.factor), real[class_id], class_id=class_id)
-        return torch.stack(scaled)
+            try:
+                check_range(decode(own, self.settings.factor), real[class_id], class_id=class_id)
+            except ConfigError as error:
+                lost[class_id] = str(error)
+        return torch.stack(scaled), lost
 
     def _initial(self, class_id: int, real_NCHW: Tensor) -> np.ndarray:
         if tuple(real_NCHW.shape[1:]) != self.shape:

@@ -34,11 +34,13 @@ class ClassState:
         images: the optimised images, float32 (M, C, H, W).
         momentum: the optimiser's momentum, of the same shape.
         losses: the class's loss at every iteration so far, float32 (T,).
+        failure: why the class failed, or nothing.
     """
 
     images: np.ndarray
     momentum: np.ndarray
     losses: np.ndarray
+    failure: str = ""
 
 
 def _name(class_id: int, iteration: int) -> str:
@@ -80,6 +82,7 @@ class Checkpoints:
                 "iteration": str(iteration),
                 "settings": self._settings,
                 "digest": _digest(arrays),
+                "failure": state.failure,
             }
             self._store.write_bytes(_name(class_id, iteration), save(arrays, metadata))
         self.prune(list(states), keep=iteration)
@@ -121,7 +124,8 @@ class Checkpoints:
             data = self._store.read_bytes(name)
             arrays = load(data)
             metadata = _metadata(data)
-            state = ClassState(arrays["images"], arrays["momentum"], arrays["losses"])
+            failure = metadata.get("failure", "")
+            state = ClassState(arrays["images"], arrays["momentum"], arrays["losses"], failure)
         except (StoreError, SafetensorError, ValueError, KeyError) as error:
             logger.warning("Checkpoint %s is unreadable and is ignored: %s", self._store.where(name), error)
             return None

@@ -189,7 +189,7 @@ class Job:
         names = self.real.train.class_names
         rows = [(names[c], failure.reason) for group, failure in outcome.failed.items() for c in group]
         print_table(
-            "Failed classes; the others are kept, rerun the command to try again", ["class", "reason"], rows
+            "Failed classes; the others are kept, and a rerun goes on from there", ["class", "reason"], rows
         )
         tracker.mark("FAILED", reason=f"{len(rows)} classes failed")
         details = [f"classes {group}:\n{failure.details}" for group, failure in outcome.failed.items()]

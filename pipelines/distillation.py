@@ -2,6 +2,7 @@
 
 # T iterations, K classes, G classes of a group
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from pipelines.progress import Progress
 from pipelines.tracking import Tracker
 from pipelines.worker import Problem, RemoteDistillWorker
 
+logger = logging.getLogger(__name__)
+
 Group = tuple[int, ...]
 
 LOSS_POINTS = 200
@@ -30,7 +33,7 @@ class Distillation:
 
     Attributes:
         states: the last stored state of each class that is complete.
-        failed: why each failed group failed.
+        failed: why a group failed, or one class of a group whose others went on.
         stopped: whether a signal ended it early.
         retries: chunks tried again after machine faults.
         iterations_run: iterations of groups computed by this process.
@@ -82,7 +85,7 @@ class _Run:
         for group in groups:
             found = checkpoints.latest(group)
             if found is not None:
-                self.states[group] = _joined(found[0], [found[1][c] for c in group])
+                self.states[group] = _joined(*found)
         self.at_start = sum(self.iteration(group) for group in groups)
         self.running: dict[Group, int] = {}
         self.points: list[tuple[str, float, int]] = []
@@ -91,7 +94,8 @@ class _Run:
         return self.states[group].iteration if group in self.states else 0
 
     def finished(self, group: Group) -> bool:
-        return group in self.states and self.states[group].iteration >= self.total
+        state = self.states.get(group)
+        return state is not None and (state.iteration >= self.total or len(state.failures) == len(group))
 
     def start(self, actor: Any, group: Group) -> Any:
         until = min(self.total, self.iteration(group) + self.checkpoint_every)
@@ -100,6 +104,9 @@ class _Run:
 
     def finish(self, group: Group, state: GroupState) -> bool:
         before = self.iteration(group)
+        known = self.states[group].failures if group in self.states else {}
+        for class_id in state.failures.keys() - known.keys():
+            logger.error("class %d failed: %s", class_id, state.failures[class_id])
         self.checkpoints.save(state.iteration, _split(group, state))
         self.states[group] = state
         self.running.pop(group, None)
@@ -118,7 +125,8 @@ class _Run:
 
     def last_loss(self) -> float | None:
         lasts = [state.losses[-1] for state in self.states.values() if len(state.losses)]
-        return float(np.concatenate(lasts).mean()) if lasts else None
+        sound = [loss for last in lasts for loss in last if np.isfinite(loss)]
+        return float(np.mean(sound)) if sound else None
 
 
 def distil_classes(
@@ -191,28 +199,35 @@ def distil_classes(
             result.failed, result.stopped, result.retries = outcome.failed, outcome.stopped, outcome.retries
         show({})
     run.send_losses()
-    if tracker is not None and open_groups and all(run.finished(group) for group in groups):
+    for group in filter(run.finished, groups):
+        for class_id, state in _split(group, run.states[group]).items():
+            if state.failure:
+                result.failed[(class_id,)] = Failure(state.failure, state.failure)
+            else:
+                result.states[class_id] = state
+    if tracker is not None and open_groups and len(result.states) == num_classes:
         tracker.log_history(_total_points([run.states[group].losses for group in groups]))
     result.iterations_run = run.done(groups) - run.at_start
-    for group in groups:
-        if run.finished(group):
-            result.states.update(_split(group, run.states[group]))
     return result
 
 
 def _split(group: Group, state: GroupState) -> dict[int, ClassState]:
     return {
-        class_id: ClassState(state.images[row], state.momentum[row], state.losses[:, row])
+        class_id: ClassState(
+            state.images[row], state.momentum[row], state.losses[:, row], state.failures.get(class_id, "")
+        )
         for row, class_id in enumerate(group)
     }
 
 
-def _joined(iteration: int, parts: Sequence[ClassState]) -> GroupState:
+def _joined(iteration: int, states: Mapping[int, ClassState]) -> GroupState:
+    parts = list(states.values())
     return GroupState(
         iteration=iteration,
         images=np.stack([part.images for part in parts]),
         momentum=np.stack([part.momentum for part in parts]),
         losses=np.stack([part.losses for part in parts], axis=1),
+        failures={class_id: part.failure for class_id, part in states.items() if part.failure},
     )
 
 
@@ -233,4 +248,5 @@ def _loss_points(group: Group, losses_TG: np.ndarray, begin: int, total: int) ->
         for t in range(begin, len(losses_TG))
         if _shown(t, total)
         for row, class_id in enumerate(group)
+        if np.isfinite(losses_TG[t, row])
     ]

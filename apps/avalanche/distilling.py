@@ -127,6 +127,8 @@ class DistilledHere:
                 group = classes[first : first + of_group.classes_per_group]
                 state = distiller.start(group, of_class)
                 state = distiller.advance(state, of_group.iterations or 0, class_ids=group, real=of_class)
+                if state.failures:
+                    raise ConfigError(" ".join(state.failures.values()))
                 for class_id, images_ICHW in zip(group, state.images, strict=True):
                     exemplars[class_id] = self._ordered(torch.from_numpy(images_ICHW), of_group)
         return exemplars

@@ -19,6 +19,7 @@ from atom import nets, reference
 from atom.augment import augment, draw_params
 from atom.distill import GroupDistiller, GroupState
 from atom.draws import rows_of_batch
+from atom.errors import ConfigError
 from atom.settings import DSA_OPERATIONS, DistillSettings, parse_dsa_strategy
 from atom.streams import stream
 
@@ -206,3 +207,34 @@ def test_global_random_state_is_neither_used_nor_changed(network: str) -> None:
     assert same_bits(run(settings, [0], 1), first)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (str(np.random.get_state()), random.getstate()) == before[1:]
+
+
+def test_a_class_that_diverges_leaves_the_others_their_bits() -> None:
+    sound, settings = real_images(), make_settings()
+    broken = {**sound, 1: torch.full_like(sound[1], 3e38)}
+    group, distiller = (0, 1, 2), make_distiller(settings)
+    expected = distiller.advance(distiller.start(group, sound), 6, class_ids=group, real=sound)
+    state = distiller.advance(distiller.start(group, broken), 3, class_ids=group, real=broken)
+    assert list(state.failures) == [1]
+    assert state.failures[1].startswith(
+        "class 1: its images are no longer finite after iteration 0, at --lr-img 0.1;"
+    )
+    end = distiller.advance(state, 6, class_ids=group, real=broken)
+    assert end.failures == state.failures
+    assert bool(np.isnan(end.images[1]).all())
+    for row in (0, 2):
+        assert np.array_equal(end.images[row], expected.images[row])
+        assert np.array_equal(end.losses[:, row], expected.losses[:, row])
+
+
+def test_a_class_that_ends_out_of_range_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(images: torch.Tensor, real: torch.Tensor, *, class_id: int) -> None:
+        if class_id == 2:
+            raise ConfigError("class 2: too far off")
+
+    expected = run(make_settings(), (0, 2), 6)
+    monkeypatch.setattr("atom.distill.check_range", refuse)
+    state = run(make_settings(), (0, 2), 6)
+    assert state.failures == {2: "class 2: too far off"}
+    assert np.array_equal(state.images[0], expected.images[0])
+    assert bool(np.isnan(state.images[1]).all())

@@ -142,6 +142,24 @@ def test_group_that_fails_says_why_and_the_others_finish(uninterrupted: Distilla
     assert digest(repaired) == expected
 
 
+def test_class_that_diverges_fails_alone_and_a_rerun_knows_it(
+    uninterrupted: Distillation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = GROUPS[1][1]
+    broken: dict[int, Any] = {
+        **real_references(),
+        lost: ray.put(np.full((20, 1, 8, 8), 3e38, dtype=np.float32)),
+    }
+    outcome = distil(tmp_path, groups=[GROUPS[1]], real=broken)
+    assert list(outcome.failed) == [(lost,)]
+    assert outcome.failed[(lost,)].reason.startswith(f"class {lost}: its images are no longer finite")
+    expected = digest(uninterrupted)
+    assert digest(outcome) == {c: expected[c] for c in GROUPS[1] if c != lost}
+    monkeypatch.setattr("pipelines.distillation.RemoteDistillWorker", None)
+    again = distil(tmp_path, groups=[GROUPS[1]], real=broken)
+    assert (again.failed, digest(again)) == (outcome.failed, digest(outcome))
+
+
 def test_worker_that_always_dies_ends_in_a_failure_that_counts_the_tries(tmp_path: Path) -> None:
     chunks: list[int] = []
 
