@@ -3,14 +3,19 @@
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
 from atom.errors import ConfigError
 from atom.settings import DeviceKind, Precision
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # x86 features with which oneDNN multiplies in bfloat16; without one of them it converts, slower than float32.
 _BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")
@@ -106,6 +111,24 @@ def own_generators(device: torch.device, seed: int) -> Iterator[None]:
         # torch.manual_seed takes the generators of this process alone, and the fork restores them.
         torch.manual_seed(seed)
         yield
+
+
+def compile_apart(function: Callable[P, T], **options: Any) -> Callable[P, T]:
+    """`torch.compile` of a copy of a function or method, however many copies a process compiles.
+
+    Dynamo counts recompilations by code object and gives up after eight: a copy has a count of its own.
+
+    Args:
+        function: plain, or a method.
+        options: of `torch.compile`.
+    """
+    plain = cast(FunctionType, getattr(function, "__func__", function))
+    own = FunctionType(
+        plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+    )
+    own.__kwdefaults__ = plain.__kwdefaults__
+    instance = getattr(function, "__self__", None)
+    return torch.compile(own if instance is None else MethodType(own, instance), **options)
 
 
 def matmul_rate(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from atom import nets
 from atom.augment import augment
-from atom.device import autocast, deterministic, use_threads
+from atom.device import autocast, compile_apart, deterministic, use_threads
 from atom.draws import Draw, Draws
 from atom.errors import ConfigError, ShapeError
 from atom.formation import decode
@@ -339,4 +339,4 @@ class GroupDistiller:
             return step
         # CUDA graphs replay the whole step without the host; on a CPU there is nothing to replay.
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-        return torch.compile(step, fullgraph=True, dynamic=False, mode=mode)
+        return compile_apart(step, fullgraph=True, dynamic=False, mode=mode)

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from statistics import fmean, stdev
-from types import FunctionType
 from typing import cast
 
 import numpy as np
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from atom import nets
-from atom.device import deterministic, kind_of, use_threads
+from atom.device import compile_apart, deterministic, kind_of, use_threads
 from atom.errors import ConfigError, ShapeError
 from atom.nets.layers import mixes_batch
 from atom.resolve import has_compiler, resolve_evaluation
@@ -182,9 +181,7 @@ def _train_and_test(
 @cache
 def _compiled_forward(network: str, shape: tuple[int, ...], num_classes: int, batch_train: int) -> Forward:
     """A compiled `Forward`, one for each network and shape of the small set, shared by all its trainings."""
-    # Dynamo counts recompilations by code object and gives up after eight: a copy has a count of its own.
-    own = FunctionType(run.__code__.replace(co_name=f"run_{len(shape)}"), run.__globals__)
-    return torch.compile(own, dynamic=False)
+    return compile_apart(run, dynamic=False)
 
 
 def _worth_compiling(

@@ -4,11 +4,13 @@ import hashlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from distill_samples import (
     GOLDEN,
     HEIGHT,
@@ -63,6 +65,15 @@ def test_first_losses_are_those_of_the_golden_curve() -> None:
     golden = np.array(json.loads(GOLDEN.read_text())["losses"])
     # Processors round differently, and the optimisation is chaotic: only the first iterations compare.
     np.testing.assert_allclose(np.array(digits_losses(len(golden))), golden, rtol=1e-3)
+
+
+def test_any_number_of_compiled_distillers_lives_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo gives up a function that it has compiled eight times; here twice, and without code generation."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for ipc in (1, 2, 3, 4):
+            state = run(make_settings(compile="on", ipc=ipc), [0, 1], 1)
+            assert state.images.shape[1] == ipc
 
 
 @pytest.mark.slow
