@@ -21,6 +21,10 @@ class ArtifactError(AtomError):
     """A distilled set on disk is incomplete, damaged, of another version, or unsafe to read."""
 
 
+class NotFiniteError(AtomError):
+    """A network's weights or outputs hold NaN or infinity: its training diverged, and its answers mean nothing."""
+
+
 class StoreError(AtomError):
     """An output directory cannot be written, or belongs to other settings."""
 

@@ -15,6 +15,7 @@ Shapes: N training images, T test images, C channels, H height, W width, K class
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from statistics import fmean, stdev
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from atom import nets
 from atom.device import compile_apart, deterministic, kind_of, use_threads
-from atom.errors import ConfigError, ShapeError
+from atom.errors import ConfigError, NotFiniteError, ShapeError
 from atom.nets.layers import mixes_batch
 from atom.resolve import has_compiler, resolve_evaluation
 from atom.settings import EvaluateSettings
@@ -41,7 +42,7 @@ per network, not per call, so that the accuracy of a seed does not depend on whi
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Test accuracies of one network architecture, one entry per seed.
+    """Test accuracies of one network architecture, one entry per seed whose training came to a network that answers.
 
     Attributes:
         network: its name.
@@ -50,6 +51,7 @@ class Evaluation:
         train_seconds: wall time of each training, the first including compilation.
         test_seconds: wall time of each test.
         compiled: whether torch.compile was used.
+        diverged: seeds of the other trainings, whose networks answered with NaN or infinity; never all of them.
         with_real_statistics: the accuracies once more, with BatchNorm statistics re-estimated on real images; None
             where there were no such images, or there is no BatchNorm.
     """
@@ -60,6 +62,7 @@ class Evaluation:
     train_seconds: tuple[float, ...]
     test_seconds: tuple[float, ...]
     compiled: bool
+    diverged: tuple[int, ...] = ()
     with_real_statistics: tuple[float, ...] | None = None
 
     @property
@@ -111,6 +114,7 @@ def evaluate(
     Raises:
         ShapeError: arrays do not fit together.
         ConfigError: an image is not finite, a label is out of range, or the network or DSA is unknown.
+        NotFiniteError: every training diverged.
     """
     train_NCHW, train_N = _checked(images_NCHW, labels_N, num_classes=num_classes, what="training")
     test_TCHW, test_T = _checked(test_images, test_labels, num_classes=num_classes, what="test")
@@ -136,24 +140,37 @@ def evaluate(
         real_NCHW = None
         if statistics_images is not None and mixes_batch(build()):
             real_NCHW = _as_tensor(statistics_images).float().to(device)
-        trials, again = [], []
+        trials, again, diverged = {}, [], {}
         for seed in seeds:
             net = build()
             nets.fill_weights(net, stream(seed, "evaluate/weights"))
             net = net.to(device).to(memory_format=layout)
-            trials.append(_train_and_test(net, train, test, settings=settings, seed=seed, forward=forward))
+            try:
+                trials[seed] = _train_and_test(
+                    net, train, test, settings=settings, seed=seed, forward=forward
+                )
+            except NotFiniteError as error:
+                diverged[seed] = error
+                continue
             if real_NCHW is not None:
                 dtype = compute_dtype(settings)
                 reestimate_statistics(net, real_NCHW, dtype=dtype)
-                again.append(accuracy(net, *test, dtype=dtype, forward=forward))
-    accuracies, train_seconds, test_seconds = zip(*trials, strict=True) if trials else ((), (), ())
+                # What does not answer with these statistics has answered with its own.
+                with suppress(NotFiniteError):
+                    again.append(accuracy(net, *test, dtype=dtype, forward=forward))
+    if diverged and not trials:
+        raise NotFiniteError(
+            f"evaluate {network}, all of {len(diverged)} trainings: {next(iter(diverged.values()))}"
+        )
+    accuracies, train_seconds, test_seconds = zip(*trials.values(), strict=True) if trials else ((), (), ())
     return Evaluation(
         network=network,
-        seeds=tuple(seeds),
+        seeds=tuple(trials),
         accuracies=accuracies,
         train_seconds=train_seconds,
         test_seconds=test_seconds,
         compiled=compiled,
+        diverged=tuple(diverged),
         with_real_statistics=None if real_NCHW is None else tuple(again),
     )
 

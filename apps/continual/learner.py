@@ -16,7 +16,7 @@ from apps.continual.settings import LearnerSettings
 from apps.continual.state import LearnerState, StepData, load_weights, weights_of
 from atom import nets
 from atom.device import deterministic, kind_of
-from atom.errors import AtomError, ConfigError
+from atom.errors import ConfigError, NotFiniteError
 from atom.nets.layers import mixes_batch
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
@@ -28,7 +28,6 @@ __all__ = [
     "RESTARTING",
     "RESULTS_VERSION",
     "LearnerState",
-    "NotFiniteError",
     "StepData",
     "deciding",
     "learn",
@@ -48,10 +47,6 @@ RESULTS_VERSION = 2
 
 STATISTICS_IMAGES = 1024
 """Most real images of a step that BatchNorm statistics are re-estimated on. Chosen: four batches."""
-
-
-class NotFiniteError(AtomError):
-    """A network's weights or outputs hold NaN or infinity after training."""
 
 
 def deciding(learner: str, settings: LearnerSettings, train_settings: EvaluateSettings) -> dict[str, Any]:
@@ -121,8 +116,13 @@ def learn(
         seed,
         device,
     )
-    with deterministic(device):
-        after = _restart(learner, data, job) if learner in RESTARTING else _go_on(learner, state, data, job)
+    try:
+        with deterministic(device):
+            after = (
+                _restart(learner, data, job) if learner in RESTARTING else _go_on(learner, state, data, job)
+            )
+    except NotFiniteError as error:
+        raise NotFiniteError(f"step {data.step}: {learner}: {error}") from error
     arrays = [*after.weights.values(), *after.logits.values()]
     if not all(np.isfinite(array).all() for array in arrays):
         raise NotFiniteError(
@@ -159,13 +159,10 @@ def predict_seen(
         net = _build(network, images_TCHW, num_classes)
         load_weights(net, state, network=network)
         net = net.to(device).to(memory_format=_layout(net, device))
-        logits_TK = predict(net, images_TCHW.to(device), dtype=compute_dtype(train_settings))
-    if not bool(logits_TK.isfinite().all()):
-        bad = int((~logits_TK.isfinite().all(dim=1)).sum())
-        raise NotFiniteError(
-            f"step {state.step}: the network's outputs hold NaN or infinity for {bad} of {len(logits_TK)} images."
-        )
-    return logits_TK
+        try:
+            return predict(net, images_TCHW.to(device), dtype=compute_dtype(train_settings))
+        except NotFiniteError as error:
+            raise NotFiniteError(f"step {state.step}: {error}") from error
 
 
 def with_statistics_of(

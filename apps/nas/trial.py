@@ -17,10 +17,9 @@ from apps.nas.space import Space
 from apps.nas.zero_cost import zero_cost_score
 from atom import nets
 from atom.device import deterministic, use_threads
-from atom.errors import AtomError
 from atom.settings import EvaluateSettings
 from atom.streams import stream
-from atom.train import Budget, compute_dtype, predict, train_network
+from atom.train import Budget, accuracy, compute_dtype, train_network
 
 ZERO_COST_BATCH = 64
 """Real images that a zero-cost score looks at. Source: Abdelfattah et al., ICLR 2021."""
@@ -30,10 +29,6 @@ _REFERENCE_SEEDS = 1_000_000
 
 Labelled = tuple[Tensor, Tensor]
 """Preprocessed float32 images [N, C, H, W] and their int64 labels [N]."""
-
-
-class NotFiniteError(AtomError):
-    """A network's outputs hold NaN or infinity after training."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ def run_unit(
 
     Raises:
         ConfigError: the network cannot be built or does not fit the images.
-        NotFiniteError: its outputs are not finite.
+        NotFiniteError: its outputs are not finite; see `atom.train.predict`.
     """
     return train_unit(
         unit, proxy, space=space, small=small, real=real, recipe=recipe, device=device, seconds=seconds
@@ -174,7 +169,7 @@ def train_unit(
         score = looks.score(steps)
         if proxy.kind == "whole":
             begun = time.perf_counter()
-            test = accuracy_or_error(net, images.test, settings)
+            test = accuracy(net, *images.test, dtype=compute_dtype(settings))
             score = replace(
                 score, test_accuracy=test, score_seconds=score.score_seconds + time.perf_counter() - begun
             )
@@ -210,25 +205,11 @@ class _Looks:
         begun_s = time.perf_counter()
         # A network that draws even when it is asked must not be trained differently for having been asked.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            validation = accuracy_or_error(self._net, self._validation, self._settings)
+            dtype = compute_dtype(self._settings)
+            validation = accuracy(self._net, *self._validation, dtype=dtype)
         done_s = time.perf_counter()
         self._score_s += done_s - begun_s
         return Score(validation, None, steps, begun_s - self._begun_s - self._away_s, self._score_s)
-
-
-def accuracy_or_error(net: nn.Module, images: Labelled, settings: EvaluateSettings) -> float:
-    """Share of images that the network labels rightly, in percent.
-
-    Raises:
-        NotFiniteError: a logit is NaN or infinite.
-    """
-    logits_TK = predict(net, images[0], dtype=compute_dtype(settings))
-    if not bool(logits_TK.isfinite().all()):
-        bad = int((~logits_TK.isfinite().all(dim=1)).sum())
-        raise NotFiniteError(
-            f"the network's outputs hold NaN or infinity for {bad} of {len(logits_TK)} images after training."
-        )
-    return 100.0 * (logits_TK.argmax(dim=1) == images[1].cpu()).double().mean().item()
 
 
 def rows_of_batch(num_images: int, seed: int) -> np.ndarray:

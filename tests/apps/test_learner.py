@@ -11,7 +11,6 @@ from apps.continual.learner import (
     LEARNERS,
     RESTARTING,
     LearnerState,
-    NotFiniteError,
     StepData,
     deciding,
     learn,
@@ -19,7 +18,7 @@ from apps.continual.learner import (
     with_statistics_of,
 )
 from apps.continual.settings import JOINT_IMAGES_SHOWN, STEP_IMAGES_SHOWN, LearnerSettings
-from atom.errors import ArtifactError, ConfigError, DataError, ShapeError
+from atom.errors import ArtifactError, ConfigError, DataError, NotFiniteError, ShapeError
 from atom.settings import DEFAULT_DSA, DSA_FOR_SYMBOLS, EvaluateSettings
 from atom.streams import stream
 
@@ -384,6 +383,12 @@ def test_a_diverged_training_is_an_error():
     settings = SETTINGS.model_copy(update={"lr_replay": 1e30})
     with pytest.raises(NotFiniteError, match="weights of finetune hold NaN"):
         step("finetune", None, DATA[0], settings=settings)
+
+
+def test_answers_that_are_not_finite_are_an_error_that_names_the_step():
+    settings = SETTINGS.model_copy(update={"lr_replay": 1e30})
+    with pytest.raises(NotFiniteError, match=r"step 0: der\+\+: the network's outputs hold NaN or infinity"):
+        step("der++", None, DATA[0], settings=settings)
 
 
 def test_unset_settings_are_resolved_by_device_size_and_symbols():

@@ -11,19 +11,18 @@ from apps.nas.space import Candidate, load_space
 from apps.nas.trial import (
     ZERO_COST_BATCH,
     Images,
-    NotFiniteError,
     Recipe,
     Unit,
-    accuracy_or_error,
     rows_of_batch,
     run_unit,
     train_unit,
 )
 from apps.nas.zero_cost import METHODS, zero_cost_score
 from atom import nets
-from atom.errors import ConfigError
+from atom.errors import ConfigError, NotFiniteError
 from atom.settings import EvaluateSettings
 from atom.streams import stream
+from atom.train import accuracy
 
 CPU = torch.device("cpu")
 K, C, H, W = 3, 2, 8, 6
@@ -276,7 +275,7 @@ def test_test_images_decide_the_test_accuracy_of_the_reference_alone(space):
     _, again, other = trained(space, "whole", real=swapped)
     assert equal(weights, again)
     assert score.score == other.score
-    assert score.test_accuracy == accuracy_or_error(net, REAL.test, SETTINGS)
+    assert score.test_accuracy == accuracy(net, *REAL.test)
     assert score.test_accuracy != other.test_accuracy
 
 
@@ -296,14 +295,6 @@ def test_a_network_that_runs_away_is_said_with_the_number_of_images(space, proxy
     hopeless = SETTINGS.model_copy(update={"lr_net": 1e20})
     with pytest.raises(NotFiniteError, match=r"hold NaN or infinity for \d+ of 31 images after training"):
         run(space, proxy, network="convnet-w32-d2-nonorm-relu-avg", recipe=replace(RECIPE, settings=hopeless))
-
-
-def test_one_bad_image_is_counted():
-    net = torch.nn.Flatten()
-    images_TCHW = torch.zeros(4, 3, 1, 1)
-    images_TCHW[2, 1] = torch.inf
-    with pytest.raises(NotFiniteError, match="for 1 of 4 images"):
-        accuracy_or_error(net, (images_TCHW, torch.zeros(4, dtype=torch.int64)), SETTINGS)
 
 
 def test_a_network_that_cannot_be_built_is_a_config_error(space):

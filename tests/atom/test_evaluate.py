@@ -7,7 +7,7 @@ from torch import nn
 
 import atom.evaluate as evaluation
 from atom import nets
-from atom.errors import ConfigError, ShapeError
+from atom.errors import ConfigError, NotFiniteError, ShapeError
 from atom.evaluate import evaluate
 from atom.settings import EvaluateSettings
 from atom.streams import stream
@@ -146,6 +146,33 @@ def test_bfloat16_trains_too():
         update={"epochs": 60, "eval_precision": "bfloat16", "eval_dsa_strategy": "none"}
     )
     assert run_evaluate(settings=bfloat16).accuracies == (100.0,)
+
+
+def test_a_training_that_diverges_is_an_error_and_no_accuracy():
+    hopeless = FAST.model_copy(update={"lr_net": 1e6})
+    with pytest.raises(NotFiniteError, match=r"-nonorm.*NaN or infinity for 50 of 50 images.*lower the step"):
+        run_evaluate(seeds=(0, 1), settings=hopeless, network="convnet-w8-d2-nonorm")
+
+
+def test_a_training_that_diverges_leaves_the_others_their_accuracies(monkeypatch):
+    alone = run_evaluate(seeds=(3, 1))
+
+    def break_the_second(net, *arguments, seed, **options):
+        train_network(net, *arguments, seed=seed, **options)
+        if seed == 2:
+            next(net.parameters()).data.fill_(torch.nan)
+
+    monkeypatch.setattr(evaluation, "train_network", break_the_second)
+    result = run_evaluate(seeds=(3, 2, 1))
+    assert (result.seeds, result.diverged) == ((3, 1), (2,))
+    assert result.accuracies == alone.accuracies
+
+
+def test_one_answer_that_is_not_finite_spoils_an_accuracy():
+    images_TCHW = torch.zeros(4, 3, 1, 1)
+    images_TCHW[2, 1] = torch.inf
+    with pytest.raises(NotFiniteError, match="for 1 of 4 images"):
+        accuracy(nn.Flatten(), images_TCHW, torch.zeros(4, dtype=torch.int64))
 
 
 @pytest.mark.slow
