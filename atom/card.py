@@ -159,6 +159,8 @@ def _accuracy(row: Mapping[str, Any]) -> str:
     mean, std = row.get("mean"), row.get("std")
     if not isinstance(mean, int | float):
         return "not measured"
+    if row.get("n") == 1:
+        return f"{mean:.2f} (one training)"
     return f"{mean:.2f} ± {std:.2f}" if isinstance(std, int | float) else f"{mean:.2f} (spread not known)"
 
 

@@ -71,9 +71,9 @@ class Evaluation:
         return fmean(self.accuracies)
 
     @property
-    def std(self) -> float:
-        """Standard deviation over the trainings (n - 1 in the denominator), in points; 0 for a single one."""
-        return stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+    def std(self) -> float | None:
+        """Standard deviation over the trainings (n - 1 in the denominator), in points; None for a single one."""
+        return stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
 def evaluate(

@@ -29,7 +29,7 @@ def record(output: Path) -> dict[str, Any]:
         "settings": {name: value for name, value in settings.items() if DEFAULTS.get(name) != value},
         "accuracies": [
             {
-                key: row[key]
+                key: row[key] if key != "std" or row["n"] > 1 else None
                 for key in ("method", "network", "mean", "std", "n", "epochs", "stored_images", "seconds")
             }
             for row in distilled.results

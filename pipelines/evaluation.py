@@ -4,7 +4,7 @@ import hashlib
 import json
 import statistics
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -45,8 +45,9 @@ class SmallSet:
 
 @dataclass(frozen=True)
 class Row:
-    """Accuracy of one network on one small set, in percent, over `n` trainings.
+    """Accuracy of one network on one small set, in percent, over `n` trainings; a single one has no spread.
 
+    Beside them `failed` trainings came to no accuracy, such as diverged ones.
     With `statistics_images` above 0 the network's BatchNorm statistics were re-estimated on so many unlabelled real
     images before the test; with 0 they are those of its training on the set.
     """
@@ -54,22 +55,28 @@ class Row:
     method: str
     network: str
     mean: float
-    std: float
+    std: float | None
     n: int
     epochs: int
     stored_images: int
     seconds: float
     statistics_images: int = 0
+    failed: int = 0
 
     @property
     def text(self) -> str:
         """Mean and spread for a table."""
-        return accuracy_text(vars(self))
+        single = " (one training)" if self.n == 1 else ""
+        failed = f" ({self.failed} of {self.n + self.failed} failed)" if self.failed else ""
+        return accuracy_text(vars(self)) + (failed or single)
 
     @property
     def column(self) -> str:
         """The network, as tables call it."""
         return network_label(vars(self))
+
+
+_WHERE_ANY = ("statistics_images", "failed")
 
 
 @dataclass
@@ -163,7 +170,7 @@ def evaluate_sets(
         row
         for network in networks
         for small in sets
-        for row in _rows(by_name[small.name], network, found, settings, num_statistics)
+        for row in _rows(by_name[small.name], network, found, outcome.failed, settings, num_statistics)
     ]
     return result
 
@@ -218,9 +225,9 @@ def small_set(distilled: DistilledSet, name: str) -> SmallSet:
 
 
 def row_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as plain values, for the artifact and MLflow; `statistics_images` only where there are some."""
+    """The rows as plain values, for the artifact and MLflow; the last two only where there are some."""
     return [
-        {name: value for name, value in asdict(row).items() if name != "statistics_images" or value}
+        {name: value for name, value in asdict(row).items() if value or name not in _WHERE_ANY}
         for row in rows
     ]
 
@@ -329,13 +336,14 @@ def _rows(
     small: SmallSet,
     network: str,
     found: Mapping[Trial, dict[str, Any]],
+    failed: Iterable[Trial],
     settings: EvaluateSettings,
     num_statistics: int,
 ) -> Iterator[Row]:
     """The row of the strict protocol, and after it that with re-estimated statistics, where there is one."""
-    own = [
-        value for trial, value in found.items() if (trial.set_name, trial.network) == (small.name, network)
-    ]
+    this = (small.name, network)
+    own = [value for trial, value in found.items() if (trial.set_name, trial.network) == this]
+    num_failed = sum((trial.set_name, trial.network) == this for trial in failed)
     for key, count in (("accuracy", 0), (REAL_STATISTICS, num_statistics)):
         accuracies = [value[key] for value in own if key in value]
         if not accuracies:
@@ -345,10 +353,11 @@ def _rows(
             method=small.name,
             network=network,
             mean=statistics.fmean(accuracies),
-            std=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+            std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
             n=len(accuracies),
             epochs=settings.epochs,
             stored_images=small.stored_images,
             seconds=round(sum(value["seconds"] for value in own), 1),
             statistics_images=count,
+            failed=num_failed,
         )

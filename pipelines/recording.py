@@ -91,6 +91,7 @@ def log_accuracies(tracker: Tracker, judged: Evaluation, *, own: str, title: str
             f"eval/{network_slug(row.network)}/{_prefix(row, own)}{key}": value
             for row in judged.rows
             for key, value in (("acc_mean", row.mean), ("acc_std", row.std))
+            if value is not None
         }
     )
     if judged.rows:

@@ -114,7 +114,7 @@ class Verdict:
     level: float
     resamples: int
     truth: Mapping[str, float]
-    truth_std: Mapping[str, float]
+    truth_std: Mapping[str, float | None]
     reference_seconds: float
     reference_name: str
     ceiling: Ceiling

@@ -233,8 +233,8 @@ def _complete_means(
     }
 
 
-def _std(seeds: Sequence[float]) -> float:
-    return statistics.stdev(seeds) if len(seeds) > 1 else 0.0
+def _std(seeds: Sequence[float]) -> float | None:
+    return statistics.stdev(seeds) if len(seeds) > 1 else None
 
 
 def _ceiling(truth_nS: np.ndarray) -> Ceiling:

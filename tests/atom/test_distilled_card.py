@@ -79,6 +79,13 @@ def test_results_show_spread_and_baselines():
     assert "| random | convnet | 14.20 ± 0.60 | 5 | 300 |" in body
 
 
+def test_a_single_training_has_no_spread():
+    rows = [{"method": "atom", "network": "vit", "mean": 31.5, "std": std, "n": 1} for std in (None, 0.0)]
+    body = split(write_card(make_set(results=rows)))[1]
+    assert body.count("31.50 (one training)") == 2
+    assert "± 0.0" not in body
+
+
 def with_networks(**means):
     rows = []
     for network, (own, random) in means.items():

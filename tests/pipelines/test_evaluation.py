@@ -29,9 +29,11 @@ from pipelines.evaluation import (
     table_rows,
 )
 from pipelines.faults import Failure
+from pipelines.recording import log_accuracies
 from pipelines.sets import local_set
 from pipelines.signals import StopSignal
 from pipelines.store import Store
+from pipelines.tracking import Tracker
 from pipelines.worker import Trial
 
 FAST = EvaluateSettings(epochs=2, batch_train=16, eval_precision="float32")
@@ -65,8 +67,8 @@ def judge(folder: Path, **changes: Any) -> Evaluation:
     return evaluate_sets(sets, some_images(6, skip=20), Store.open(str(folder)), **{**options, **changes})
 
 
-def row(method: str, network: str, mean: float, n: int = 2) -> Row:
-    return Row(method, network, mean, std=1.25, n=n, epochs=2, stored_images=10, seconds=1.0)
+def row(method: str, network: str, mean: float, n: int = 2, std: float | None = 1.25, failed: int = 0) -> Row:
+    return Row(method, network, mean, std=std, n=n, epochs=2, stored_images=10, seconds=1.0, failed=failed)
 
 
 @pytest.mark.ray
@@ -78,7 +80,7 @@ def test_finished_trainings_are_kept_and_only_new_ones_are_run(
     both = judge(tmp_path)
     assert [(r.method, r.network, r.n) for r in both.rows] == [("atom", NARROW, 2), ("random", NARROW, 2)]
     assert first.rows[0].n == 1
-    assert first.rows[0].std == 0
+    assert first.rows[0].std is None
     records = sorted(path.name.rpartition("-")[0] + ".json" for path in tmp_path.rglob("*.json"))
     assert records == [f"{name}-{NARROW}-s{s}.json" for name in ("atom", "random") for s in range(2)]
 
@@ -213,6 +215,16 @@ def test_training_that_fails_leaves_the_others_and_shows_in_the_table(
 
 @pytest.mark.ray
 @pytest.mark.timeout(200)
+def test_a_training_that_diverges_is_a_failure_and_no_accuracy(ray_cluster: None, tmp_path: Path) -> None:
+    hopeless = FAST.model_copy(update={"lr_net": 1e30})
+    judged = judge(tmp_path, sets=two_sets()[:1], networks=[f"{NARROW}-nonorm"], settings=hopeless)
+    assert judged.rows == []
+    assert len(judged.failed) == 2
+    assert all(one.reason.startswith("NotFiniteError") for one in judged.failed.values())
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
 def test_stopped_evaluation_keeps_what_is_done_and_goes_on_later(ray_cluster: None, tmp_path: Path) -> None:
     stop = StopSignal()
     stop.set()
@@ -233,10 +245,31 @@ def test_garbled_record_of_a_training_counts_as_absent(ray_cluster: None, tmp_pa
 
 
 def test_table_has_a_line_a_set_and_a_column_a_network() -> None:
-    rows = [row("atom", "a", 50.04), row("atom", "b", 40.0), row("random", "a", 20.0, n=1)]
+    rows = [row("atom", "a", 50.04), row("atom", "b", 40.0), row("random", "a", 20.0, n=1, std=None)]
     columns, lines = table_rows(rows)
     assert columns == ["set", "images", "a", "b", "n"]
-    assert lines == [["atom", "10", "50.0 ± 1.2", "40.0 ± 1.2", "2"], ["random", "10", "20.0", "failed", "1"]]
+    assert lines == [
+        ["atom", "10", "50.0 ± 1.2", "40.0 ± 1.2", "2"],
+        ["random", "10", "20.0 (one training)", "failed", "1"],
+    ]
+
+
+def test_trainings_that_failed_show_beside_the_accuracy_of_the_others() -> None:
+    some = row("atom", "a", 50.04, failed=3)
+    assert table_rows([some])[1] == [["atom", "10", "50.0 ± 1.2 (3 of 5 failed)", "2"]]
+    assert row_dicts([some])[0]["failed"] == 3
+
+
+def test_mlflow_gets_no_spread_of_a_single_training() -> None:
+    logged: dict[str, float] = {}
+    tracker = cast(Tracker, SimpleNamespace(log_metrics=logged.update, set_note=lambda _: None))
+    judged = Evaluation([row("atom", "a", 50.0, n=1, std=None), row("random", "a", 40.0)])
+    log_accuracies(tracker, judged, own="atom", title="t")
+    assert logged == {
+        "eval/a/acc_mean": 50.0,
+        "eval/a/random/acc_mean": 40.0,
+        "eval/a/random/acc_std": 1.25,
+    }
 
 
 def test_rows_become_plain_values() -> None:
