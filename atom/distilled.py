@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from atom import formation, soundness
 from atom.preprocess import Preprocess
+from atom.symbols import named_like_symbols
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +45,7 @@ class DistilledSet:
         method: "atom", "spatial", "channel", "dm", or a coreset: "random", "herding", "kcenter".
         preprocess: fitted on the real training images.
         settings: of the run that made it.
-        source: of the real images: name, spec, fingerprint, title, citation, licence, image_shape, num_train.
+        source: of the real images: name, spec, fingerprint, title, citation, licence, image_shape, num_train, symbols.
         versions: of the libraries that made it.
         git_commit: of this project, or None outside a checkout.
         results: evaluations, a dict each: method, network, mean, std (percent), n (trainings), epochs, ...
@@ -81,6 +82,13 @@ class DistilledSet:
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    @property
+    def symbols(self) -> bool:
+        """Whether the images show written symbols, which training must not mirror; see `RealData.symbols`."""
+        said = self.source.get("symbols")
+        # Sets made before it was recorded, or by hand, have their class names.
+        return said if isinstance(said, bool) else named_like_symbols(self.class_names)
 
     @classmethod
     def load(cls, path: str | Path) -> "DistilledSet":
@@ -231,6 +239,7 @@ def describe_source(real: "RealData") -> dict[str, Any]:
         "num_train": len(real.train.labels),
         "num_validation": 0 if real.validation is None else len(real.validation.labels),
         "image_shape": list(real.train.images.shape[1:]),
+        "symbols": real.symbols,
         **dataclasses.asdict(real.source),
     }
 

@@ -88,6 +88,7 @@ def evaluate(
     settings: EvaluateSettings,
     device: torch.device,
     threads: int,
+    symbols: bool | None = None,
     soft_labels: Tensor | np.ndarray | None = None,
     statistics_images: Tensor | np.ndarray | None = None,
 ) -> Evaluation:
@@ -107,6 +108,8 @@ def evaluate(
         settings: of the training.
         device: where to train and test.
         threads: CPU threads.
+        symbols: whether the images show written symbols, which are not mirrored; needed where the settings leave the
+            augmentation at "auto". A `DistilledSet` knows.
         soft_labels: class probabilities [N, K] to train on instead of the labels.
         statistics_images: real training images float32, preprocessed, whose labels are not needed: networks with
             BatchNorm are tested a second time, with statistics re-estimated on them.
@@ -124,7 +127,7 @@ def evaluate(
             f"{tuple(test_TCHW.shape[1:])}; decode and preprocess both to the same [C, H, W]."
         )
     targets = train_N if soft_labels is None else _checked_soft(soft_labels, (len(train_N), num_classes))
-    settings = resolve_evaluation(settings, device_kind=kind_of(device))
+    settings = resolve_evaluation(settings, device_kind=kind_of(device), symbols=symbols)
     channels, height, width = train_NCHW.shape[1:]
     build = partial(
         nets.build, network, channels=channels, image_size=(height, width), num_classes=num_classes

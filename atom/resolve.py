@@ -18,15 +18,7 @@ from atom import nets
 from atom.device import resolve_precision
 from atom.errors import ConfigError
 from atom.matching import class_statistics, default_task_balance
-from atom.settings import (
-    DEFAULT_DSA,
-    DSA_FOR_SYMBOLS,
-    DeviceKind,
-    DistillSettings,
-    EvaluateSettings,
-    Precision,
-    parse_dsa_strategy,
-)
+from atom.settings import DeviceKind, DistillSettings, EvaluateSettings, Precision, settle_dsa_strategy
 
 T = TypeVar("T")
 
@@ -45,7 +37,7 @@ def resolve_settings(
     height: int,
     width: int,
     num_classes: int,
-    symbols: bool = False,
+    symbols: bool | None,
 ) -> DistillSettings:
     """The settings with no None and no "auto" left.
 
@@ -53,7 +45,7 @@ def resolve_settings(
         settings: as the user gave them.
         device_kind: "cpu" or "cuda", of the workers.
         channels, height, width, num_classes: of the real images.
-        symbols: whether they show written symbols, which are not mirrored; see `RealData.symbols`.
+        symbols: whether they show written symbols, which are not mirrored; see `settle_dsa_strategy`.
 
     Raises:
         ConfigError: an unknown augmentation or network, a network without the blocks that the mode matches,
@@ -70,7 +62,7 @@ def resolve_settings(
             "iterations": _or(settings.iterations, 8000 if on_gpu else 300),
             "lr_img": _or(settings.lr_img, 1.0 if settings.ipc <= 50 else 10.0),
             "task_balance": _or(settings.task_balance, default_task_balance(height, width)),
-            "dsa_strategy": _dsa(settings.dsa_strategy, symbols=symbols),
+            "dsa_strategy": settle_dsa_strategy(settings.dsa_strategy, symbols=symbols),
             "zca": settings.zca
             if settings.zca != "auto"
             else _on(channels == 3 and max(height, width) <= 32),
@@ -86,13 +78,15 @@ def resolve_settings(
 
 
 def resolve_evaluation(
-    settings: EvaluateSettings, *, device_kind: DeviceKind, symbols: bool = False
+    settings: EvaluateSettings, *, device_kind: DeviceKind, symbols: bool | None
 ) -> EvaluateSettings:
-    """The evaluation settings with no None and no "auto" left; arguments as in `resolve_settings`."""
+    """The evaluation settings with no None and no "auto" left; arguments and errors as for `resolve_settings`."""
     return settings.model_copy(
         update={
             "epochs": _or(settings.epochs, 1000 if device_kind == "cuda" else 300),
-            "eval_dsa_strategy": _dsa(settings.eval_dsa_strategy, symbols=symbols),
+            "eval_dsa_strategy": settle_dsa_strategy(
+                settings.eval_dsa_strategy, symbols=symbols, flag="--eval-dsa-strategy"
+            ),
             "eval_precision": _precision(settings.eval_precision, device_kind),
         }
     )
@@ -157,13 +151,6 @@ def _precision(setting: Precision, device_kind: DeviceKind) -> str:
         # The driver runs on a head node without a GPU; every GPU since 2020 computes in bfloat16.
         return "bfloat16"
     return "bfloat16" if resolve_precision("auto", torch.device(device_kind)) is torch.bfloat16 else "float32"
-
-
-def _dsa(strategy: str, *, symbols: bool) -> str:
-    if strategy == "auto":
-        return DSA_FOR_SYMBOLS if symbols else DEFAULT_DSA
-    parse_dsa_strategy(strategy)
-    return strategy
 
 
 def _or(value: T | None, default: T) -> T:

@@ -66,8 +66,8 @@ class DistillSettings(MatchingSettings):
     network: str = "convnet"
     """Network whose random copies give the features; its last block gives the embedding."""
     dsa_strategy: str = "auto"
-    """Siamese augmentation: operations joined by "_", or "none"; auto: all six, without flip for digits, mnist and
-    svhn. Source: DSA (Zhao and Bilen, 2021)."""
+    """Siamese augmentation: operations joined by "_", or "none"; auto: all six, without flip for symbols (--symbols).
+    Source: DSA (Zhao and Bilen, 2021)."""
     zca: Switch = "auto"
     """ZCA whitening of the real images; auto: on for colour images up to 32 pixels. Source: ATOM, supplement 1.2."""
     zca_eps: Annotated[float, Field(gt=0)] = 0.1
@@ -117,6 +117,30 @@ class EvaluateSettings(Settings):
         return strategy
 
 
+def settle_dsa_strategy(strategy: str, *, symbols: bool | None, flag: str = "--dsa-strategy") -> str:
+    """The strategy, "auto" replaced by what suits the images.
+
+    Args:
+        strategy: operations joined by "_", "none" or "auto".
+        symbols: whether the images show written symbols, which are not mirrored, as `RealData.symbols` and
+            `DistilledSet.symbols` know; None: nobody said, which will not do for "auto".
+        flag: how messages call the setting.
+
+    Raises:
+        ConfigError: an operation is unknown, or "auto" without a word on symbols.
+    """
+    if strategy != "auto":
+        parse_dsa_strategy(strategy, flag=flag)
+        return strategy
+    if symbols is None:
+        raise ConfigError(
+            f"{flag} 'auto' mirrors images unless they show written symbols, and nobody said whether these do; pass"
+            " symbols=True for digits, letters and the like, else symbols=False (image sets and distilled sets know:"
+            " .symbols), or name the operations."
+        )
+    return DSA_FOR_SYMBOLS if symbols else DEFAULT_DSA
+
+
 def parse_dsa_strategy(strategy: str, *, flag: str = "--dsa-strategy") -> tuple[str, ...]:
     """Operations of a DSA strategy string, in the order given; "none" and "" give none.
 
@@ -153,4 +177,5 @@ __all__ = [
     "Settings",
     "Switch",
     "parse_dsa_strategy",
+    "settle_dsa_strategy",
 ]

@@ -59,6 +59,7 @@ def train_network(
     *,
     settings: EvaluateSettings,
     seed: int,
+    symbols: bool | None = None,
     forward: Forward = run,
     budget: Budget | None = None,
     on_epoch: Callable[[int], None] | None = None,
@@ -69,14 +70,15 @@ def train_network(
         net: with its initial weights, on the device of the images.
         images_NCHW: float32, preprocessed.
         targets: labels int64 [N], or probabilities float [N, K].
-        settings: of the training; unresolved defaults are resolved for the device.
+        settings: of the training; unresolved defaults are resolved for the device and the images.
         seed: of the order of the images, of DSA, and of whatever the network itself draws (dropout).
+        symbols: whether the images show written symbols; see `evaluate`.
         forward: how to run the network; give a compiled one, or leave the default.
         budget: ends the training, in the middle of an epoch if need be, or after more epochs than the settings'.
         on_epoch: called with the number of whole epochs done; may ask the network about images.
     """
     device = images_NCHW.device
-    settings = resolve_evaluation(settings, device_kind=kind_of(device))
+    settings = resolve_evaluation(settings, device_kind=kind_of(device), symbols=symbols)
     optimizer = torch.optim.SGD(
         net.parameters(),
         lr=settings.lr_net,

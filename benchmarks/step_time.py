@@ -126,6 +126,7 @@ def make_ours(
         height=HEIGHT,
         width=WIDTH,
         num_classes=NUM_CLASSES,
+        symbols=False,
     )
     distiller = GroupDistiller(
         settings, channels=CHANNELS, height=HEIGHT, width=WIDTH, num_classes=NUM_CLASSES, device=device

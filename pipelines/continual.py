@@ -45,13 +45,14 @@ def learn_stream(command: ContinualCommand) -> int:
     command = command.shrunk() if command.smoke else command
     check_names(command)
     source, num_steps = source_of(command)
-    real = load_real(command.part(DataSettings).model_copy(update={"dataset": source}), smoke=command.smoke)
-    check_networks((command.network, command.distil_network), real)
-    decided = plan(command, real, num_steps=num_steps)
-    name = f"seq-{real.name}-{decided.num_steps}"
-    location = output_location(command, f"continual-{name}")
+    data = command.part(DataSettings).model_copy(update={"dataset": source})
     with ExitStack() as stack:
         given = stack.enter_context(given_set(command))
+        real = load_real(data, smoke=command.smoke, given=None if given is None else given[0])
+        check_networks((command.network, command.distil_network), real)
+        decided = plan(command, real, num_steps=num_steps)
+        name = f"seq-{real.name}-{decided.num_steps}"
+        location = output_location(command, f"continual-{name}")
         if given is not None:
             check_same_source(given[0], real)
         cluster = stack.enter_context(connect())

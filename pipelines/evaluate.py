@@ -47,7 +47,7 @@ def evaluate(command: EvaluateCommand) -> int:
             size = data.image_size or distilled.images_NCHW.shape[-1]
             spec = str(distilled.source.get("spec", ""))
             data = data.model_copy(update={"dataset": spec, "image_size": size})
-        real = load_real(data, smoke=command.smoke)
+        real = load_real(data, smoke=command.smoke, given=distilled)
         check_same_source(distilled, real)
         networks = judges(command.eval_networks, own_network(distilled))
         command = command.model_copy(update={"eval_networks": networks})

@@ -56,7 +56,7 @@ def search(command: NasCommand) -> int:
         data = command.part(DataSettings)
         if not command.dataset:
             data = data.model_copy(update=_source_of(given, data.image_size))
-        real = load_real(data, smoke=command.smoke)
+        real = load_real(data, smoke=command.smoke, given=given[0][0] if given else None)
         decided = plan(command, given, real)
         name = f"{'search' if command.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
         location = output_location(command, f"nas-{name}")

@@ -17,7 +17,7 @@ from pydantic import Field
 from apps.continual.settings import ContinualSettings, LearnerSettings
 from apps.nas.settings import NasSettings
 from atom.errors import ConfigError
-from atom.settings import DistillSettings, EvaluateSettings, Settings
+from atom.settings import DistillSettings, EvaluateSettings, Settings, Switch
 
 C = TypeVar("C", bound="CommandSettings")
 S = TypeVar("S", bound=Settings)
@@ -47,6 +47,9 @@ class DataSettings(Settings):
     not distilled from them."""
     train_per_class: Annotated[int, Field(ge=1)] | None = None
     """Use only this many training images of each class, drawn at random; default all."""
+    symbols: Switch = "auto"
+    """Whether the images show digits, letters or the like, which are not mirrored; auto: by the names of the
+    classes."""
 
 
 class ClusterSettings(Settings):

@@ -5,6 +5,7 @@
 import logging
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from safetensors import SafetensorError
 
 from atom import data as real_data
 from atom.data import ImageSet, RealData
+from atom.data.sources import NEED_PATH
 from atom.device import use_threads
+from atom.distilled import DistilledSet
 from atom.errors import AtomError, ConfigError, StoreError
 from atom.preprocess import Preprocess
 from atom.settings import DistillSettings
@@ -32,8 +35,13 @@ _MIN_SIDE = 2
 _SMOKE_TRAIN, _SMOKE_TEST = 100, 20
 
 
-def load_real(settings: DataSettings, *, smoke: bool) -> RealData:
+def load_real(settings: DataSettings, *, smoke: bool, given: DistilledSet | None = None) -> RealData:
     """The real images, the validation part put aside; in a smoke run out of 100 training and 20 test images a class.
+
+    Args:
+        settings: what and how.
+        smoke: see above.
+        given: a set distilled from them, which knows whether they show symbols.
 
     Raises:
         ConfigError, DataError: see `atom.data.load`; images too small for any network.
@@ -61,6 +69,10 @@ def load_real(settings: DataSettings, *, smoke: bool) -> RealData:
         if kept is not None:
             rest = loaded.hold_out(settings.validation_frac).train
             kept = min(kept, int(rest.per_class_counts().min()))
+    said = None if given is None else given.symbols
+    if settings.symbols != "auto":
+        said = settings.symbols == "on"
+    loaded = replace(loaded, said_symbols=said)
     return loaded.hold_out(settings.validation_frac, train_per_class=kept)
 
 
@@ -97,6 +109,19 @@ class Downloads:
             self._progress = self._shown.enter_context(shown)
         if self._progress is not None:
             self._progress.update(received / 1e6, items_done=0)
+
+
+def on_symbols(real: RealData) -> str | None:
+    """One sentence on how a user's own images are taken, where nobody said it; None where it is known."""
+    if real.said_symbols is not None or real.spec.partition(":")[0].strip().lower() not in NEED_PATH:
+        return None
+    if real.symbols:
+        names = ", ".join(real.train.class_names[:2])
+        return (
+            f"classes called {names}, ... count as written symbols, whose images are not mirrored; pass --symbols off"
+            " if they are none."
+        )
+    return "a mirrored image counts as one of its class; pass --symbols on if these show digits, letters or the like."
 
 
 def check_ipc(real: RealData, *, ipc: int, factor: int, init: str) -> None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -122,8 +123,9 @@ def test_settings_resolve_and_keep_what_the_recipe_states(path, device_kind):
         height=side,
         width=side,
         num_classes=num_classes,
+        symbols=False,
     )
-    evaluation = resolve_evaluation(command.part(EvaluateSettings), device_kind=device_kind)
+    evaluation = resolve_evaluation(command.part(EvaluateSettings), device_kind=device_kind, symbols=False)
     resolved = {**settings.model_dump(), **evaluation.model_dump()}
     stated = yaml.safe_load(path.read_text())
     assert {key: resolved[key] for key in stated if key in resolved} == {
@@ -140,7 +142,7 @@ def test_what_the_recipe_leaves_out_would_be_filled_in_alike(path):
     channels, side, num_classes = SHAPES[command.dataset]
     bare = DistillSettings(ipc=command.ipc, factor=command.factor)
     shape = {"channels": channels, "height": side, "width": side, "num_classes": num_classes}
-    default = resolve_settings(bare, device_kind="cuda", **shape)
+    default = resolve_settings(bare, device_kind="cuda", symbols=False, **shape)
     for name in ("zca", "zca_eps", "task_balance", "power", "lr_img", "momentum_img", "dsa_strategy", "init"):
         assert getattr(command, name) == getattr(default, name), name
 
@@ -226,8 +228,9 @@ def test_settings_of_a_stream_are_the_resolved_ones(path):
     channels, side, num_classes = SHAPES[source]
     asked = command.part(DistillSettings).model_copy(update={"network": command.distil_network})
     shape = {"channels": channels, "height": side, "width": side, "num_classes": num_classes}
-    resolved = resolve_settings(asked, device_kind="cpu", symbols=source == "digits", **shape).model_dump()
-    resolved |= resolve_evaluation(command.part(EvaluateSettings), device_kind="cpu").model_dump()
+    on: dict[str, Any] = {"device_kind": "cpu", "symbols": source == "digits"}
+    resolved = resolve_settings(asked, **on, **shape).model_dump()
+    resolved |= resolve_evaluation(command.part(EvaluateSettings), **on).model_dump()
     stated = yaml.safe_load(path.read_text()).items()
     assert [(key, value) for key, value in stated if key in resolved and resolved[key] != value] == []
 

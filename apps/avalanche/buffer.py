@@ -53,6 +53,8 @@ class DistilledBuffer(ExemplarsBuffer):
         settings: of the distillation. Their ipc, zca and zca_eps are not read: the size decides the first, the
             benchmark's transform the others. Default: those of `DistillSettings`, with a class distilled alone.
             Their `threads_per_actor` is the number of CPU threads here.
+        symbols: whether the images show digits, letters and the like, whose mirror images belong to no class; needed
+            where the settings leave the augmentation at "auto".
         adaptive_size: see above; the name is that of Avalanche's `ClassBalancedBuffer`.
         storage: how an image is kept, one of `exemplars.STORAGES`.
         preprocess: what the eval transform does with pixels in [0, 1]; needed for the storage uint8, which undoes
@@ -71,13 +73,13 @@ class DistilledBuffer(ExemplarsBuffer):
 
     Raises:
         ConfigError: no classes; a size that leaves a class without an image or, without `adaptive_size`, does not
-            divide; an unknown storage, device or operation; uint8 without `preprocess`; a directory that holds
-            experiences, without `restore`, or with those of another benchmark.
+            divide; an unknown storage, device or operation; uint8 without `preprocess`; no word on `symbols`; a
+            directory that holds experiences, without `restore`, or with those of another benchmark.
         ArtifactError: what is to be restored is damaged.
 
     Example:
-        >>> buffer = DistilledBuffer(50, num_classes=10, adaptive_size=False)
-        >>> buffer.max_size, buffer.quota(2), DistilledBuffer(50, num_classes=10).quota(2)
+        >>> buffer = DistilledBuffer(50, num_classes=10, symbols=True, adaptive_size=False)
+        >>> buffer.max_size, buffer.quota(2), DistilledBuffer(50, num_classes=10, symbols=True).quota(2)
         (50, 5, 25)
     """
 
@@ -87,6 +89,7 @@ class DistilledBuffer(ExemplarsBuffer):
         *,
         num_classes: int,
         settings: DistillSettings | None = None,
+        symbols: bool | None = None,
         adaptive_size: bool = True,
         storage: Storage = "uint8-scaled",
         preprocess: Preprocess | None = None,
@@ -121,6 +124,7 @@ class DistilledBuffer(ExemplarsBuffer):
             preprocess=preprocess if preprocess is not None else Preprocess(torch.zeros(1), torch.ones(1)),
             device=_device(device),
             directory=self._directory,
+            symbols=symbols,
         )
         if self._directory is not None:
             self._open(self._directory, restore)
@@ -162,6 +166,7 @@ class DistilledBuffer(ExemplarsBuffer):
             storage=storage,
             preprocess=space,
             train_dsa_strategy=train_dsa_strategy,
+            symbols=given.symbols,
         )
         buffer._source = DistilledBefore(given, storage=storage, preprocess=space, seed=seed, network=network)
         return buffer

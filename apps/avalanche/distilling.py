@@ -23,7 +23,7 @@ from atom.distill import IMAGES_VERSION, GroupDistiller
 from atom.errors import ArtifactError, ConfigError
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_settings
-from atom.settings import DistillSettings
+from atom.settings import DistillSettings, settle_dsa_strategy
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ class DistilledHere:
         preprocess: what the space of the images is; read for the storage uint8 alone.
         device: where to distil.
         directory: of the files, or None to keep none.
+        symbols: whether the images show written symbols, see `settle_dsa_strategy`.
+
+    Raises:
+        ConfigError: see there.
     """
 
     real_images: int | None = None
@@ -54,9 +58,12 @@ class DistilledHere:
         preprocess: Preprocess,
         device: torch.device,
         directory: Path | None,
+        symbols: bool | None,
     ) -> None:
         self.seconds = 0.0
-        self._settings, self._num_classes, self._storage = settings, num_classes, storage
+        strategy = settle_dsa_strategy(settings.dsa_strategy, symbols=symbols, flag="dsa_strategy")
+        self._settings = settings.model_copy(update={"dsa_strategy": strategy})
+        self._symbols, self._num_classes, self._storage = symbols, num_classes, storage
         self._preprocess, self._device, self._directory = preprocess, device, directory
         self._distiller: GroupDistiller | None = None
 
@@ -111,6 +118,7 @@ class DistilledHere:
             height=height,
             width=width,
             num_classes=self._num_classes,
+            symbols=self._symbols,
         )
 
     def _distil(

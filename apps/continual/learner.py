@@ -15,7 +15,7 @@ from apps.continual.replay import Batch, er_loss, objective_of, train_beside
 from apps.continual.settings import LearnerSettings
 from apps.continual.state import LearnerState, StepData, load_weights, weights_of
 from atom import nets
-from atom.device import deterministic, kind_of
+from atom.device import deterministic, kind_of, resolve_precision
 from atom.errors import ConfigError, NotFiniteError
 from atom.nets.layers import mixes_batch
 from atom.resolve import resolve_evaluation
@@ -77,6 +77,7 @@ def learn(
     train_settings: EvaluateSettings,
     seed: int,
     device: torch.device,
+    symbols: bool | None = None,
 ) -> LearnerState:
     """The learner after one more step.
 
@@ -98,6 +99,8 @@ def learn(
         train_settings: of gdumb and joint, and the arithmetic of all; likewise.
         seed: of weights, order, augmentation and draws.
         device: where to compute.
+        symbols: whether the images show written symbols, which are not mirrored; needed where an augmentation is left
+            at "auto".
 
     Raises:
         ConfigError: unknown learner or network, a part of the data that it needs is missing, or a state that
@@ -111,8 +114,9 @@ def learn(
             device_kind=kind_of(device),
             step_images=data.num_images("current") or 1,
             seen_images=data.num_images("everything_seen") or 1,
+            symbols=symbols,
         ),
-        resolve_evaluation(train_settings, device_kind=kind_of(device)),
+        resolve_evaluation(train_settings, device_kind=kind_of(device), symbols=symbols),
         seed,
         device,
     )
@@ -154,13 +158,13 @@ def predict_seen(
         ConfigError: the state is that of another network.
         NotFiniteError: a logit is NaN or infinite.
     """
-    train_settings = resolve_evaluation(train_settings, device_kind=kind_of(device))
+    dtype = resolve_precision(train_settings.eval_precision, device)
     with deterministic(device):
         net = _build(network, images_TCHW, num_classes)
         load_weights(net, state, network=network)
         net = net.to(device).to(memory_format=_layout(net, device))
         try:
-            return predict(net, images_TCHW.to(device), dtype=compute_dtype(train_settings))
+            return predict(net, images_TCHW.to(device), dtype=dtype)
         except NotFiniteError as error:
             raise NotFiniteError(f"step {state.step}: {error}") from error
 
@@ -186,13 +190,13 @@ def with_statistics_of(
     net = _build(network, images_NCHW, num_classes)
     if not mixes_batch(net):
         return None
-    train_settings = resolve_evaluation(train_settings, device_kind=kind_of(device))
+    dtype = resolve_precision(train_settings.eval_precision, device)
     rows = np.unique(np.linspace(0, len(images_NCHW) - 1, STATISTICS_IMAGES).round().astype(np.int64))
     with deterministic(device):
         load_weights(net, state, network=network)
         net = net.to(device).to(memory_format=_layout(net, device))
         real_NCHW = images_NCHW[torch.from_numpy(rows)].to(device)
-        reestimate_statistics(net, real_NCHW, dtype=compute_dtype(train_settings))
+        reestimate_statistics(net, real_NCHW, dtype=dtype)
     return replace(state, weights=weights_of(net))
 
 

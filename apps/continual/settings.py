@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from atom.settings import DEFAULT_DSA, DSA_FOR_SYMBOLS, DeviceKind, Settings, parse_dsa_strategy
+from atom.settings import DeviceKind, Settings, parse_dsa_strategy, settle_dsa_strategy
 
 STEP_IMAGES_SHOWN, JOINT_IMAGES_SHOWN = 12_800, 250_000
 """Images that a default training shows at least, repeats counted. Chosen, measured on digits (5 steps, 10 images of a
@@ -53,7 +53,7 @@ class LearnerSettings(Settings):
         return strategy
 
     def resolved(
-        self, *, device_kind: DeviceKind, step_images: int, seen_images: int, symbols: bool = False
+        self, *, device_kind: DeviceKind, step_images: int, seen_images: int, symbols: bool | None
     ) -> "LearnerSettings":
         """The settings with no None and no "auto" left.
 
@@ -61,13 +61,17 @@ class LearnerSettings(Settings):
             device_kind: of the workers.
             step_images: real training images of the step; at least 1.
             seen_images: real training images of all classes that joint is to be trained on; at least 1.
-            symbols: whether the images show written symbols, which are not mirrored; see `RealData.symbols`.
+            symbols: whether the images show written symbols, which are not mirrored; see `settle_dsa_strategy`.
+
+        Raises:
+            ConfigError: see there.
         """
         on_gpu = device_kind == "cuda"
         step_epochs = max(50 if on_gpu else 10, -(-STEP_IMAGES_SHOWN // step_images))
         joint_epochs = max(100 if on_gpu else 10, -(-JOINT_IMAGES_SHOWN // seen_images))
-        auto = DSA_FOR_SYMBOLS if symbols else DEFAULT_DSA
-        strategy = auto if self.replay_dsa_strategy == "auto" else self.replay_dsa_strategy
+        strategy = settle_dsa_strategy(
+            self.replay_dsa_strategy, symbols=symbols, flag="--replay-dsa-strategy"
+        )
         return self.model_copy(
             update={
                 "step_epochs": self.step_epochs or step_epochs,

@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from atom.errors import ConfigError, DataError, ShapeError
 from atom.streams import stream
-
-_SYMBOL_SOURCES = frozenset({"digits", "mnist", "svhn"})
+from atom.symbols import named_like_symbols
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -89,6 +88,11 @@ class ImageSet:
         """K, the number of class names."""
         return len(self.class_names)
 
+    @property
+    def symbols(self) -> bool:
+        """Whether the classes are called as written symbols are, whose mirror images belong to no class."""
+        return named_like_symbols(self.class_names)
+
     def per_class_counts(self) -> Labels:
         """int64 [K], images of every class."""
         return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
@@ -134,6 +138,8 @@ class RealData:
     """What a user should know of how the files were read: one sentence each, without a full stop."""
     validation: ImageSet | None = None
     """Training images put aside to choose by, or None; see `hold_out`."""
+    said_symbols: bool | None = None
+    """Whether the images show written symbols, where somebody said so; None: what the class names tell."""
 
     def __post_init__(self) -> None:
         """Refuse splits that do not fit each other.
@@ -159,7 +165,7 @@ class RealData:
     @property
     def symbols(self) -> bool:
         """Whether the images show written symbols, whose mirror images belong to no class."""
-        return self.name in _SYMBOL_SOURCES
+        return self.train.symbols if self.said_symbols is None else self.said_symbols
 
     def with_images(self, train: ImageSet, test: ImageSet) -> "RealData":
         """The same source with other images."""

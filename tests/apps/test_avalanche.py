@@ -82,7 +82,7 @@ BENCHMARKS = [benchmark, lambda: new_benchmark(dataset())]
 
 
 def buffer_of(max_size=8, **options):
-    return DistilledBuffer(max_size, **{"num_classes": CLASSES, "settings": TINY, **options})
+    return DistilledBuffer(max_size, **{"num_classes": CLASSES, "settings": TINY, "symbols": True, **options})
 
 
 def strategy_with(*plugins, evaluator=None):
@@ -224,10 +224,16 @@ def test_er_ace_takes_the_buffer(make):
     assert len(buffer.buffer) == 8
 
 
+def test_a_buffer_does_not_mirror_images_of_which_nobody_said_what_they_show():
+    with pytest.raises(ConfigError, match=r"dsa_strategy 'auto' mirrors .* pass symbols=True"):
+        buffer_of(symbols=None)
+    assert buffer_of(symbols=None, settings=TINY.model_copy(update={"dsa_strategy": "crop"})).max_size == 8
+
+
 def test_images_are_those_of_the_core_in_the_order_of_importance():
     buffer = filled(buffer_of(12, storage="float32", adaptive_size=False))
     shape = {"channels": 1, "height": 8, "width": 8, "num_classes": CLASSES}
-    settings = resolve_settings(TINY.model_copy(update={"ipc": 3}), device_kind="cpu", **shape)
+    settings = resolve_settings(TINY.model_copy(update={"ipc": 3}), device_kind="cpu", symbols=True, **shape)
     distiller = GroupDistiller(settings, **shape, device=torch.device("cpu"))
     real = {2: WHITE[LABELS == 2]}
     state = distiller.advance(distiller.start([2], real), 3, class_ids=[2], real=real)

@@ -130,7 +130,9 @@ def test_looking_at_a_training_changes_none_of_its_bits(tmp_path: Path) -> None:
         "space": load_space(f"{path}:networks", channels=2, image_size=(5, 4), num_classes=3),
         "small": {"tiny": {None: (images_NCHW.numpy(), labels_N.numpy())}},
         "real": {"main": Images(part, part, part)},
-        "recipe": Recipe(resolve_evaluation(asked, device_kind="cpu"), whole_epochs=1, steps=1),
+        "recipe": Recipe(
+            resolve_evaluation(asked, device_kind="cpu", symbols=False), whole_epochs=1, steps=1
+        ),
         "device": torch.device("cpu"),
     }
     unit, proxy = Unit("drawing", "tiny", 0), Proxy("tiny", "set", "main", 12)

@@ -392,7 +392,9 @@ def test_answers_that_are_not_finite_are_an_error_that_names_the_step():
 
 
 def test_unset_settings_are_resolved_by_device_size_and_symbols():
-    large = LearnerSettings().resolved(device_kind="cuda", step_images=10**4, seen_images=10**5)
+    large = LearnerSettings().resolved(
+        device_kind="cuda", step_images=10**4, seen_images=10**5, symbols=False
+    )
     assert (large.step_epochs, large.joint_epochs, large.replay_dsa_strategy) == (50, 100, DEFAULT_DSA)
     small = LearnerSettings().resolved(device_kind="cpu", step_images=100, seen_images=999, symbols=True)
     assert small.replay_dsa_strategy == DSA_FOR_SYMBOLS
@@ -400,8 +402,14 @@ def test_unset_settings_are_resolved_by_device_size_and_symbols():
     assert small.joint_epochs * 999 >= JOINT_IMAGES_SHOWN > (small.joint_epochs - 1) * 999
 
 
+def test_a_learner_does_not_mirror_images_of_which_nobody_said_what_they_show():
+    settings = SETTINGS.model_copy(update={"replay_dsa_strategy": "auto"})
+    with pytest.raises(ConfigError, match=r"--replay-dsa-strategy 'auto' mirrors .* pass symbols=True"):
+        step("finetune", None, DATA[0], settings=settings)
+
+
 def test_given_settings_are_left_alone():
-    assert SETTINGS.resolved(device_kind="cuda", step_images=1, seen_images=1) == SETTINGS
+    assert SETTINGS.resolved(device_kind="cuda", step_images=1, seen_images=1, symbols=None) == SETTINGS
 
 
 def test_unknown_augmentation_is_named_with_its_flag():

@@ -41,6 +41,7 @@ def run_evaluate(seeds=(0,), settings=FAST, network=SMALL, train=None, test=None
         num_classes=CLASSES,
         seeds=seeds,
         settings=settings,
+        symbols=False,
         device=CPU,
         threads=1,
         **more,
@@ -87,7 +88,7 @@ def test_training_equals_sgd_written_by_hand():
     ).model_copy(update={"eval_precision": "float32"})
     images, labels = (torch.from_numpy(array) for array in toy_set(12))
     net, by_hand = (small_net(), small_net())
-    train_network(net, images, labels, settings=settings, seed=0)
+    train_network(net, images, labels, settings=settings, seed=0, symbols=False)
     parameters = list(by_hand.parameters())
     velocity = [torch.zeros_like(parameter) for parameter in parameters]
     for rate in (0.1, 0.1, 0.1, 0.01, 0.01):
@@ -109,8 +110,8 @@ def test_one_hot_soft_labels_train_like_hard_labels():
     images, labels = (torch.from_numpy(array) for array in toy_set(12))
     settings = FAST.model_copy(update={"epochs": 2})
     hard, soft = (small_net(), small_net())
-    train_network(hard, images, labels, settings=settings, seed=0)
-    train_network(soft, images, torch.eye(CLASSES)[labels], settings=settings, seed=0)
+    train_network(hard, images, labels, settings=settings, seed=0, symbols=False)
+    train_network(soft, images, torch.eye(CLASSES)[labels], settings=settings, seed=0, symbols=False)
     for one, other in zip(hard.parameters(), soft.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     result = run_evaluate(soft_labels=np.eye(CLASSES, dtype=np.float32)[labels.numpy()])

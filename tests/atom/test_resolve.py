@@ -21,7 +21,8 @@ def with_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def resolved(kind: str = "cpu", shape: dict[str, int] = CIFAR, **values: object) -> DistillSettings:
-    return resolve_settings(DistillSettings.model_validate(values), device_kind=kind, **shape)  # type: ignore
+    asked = DistillSettings.model_validate(values)
+    return resolve_settings(asked, device_kind=kind, symbols=False, **shape)  # type: ignore
 
 
 def has_bfloat16(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
@@ -99,7 +100,7 @@ def test_a_driver_without_a_gpu_decides_for_workers_with_one() -> None:
     chosen = resolved("cuda", compile="on")
     assert (chosen.compile, chosen.iterations) == ("on", 8000)
     assert chosen.precision == "bfloat16"
-    assert resolve_evaluation(EvaluateSettings(), device_kind="cuda").epochs == 1000
+    assert resolve_evaluation(EvaluateSettings(), device_kind="cuda", symbols=False).epochs == 1000
 
 
 def test_explicit_values_are_kept() -> None:
@@ -195,10 +196,19 @@ def test_written_symbols_are_not_mirrored() -> None:
     assert chosen.dsa_strategy == judged.eval_dsa_strategy == "color_crop_cutout_scale_rotate"
 
 
+def test_images_of_which_nobody_said_whether_they_show_symbols_are_not_mirrored_in_silence() -> None:
+    with pytest.raises(ConfigError, match=r"--dsa-strategy 'auto' mirrors .* pass symbols=True"):
+        resolve_settings(DistillSettings(), device_kind="cpu", symbols=None, **CIFAR)
+    with pytest.raises(ConfigError, match=r"--eval-dsa-strategy 'auto' mirrors .* pass symbols=True"):
+        resolve_evaluation(EvaluateSettings(), device_kind="cpu", symbols=None)
+    named = DistillSettings(dsa_strategy="crop", compile="off")
+    assert resolve_settings(named, device_kind="cpu", symbols=None, **CIFAR).dsa_strategy == "crop"
+
+
 @pytest.mark.parametrize(("kind", "epochs"), [("cpu", 300), ("cuda", 1000)])
 def test_evaluation_follows_the_device(kind: str, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     has_bfloat16(monkeypatch, True)
-    chosen = resolve_evaluation(EvaluateSettings(), device_kind=kind)  # type: ignore
+    chosen = resolve_evaluation(EvaluateSettings(), device_kind=kind, symbols=False)  # type: ignore
     assert (chosen.epochs, chosen.eval_precision) == (epochs, "bfloat16")
     kept = EvaluateSettings(epochs=3, eval_precision="float32", eval_dsa_strategy="crop")
-    assert resolve_evaluation(kept, device_kind=kind) == kept  # type: ignore
+    assert resolve_evaluation(kept, device_kind=kind, symbols=None) == kept  # type: ignore

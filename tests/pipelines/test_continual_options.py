@@ -110,9 +110,10 @@ def expected_rows(
     asked = EvaluateSettings(epochs=EPOCHS, eval_precision="float32")
     settings = resolve_evaluation(asked, device_kind="cpu", symbols=real.symbols)
     train: Any = {"network": NETWORK, "train_settings": settings}
+    told: Any = {"settings": LearnerSettings(), "symbols": real.symbols}
     data = StepData(step, steps[-1], tuple(seen), 10, memory_after=(images_MCHW, labels_M))
     device = torch.device("cpu")
-    state = learn("gdumb", None, data, settings=LearnerSettings(), seed=1000 * order, device=device, **train)
+    state = learn("gdumb", None, data, seed=1000 * order, device=device, **told, **train)
     assert real.validation is not None
     rows = np.concatenate([real.validation.indices_of(c) for c in seen])
     white_NCHW = fitted(output, order).apply(real.validation.images[rows])

@@ -11,6 +11,7 @@ from tiny_digits import NETWORK, NUM_CLASSES, white_digits
 from atom import data
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
+from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
 from pipelines import evaluation
 from pipelines.evaluation import (
@@ -36,7 +37,9 @@ from pipelines.store import Store
 from pipelines.tracking import Tracker
 from pipelines.worker import Trial
 
-FAST = EvaluateSettings(epochs=2, batch_train=16, eval_precision="float32")
+FAST = resolve_evaluation(
+    EvaluateSettings(epochs=2, batch_train=16, eval_precision="float32"), device_kind="cpu", symbols=True
+)
 NARROW = "convnet-w8-d1"
 
 

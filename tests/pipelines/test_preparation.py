@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from atom import data
 from atom.data import ImageSet, RealData
+from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.preprocess import Preprocess
 from atom.settings import DistillSettings
@@ -21,6 +24,7 @@ from pipelines.preparation import (
     check_ipc,
     load_real,
     notes_on_images,
+    on_symbols,
     preprocessing,
     put_classes,
 )
@@ -60,6 +64,37 @@ def test_smoke_run_takes_the_first_images_of_every_class(digits: RealData) -> No
     assert (
         load_real(DataSettings(dataset="digits"), smoke=False).train.fingerprint == digits.train.fingerprint
     )
+
+
+def folder_of(root: Path, digits: RealData, names: tuple[str, ...]) -> str:
+    for part, images in (("train", digits.train), ("test", digits.test)):
+        for class_id, name in enumerate(names):
+            (root / part / name).mkdir(parents=True)
+            for row in images.indices_of(class_id)[:3]:
+                Image.fromarray(images.images[row, 0]).save(root / part / name / f"{row}.png")
+    return f"folder:{root}"
+
+
+def test_what_a_users_images_show_is_told_by_their_classes_and_said(digits: RealData, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"data_dir": tmp_path / "data"}
+    own = load_real(
+        DataSettings(dataset=folder_of(tmp_path / "own", digits, ("0", "1")), **options), smoke=False
+    )
+    cats = DataSettings(dataset=folder_of(tmp_path / "mnist", digits, ("cat", "dog")), **options)
+    other = load_real(cats, smoke=False)
+    said = load_real(cats.model_copy(update={"symbols": "on"}), smoke=False)
+    assert (own.symbols, other.symbols, said.symbols) == (True, False, True)
+    assert "classes called 0, 1, ... count as written symbols" in str(on_symbols(own))
+    assert "pass --symbols on if" in str(on_symbols(other))
+    assert on_symbols(said) is None
+    assert on_symbols(digits) is None
+
+
+def test_a_given_set_knows_what_the_images_show_unless_the_user_says_otherwise(digits: RealData) -> None:
+    given = cast(DistilledSet, SimpleNamespace(symbols=False))
+    asked = DataSettings(dataset="digits")
+    assert not load_real(asked, smoke=False, given=given).symbols
+    assert load_real(asked.model_copy(update={"symbols": "on"}), smoke=False, given=given).symbols
 
 
 @pytest.mark.parametrize("levels", [0, 2])

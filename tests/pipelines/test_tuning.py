@@ -70,7 +70,7 @@ def images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def shared(space: Space, *, timeout_s: float = 60.0) -> Shared:
-    settings = resolve_evaluation(EvaluateSettings(epochs=2), device_kind="cpu")
+    settings = resolve_evaluation(EvaluateSettings(epochs=2), device_kind="cpu", symbols=True)
     proxies = (Proxy("tiny", "set", "main", 20), Proxy("parameters", "zero-cost", "main", 0))
     return Shared(
         proxies={proxy.name: proxy for proxy in proxies},

@@ -25,7 +25,7 @@ COUNTED = [Unit(name, "parameters", 0) for name in NETWORKS]
 
 def shared(*, device_kind: DeviceKind = "cpu") -> Shared:
     images = (np.zeros((4, 1, 8, 8), dtype=np.float32), np.arange(4) % 2)
-    settings = resolve_evaluation(EvaluateSettings(epochs=1), device_kind="cpu")
+    settings = resolve_evaluation(EvaluateSettings(epochs=1), device_kind="cpu", symbols=True)
     return Shared(
         proxies={"parameters": Proxy("parameters", "zero-cost", "main", 0)},
         space=load_space("small", channels=1, image_size=(8, 8), num_classes=2),

@@ -11,11 +11,14 @@ from tiny_digits import GROUPS, ITERATIONS, NETWORK, NUM_CLASSES, problem, real_
 
 from atom.distill import GroupState
 from atom.evaluate import evaluate
+from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
 from pipelines.worker import DistillWorker, RemoteDistillWorker, Trial, TrialContext, run_trial
 
 GROUP = GROUPS[2]
-FAST = EvaluateSettings(epochs=3, batch_train=8, eval_precision="float32")
+FAST = resolve_evaluation(
+    EvaluateSettings(epochs=3, batch_train=8, eval_precision="float32"), device_kind="cpu", symbols=True
+)
 CONTEXT = TrialContext(num_classes=NUM_CLASSES, settings=FAST, device_kind="cpu", threads=1)
 
 

@@ -58,7 +58,7 @@ def problem(**changes: Any) -> Problem:
     tiny = {"network": NETWORK, "iterations": ITERATIONS, "batch_real": 8}
     exact = {"compile": "off", "precision": "float32"}
     asked = DistillSettings.model_validate({**tiny, **exact, **changes})
-    settings = resolve_settings(asked, device_kind="cpu", **shape)
+    settings = resolve_settings(asked, device_kind="cpu", symbols=True, **shape)
     return Problem(settings=settings, device_kind="cpu", **shape)
 
 
