@@ -4,6 +4,7 @@ Nothing here imports torch, Ray or MLflow, so `--help` answers at once.
 """
 
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from atom.settings import DistillSettings, EvaluateSettings, Settings, Switch
 
 C = TypeVar("C", bound="CommandSettings")
 S = TypeVar("S", bound=Settings)
+
+_BOOL = "tag:yaml.org,2002:bool"
 
 
 class DataSettings(Settings):
@@ -279,9 +282,20 @@ def _from_config(command: type[C], path: Path, *, prog: str) -> C:
         raise ConfigError(f"--config {path}: {error}") from None
 
 
+class _Words(yaml.SafeLoader):
+    """YAML 1.1 takes off, on, no and yes for booleans; here they are the words that flags take, as in YAML 1.2."""
+
+
+_Words.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in known if tag != _BOOL]
+    for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Words.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
 def _read_config(path: Path) -> dict[str, object]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Words)
     except OSError as error:
         raise ConfigError(
             f"--config {path}: cannot be read ({error.strerror}); pass an existing YAML file."

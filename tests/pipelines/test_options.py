@@ -92,6 +92,15 @@ def test_flag_wins_over_the_config_file_and_the_file_over_the_default(tmp_path: 
     assert command.config == path
 
 
+@pytest.mark.parametrize("word", ["on", "off"])
+def test_words_of_a_switch_are_words_in_the_config_file(tmp_path: Path, word: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"zca: {word}\ncompile: {word}\nsymbols: {word}\ndownload: {word}\nsmoke: yes\n")
+    command = parsed("--config", str(path))
+    assert (command.zca, command.compile, command.symbols) == (word, word, word)
+    assert (command.download, command.smoke) == (word == "on", True)
+
+
 def test_flag_given_back_its_default_wins_over_the_config_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("ipc: 10\nsmoke: true\niterations: 7\n")
