@@ -38,6 +38,7 @@ def resolve_settings(
     width: int,
     num_classes: int,
     symbols: bool | None,
+    whitenable: bool = True,
 ) -> DistillSettings:
     """The settings with no None and no "auto" left.
 
@@ -46,15 +47,17 @@ def resolve_settings(
         device_kind: "cpu" or "cuda", of the workers.
         channels, height, width, num_classes: of the real images.
         symbols: whether they show written symbols, which are not mirrored; see `settle_dsa_strategy`.
+        whitenable: whether their covariance can have full rank; see `atom.whitening.rank_flaw`.
 
     Raises:
         ConfigError: an unknown augmentation or network, a network without the blocks that the mode matches,
             or images too small for the factor.
     """
-    if settings.factor > min(height, width):
+    if settings.factor > 1 and min(height, width) // settings.factor < 2:
+        # A tile of one pixel decodes to an image of one colour.
         raise ConfigError(
-            f"--factor {settings.factor}: images of {height}x{width} pixels cannot hold that many tiles;"
-            f" pass at most {min(height, width)}."
+            f"--factor {settings.factor}: images of {height}x{width} pixels cannot hold that many tiles of two"
+            f" pixels a side; pass at most {max(1, min(height, width) // 2)}."
         )
     on_gpu = device_kind == "cuda"
     filled = settings.model_copy(
@@ -65,7 +68,7 @@ def resolve_settings(
             "dsa_strategy": settle_dsa_strategy(settings.dsa_strategy, symbols=symbols),
             "zca": settings.zca
             if settings.zca != "auto"
-            else _on(channels == 3 and max(height, width) <= 32),
+            else _on(whitens_by_itself(channels, height, width) and whitenable),
         }
     )
     _check_network(filled, (channels, height, width), num_classes)
@@ -75,6 +78,11 @@ def resolve_settings(
         # Eager bfloat16 on a CPU converts more than it saves: 133 ms a step against 108 on digits. Measured.
         precision = "float32"
     return filled.model_copy(update={"compile": compiled, "precision": _precision(precision, device_kind)})
+
+
+def whitens_by_itself(channels: int, height: int, width: int) -> bool:
+    """Whether `zca="auto"` whitens images of this shape. Source: ATOM, supplement 1.2."""
+    return channels == 3 and max(height, width) <= 32
 
 
 def resolve_evaluation(

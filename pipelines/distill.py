@@ -38,7 +38,7 @@ def distill(command: DistillCommand) -> int:
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
     from pipelines.evaluation import check_baselines, check_networks, judges
-    from pipelines.preparation import check_ipc, load_real
+    from pipelines.preparation import check_ipc, load_real, say_unwhitened, whitening_flaw
     from pipelines.resources import choose_size
     from pipelines.signals import stop_on_signals
     from pipelines.store import Store
@@ -47,7 +47,8 @@ def distill(command: DistillCommand) -> int:
     asked = command.part(DistillSettings)
     check_baselines(command.baselines)
     real = load_real(command.part(DataSettings), smoke=command.smoke)
-    check_ipc(real, ipc=asked.ipc, factor=asked.factor, init=asked.init)
+    baselines = command.baselines if command.eval_seeds else ()
+    check_ipc(real, ipc=asked.ipc, factor=asked.factor, init=asked.init, baselines=baselines)
     command = command.model_copy(update={"eval_networks": judges(command.eval_networks, asked.network)})
     check_networks((asked.network, *(command.eval_networks or ())), real)
     name = run_name(asked, real.name)
@@ -64,7 +65,10 @@ def distill(command: DistillCommand) -> int:
             "width": width,
             "num_classes": real.train.num_classes,
         }
-        settings = resolve.resolve_settings(asked, device_kind=device_kind, symbols=real.symbols, **shape)
+        flaw = whitening_flaw(real, asked)
+        settings = resolve.resolve_settings(
+            asked, device_kind=device_kind, symbols=real.symbols, whitenable=flaw is None, **shape
+        )
         evaluation = resolve.resolve_evaluation(
             command.part(EvaluateSettings), device_kind=device_kind, symbols=real.symbols
         )
@@ -83,6 +87,7 @@ def distill(command: DistillCommand) -> int:
             say_header(
                 "atom-distill", {**identity, **evaluation.model_dump(mode="json")}, cluster, size, store
             )
+            say_unwhitened(flaw)
             with stop_on_signals() as stop, job.tracker(name) as tracker:
                 return job.run(tracker, stop)
 

@@ -4,6 +4,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from atom.device import use_threads
 from atom.distilled import DistilledSet
 from atom.errors import AtomError, ConfigError, StoreError
 from atom.preprocess import Preprocess
+from atom.resolve import whitens_by_itself
 from atom.settings import DistillSettings
+from atom.whitening import rank_flaw
 from pipelines.command import say
 from pipelines.options import DataSettings
 from pipelines.progress import Progress
@@ -124,15 +127,23 @@ def on_symbols(real: RealData) -> str | None:
     return "a mirrored image counts as one of its class; pass --symbols on if these show digits, letters or the like."
 
 
-def check_ipc(real: RealData, *, ipc: int, factor: int, init: str) -> None:
-    """Refuse more images per class than a class has.
+def check_ipc(real: RealData, *, ipc: int, factor: int, init: str, baselines: Sequence[str] = ()) -> None:
+    """Refuse more images per class than a class has; distilled ones that start from noise are not limited by it.
 
     Raises:
         ConfigError: naming the class, what it has and what to pass.
     """
     counts_K = real.train.per_class_counts()
     smallest = int(counts_K.argmin())
-    needed = ipc if init == "noise" else ipc * factor**2
+    if init == "noise":
+        if baselines and ipc > counts_K[smallest]:
+            raise ConfigError(
+                f"--ipc {ipc}: class {real.train.class_names[smallest]!r} of {real.spec} has only {counts_K[smallest]}"
+                f" training images, too few for the coreset of equal storage that --baselines {baselines[0]} asks for;"
+                " pass --baselines without a name."
+            )
+        return
+    needed = ipc * factor**2
     if needed > counts_K[smallest]:
         most = max(1, counts_K[smallest] // (needed // ipc))
         grid = f" with --factor {factor} (which starts from {needed} real images)" if needed != ipc else ""
@@ -188,7 +199,8 @@ def preprocessing(real: RealData, settings: DistillSettings, store: Store, cache
     """
     if store.exists(PREPROCESS_NAME):
         found = _parsed(store.read_bytes(PREPROCESS_NAME), store.where(PREPROCESS_NAME))
-        if found is not None:
+        # Whether "auto" whitens may have changed since: then it is fitted anew, and with it all that depends on it.
+        if found is not None and (found.zca is not None) == (settings.zca == "on"):
             return found
     cached = _cache_path(real, settings, cache)
     fitted = _parsed(cached.read_bytes(), str(cached)) if cached is not None and cached.is_file() else None
@@ -198,6 +210,19 @@ def preprocessing(real: RealData, settings: DistillSettings, store: Store, cache
         _write_cache(fitted, cached)
     store.write_bytes(PREPROCESS_NAME, _serialised(fitted))
     return fitted
+
+
+def whitening_flaw(real: RealData, settings: DistillSettings) -> str | None:
+    """What keeps `zca="auto"` from whitening images of a shape that it whitens; None where nothing does."""
+    if settings.zca != "auto" or not whitens_by_itself(*real.train.images.shape[1:]):
+        return None
+    return rank_flaw(real.train.images)
+
+
+def say_unwhitened(flaw: str | None) -> None:
+    """One line on images that are not whitened by themselves."""
+    if flaw is not None:
+        say(f"Note: the images are not whitened, since {flaw}; pass --zca on to whiten them all the same.")
 
 
 def put_classes(images_NCHW: np.ndarray, labels_N: np.ndarray, num_classes: int) -> dict[int, Any]:

@@ -305,7 +305,10 @@ class TestWithACluster:
 
     def test_factor_too_large_for_the_images_is_refused(self, refused: Refused, folder: Path) -> None:
         arguments = ["--dataset", f"folder:{folder}", "--image-size", "4", "--factor", "5", "--init", "noise"]
-        assert "--factor 5: images of 4x4 pixels cannot hold that many tiles; pass at" in refused(*arguments)
+        assert (
+            "--factor 5: images of 4x4 pixels cannot hold that many tiles of two pixels a side; pass at"
+            in refused(*arguments)
+        )
 
     def test_output_that_is_a_file_is_refused(self, refused: Refused, out: Path) -> None:
         out.parent.mkdir()

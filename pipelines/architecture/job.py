@@ -23,7 +23,7 @@ from pipelines.architecture.tuning import run_units
 from pipelines.distillation import ActorSize
 from pipelines.options import NasCommand
 from pipelines.pool import Limits
-from pipelines.preparation import preprocessing
+from pipelines.preparation import preprocessing, say_unwhitened, whitening_flaw
 from pipelines.progress import Progress
 from pipelines.recording import add_seconds, log_distilled, log_real, start_tracker
 from pipelines.signals import StopSignal
@@ -86,11 +86,14 @@ class NasJob:
         else:
             channels, height, width = self.real.train.images.shape[1:]
             shape = {"channels": channels, "height": height, "width": width}
+            flaw = whitening_flaw(self.real, DistillSettings())
+            say_unwhitened(flaw)
             settings = resolve_settings(
                 DistillSettings(),
                 device_kind="cpu",
                 num_classes=self.real.train.num_classes,
                 symbols=self.real.symbols,
+                whitenable=flaw is None,
                 **shape,
             )
             preprocess = preprocessing(self.real, settings, self.store, self.command.data_dir / "cache")

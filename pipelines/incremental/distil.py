@@ -260,4 +260,5 @@ def distil_settings(job: "ContinualJob", *, mode: str, ipc: int) -> DistillSetti
         width=width,
         num_classes=job.real.train.num_classes,
         symbols=job.real.symbols,
+        whitenable=job.flaw is None,
     )

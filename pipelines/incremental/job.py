@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from apps.continual.settings import LearnerSettings
 from atom.data import ImageSet, RealData
 from atom.resolve import resolve_evaluation
-from atom.settings import DeviceKind, EvaluateSettings, Settings
+from atom.settings import DeviceKind, DistillSettings, EvaluateSettings, Settings
 from pipelines.distillation import ActorSize
 from pipelines.incremental.cells import Cells
 from pipelines.incremental.distil import Ahead, Distiller, distil_settings
@@ -20,6 +20,7 @@ from pipelines.incremental.plan import SET, Plan
 from pipelines.incremental.views import ALL, Views
 from pipelines.options import ContinualCommand
 from pipelines.pool import Limits
+from pipelines.preparation import say_unwhitened, whitening_flaw
 from pipelines.recording import add_seconds, log_distilled, log_real, start_tracker
 from pipelines.signals import StopSignal
 from pipelines.store import Store
@@ -60,6 +61,7 @@ class ContinualJob:
         self.train_settings = resolve_evaluation(asked, device_kind=device_kind, symbols=real.symbols)
         # Asked for again and again, and always the same.
         self.learner_settings = cache(self._learner_settings)
+        self.flaw = whitening_flaw(real, command.part(DistillSettings))
         # Only the whitening counts here: the mode that asks least of the network.
         self.preprocess_settings = distil_settings(self, mode="dm", ipc=1)
         self.views = Views(
@@ -142,6 +144,7 @@ class ContinualJob:
     def log_inputs(self, tracker: Tracker) -> None:
         """The real images and a given set as inputs of the run."""
         log_real(tracker, self.real)
+        say_unwhitened(self.flaw)
         if self.given is not None:
             log_distilled(tracker, self.given[0], source=self.command.set)
 

@@ -167,7 +167,7 @@ def test_without_pythons_headers_nothing_can_be_compiled(
 
 
 def test_a_factor_that_the_image_cannot_hold_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--factor 8: images of 6x9 pixels cannot hold .* at most 6"):
+    with pytest.raises(ConfigError, match=r"--factor 8: images of 6x9 pixels cannot hold .* at most 3"):
         resolved(shape={**DIGITS, "height": 6, "width": 9}, factor=8)
 
 
@@ -194,6 +194,13 @@ def test_written_symbols_are_not_mirrored() -> None:
     chosen = resolve_settings(DistillSettings(), device_kind="cpu", symbols=True, **shape)
     judged = resolve_evaluation(EvaluateSettings(), device_kind="cpu", symbols=True)
     assert chosen.dsa_strategy == judged.eval_dsa_strategy == "color_crop_cutout_scale_rotate"
+
+
+def test_images_without_full_rank_are_whitened_only_where_asked() -> None:
+    for asked, expected in (("auto", "off"), ("on", "on")):
+        settings = DistillSettings(zca=asked, compile="off")  # type: ignore
+        chosen = resolve_settings(settings, device_kind="cpu", symbols=False, whitenable=False, **CIFAR)
+        assert chosen.zca == expected
 
 
 def test_images_of_which_nobody_said_whether_they_show_symbols_are_not_mirrored_in_silence() -> None:

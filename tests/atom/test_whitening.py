@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -5,7 +6,7 @@ from hypothesis import strategies as st
 
 from atom.errors import ArtifactError, ConfigError, ShapeError
 from atom.preprocess import Preprocess
-from atom.whitening import ZCA
+from atom.whitening import ZCA, rank_flaw
 
 
 def images(count: int = 60, seed: int = 0) -> torch.Tensor:
@@ -104,3 +105,28 @@ def test_images_of_another_size_are_refused() -> None:
         preprocess.apply(torch.zeros(1, 2, 4, 3))
     with pytest.raises(ShapeError, match="fitted on"):
         preprocess.apply(torch.zeros(1, 3, 5, 4))
+
+
+def colours(count: int = 300, side: int = 4) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+
+
+def test_images_that_span_their_space_have_no_flaw() -> None:
+    assert rank_flaw(colours()) is None
+    assert rank_flaw(colours(), chunk=7) is None
+
+
+@pytest.mark.parametrize("noise", [0, 1])
+def test_grey_images_stored_as_colour_have_a_flaw(noise: int) -> None:
+    grey = colours()[:, :1].repeat(3, axis=1).clip(1, 254)
+    jitter = np.random.default_rng(1).integers(0, noise + 1, grey.shape, dtype=np.uint8)
+    assert rank_flaw(grey + jitter) == "all channels hold one grey image"
+
+
+def test_other_images_of_less_than_full_rank_are_told_apart() -> None:
+    tinted, bordered = colours(), colours()
+    tinted[:, 2] = tinted[:, 0] // 2 + 7
+    bordered[:, :, 0] = 0
+    assert rank_flaw(tinted) == "a channel follows from the others"
+    assert rank_flaw(bordered) == "12 of the 48 values are the same in all images"
+    assert rank_flaw(colours(48)) == "48 images are too few for the 48 values of each"

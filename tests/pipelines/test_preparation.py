@@ -27,6 +27,8 @@ from pipelines.preparation import (
     on_symbols,
     preprocessing,
     put_classes,
+    say_unwhitened,
+    whitening_flaw,
 )
 from pipelines.store import Store
 
@@ -113,7 +115,6 @@ def test_classes_that_show_nothing_are_named(digits: RealData, levels: int) -> N
     [
         (MOST + 1, 1, "real", f"--ipc {MOST + 1}: class .* of digits has only {MOST} training images"),
         (MOST // 4 + 1, 2, "real", rf"--factor 2 \(which starts from .*; pass --ipc {MOST // 4} or less"),
-        (MOST + 1, 2, "noise", f"--ipc {MOST + 1}: class .*; pass --ipc {MOST} or less"),
     ],
 )
 def test_more_images_than_the_smallest_class_has_are_refused(
@@ -122,6 +123,26 @@ def test_more_images_than_the_smallest_class_has_are_refused(
     with pytest.raises(ConfigError, match=message):
         check_ipc(digits, ipc=ipc, factor=factor, init=init)
     check_ipc(digits, ipc=ipc - 1, factor=factor, init=init)
+
+
+def test_images_that_start_from_noise_are_not_limited_by_the_real_ones(digits: RealData) -> None:
+    check_ipc(digits, ipc=MOST + 1, factor=2, init="noise")
+    with pytest.raises(ConfigError, match=r"too few for the coreset .* pass --baselines without a name"):
+        check_ipc(digits, ipc=MOST + 1, factor=1, init="noise", baselines=["random"])
+
+
+def test_grey_images_stored_as_colour_are_not_whitened_by_themselves(
+    digits: RealData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def coloured(images: ImageSet) -> ImageSet:
+        return ImageSet.create(images.images.repeat(3, axis=1), images.labels, images.class_names)
+
+    grey = digits.with_images(coloured(digits.train), coloured(digits.test))
+    flaw = whitening_flaw(grey, DistillSettings())
+    say_unwhitened(flaw)
+    assert "not whitened, since all channels hold one grey image; pass --zca on" in capsys.readouterr().out
+    assert whitening_flaw(grey, WHITENED) is None
+    assert whitening_flaw(digits, DistillSettings()) is None
 
 
 def test_preprocessing_of_the_output_is_used_before_any_fit(
