@@ -195,11 +195,6 @@ class Store:
             if staging is not None:
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def upload_directory(self, source: Path, name: str) -> None:
-        """Copy a local directory into the store as `name`; see `publish_directory` for promise and errors."""
-        with self.publish_directory(name) as staging:
-            shutil.copytree(source, staging, dirs_exist_ok=True)
-
 
 def _write_local(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -145,15 +145,6 @@ def test_failed_publication_leaves_nothing(disk: Store) -> None:
     assert list(disk.local_path.iterdir()) == []
 
 
-def test_uploaded_directory_is_a_copy(store: Store, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "a.txt").write_text("a")
-    store.upload_directory(source, "copy")
-    assert store.read_bytes("copy/a.txt") == b"a"
-    assert (source / "a.txt").exists()
-
-
 def test_checkpoint_round_trip(store: Store) -> None:
     checkpoints = Checkpoints(store, "hash")
     states = {3: state(3), 12: state(12)}
