@@ -25,8 +25,13 @@ FORMAT_VERSION = 1
 TENSORS, MANIFEST, PREPROCESS = "distilled.safetensors", "set.json", "preprocess.safetensors"
 CARD, PARQUET = "README.md", "data/train-00000-of-00001.parquet"
 SHEET, STRETCHED_SHEET = "sheet.png", "sheet-stretched.png"
-FILES = (TENSORS, MANIFEST, PREPROCESS, CARD, PARQUET, SHEET, STRETCHED_SHEET)
+CORE_FILES = (TENSORS, MANIFEST, PREPROCESS)
+"""What makes a set; the others are views."""
+FILES = (*CORE_FILES, CARD, PARQUET, SHEET, STRETCHED_SHEET)
 """All but the last are always there; see `atom.sheet.needs_stretching`."""
+
+SET_NAME = "set"
+"""Directory of the set in the output of a run."""
 
 _PREPROCESS_NDIM = {"mean": 1, "std": 1, "zca_mean": 1, "zca_whiten": 2, "zca_unwhiten": 2}
 
@@ -83,6 +88,8 @@ def read_set(path: str | Path) -> DistilledSet:
             " fetch it first with pipelines.tracking.fetch_artifact and load the path that returns."
         )
     directory = Path(path).expanduser()
+    if not (directory / MANIFEST).exists() and (directory / SET_NAME / MANIFEST).is_file():
+        directory /= SET_NAME
     _check_files(directory)
     manifest = _read_manifest(directory / MANIFEST)
     tensors = _read_tensors(directory / TENSORS)
@@ -172,7 +179,7 @@ def _check_files(directory: Path) -> None:
         raise ArtifactError(
             f"{directory} is a file, expected the directory of a distilled set; pass its directory."
         )
-    for name in (TENSORS, MANIFEST, PREPROCESS):
+    for name in CORE_FILES:
         if not (directory / name).is_file():
             raise ArtifactError(
                 f"{directory}: {name} is missing, expected {TENSORS}, {MANIFEST} and {PREPROCESS}; {AGAIN}."

@@ -92,7 +92,8 @@ class DistilledSet:
 
     @classmethod
     def load(cls, path: str | Path) -> "DistilledSet":
-        """The set in a directory written by `save`, checked; nothing in it is ever unpickled or run.
+        """The set in a directory written by `save`, or in `set/` of a run's output, checked; nothing in it is ever
+        unpickled or run.
 
         Raises:
             ArtifactError: a file is missing, damaged, of another version or not what it should be; the

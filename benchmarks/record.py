@@ -10,7 +10,6 @@ from typing import Any
 
 from atom.distilled import DistilledSet
 from atom.settings import DistillSettings
-from pipelines.distill import SET_NAME
 
 # Settings that are the same for every run unless they are named in the record.
 DEFAULTS = {name: field.default for name, field in DistillSettings.model_fields.items()}
@@ -18,7 +17,7 @@ DEFAULTS = {name: field.default for name, field in DistillSettings.model_fields.
 
 def record(output: Path) -> dict[str, Any]:
     """What one output holds, without its images."""
-    distilled = DistilledSet.load(output / SET_NAME)
+    distilled = DistilledSet.load(output)
     settings = dict(distilled.settings)
     facts = distilled.results[0] if distilled.results else {}
     return {

@@ -96,13 +96,14 @@ def given_set(command: ContinualCommand) -> "Iterator[tuple[DistilledSet, float 
     Raises:
         ConfigError, ArtifactError, StoreError: it cannot be found or read.
     """
-    from pipelines.sets import distil_seconds, load_set, local_set
+    from atom.distilled import DistilledSet
+    from pipelines.sets import distil_seconds, local_set
 
     if not command.set:
         yield None
         return
     with local_set(command.set, command.tracking_uri) as directory:
-        distilled = load_set(directory)
+        distilled = DistilledSet.load(directory)
         yield distilled, distil_seconds(distilled, directory)
 
 

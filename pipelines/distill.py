@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from pipelines.store import Store
     from pipelines.tracking import Tracker
 
-SET_NAME = "set"
-"""Directory of the artifact in an output."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
@@ -228,6 +225,8 @@ class Job:
 
     def publish(self, distilled: "DistilledSet") -> None:
         """Write the artifact into the output, on a disk or a URI."""
+        from atom.artifact import SET_NAME
+
         if self.store.local_path is not None:
             distilled.save(self.store.local_path / SET_NAME)
             return
@@ -274,6 +273,7 @@ class Job:
 
     def conclude(self, distilled: "DistilledSet", judged: "Evaluation", tracker: "Tracker") -> int:
         """Print the table, put it into the card and MLflow, and name the artifact."""
+        from atom.artifact import SET_NAME
         from pipelines.evaluation import print_evaluation, remarks, row_dicts
         from pipelines.recording import log_accuracies, log_artifact, log_distilled, run_facts, times
 

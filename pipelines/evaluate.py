@@ -29,19 +29,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(command: EvaluateCommand) -> int:
     """Load the set and the real images, train, test, record; see `run_command` for what it returns."""
     from atom import resolve
+    from atom.distilled import DistilledSet
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
     from pipelines.evaluation import check_baselines, check_networks, judges
     from pipelines.preparation import load_real
     from pipelines.resources import choose_size
-    from pipelines.sets import check_same_source, fingerprint, load_set, local_set, own_network
+    from pipelines.sets import check_same_source, fingerprint, local_set, own_network
     from pipelines.signals import stop_on_signals
     from pipelines.store import Store
 
     command = command.shrunk() if command.smoke else command
     check_baselines(command.baselines)
     with local_set(command.set, command.tracking_uri) as directory:
-        distilled = load_set(directory)
+        distilled = DistilledSet.load(directory)
         data = command.part(DataSettings)
         if not command.dataset:
             size = data.image_size or distilled.images_NCHW.shape[-1]

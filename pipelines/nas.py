@@ -103,13 +103,14 @@ def given_sets(command: NasCommand) -> Iterator[list[tuple["DistilledSet", float
     Raises:
         ConfigError, ArtifactError, StoreError: one cannot be found or read.
     """
-    from pipelines.sets import distil_seconds, load_set, local_set
+    from atom.distilled import DistilledSet
+    from pipelines.sets import distil_seconds, local_set
 
     with ExitStack() as stack:
         found = []
         for location in command.set:
             directory = stack.enter_context(local_set(location, command.tracking_uri))
-            distilled = load_set(directory)
+            distilled = DistilledSet.load(directory)
             found.append((distilled, distil_seconds(distilled, directory)))
         yield found
 
@@ -129,11 +130,10 @@ def distil_first(
     command: NasCommand, data: DataSettings, store: "Store", location: str
 ) -> tuple[int, list[tuple["DistilledSet", float | None]]]:
     """A set distilled from the training part of this very run, by atom-distill; exit code and the set."""
-    from pathlib import Path
-
-    from pipelines.distill import SET_NAME, distill
+    from atom.distilled import DistilledSet
+    from pipelines.distill import distill
     from pipelines.recording import DISTILL_WORKER_S, times
-    from pipelines.sets import load_set, local_set
+    from pipelines.sets import local_set
     from pipelines.store import Store
     from pipelines.tracking import default_tracking_uri
 
@@ -159,8 +159,8 @@ def distil_first(
     code = distill(asked)
     if code:
         return code, []
-    with local_set(output if "://" in output else str(Path(output) / SET_NAME), None) as directory:
-        return 0, [(load_set(directory), times(Store.open(output)).get(DISTILL_WORKER_S))]
+    with local_set(output, None) as directory:
+        return 0, [(DistilledSet.load(directory), times(Store.open(output)).get(DISTILL_WORKER_S))]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pipelines.tracking import Tracker, default_tracking_uri
 from pipelines.worker import network_slug
 
 _RUN_NAME = "mlflow_run.json"
-_TIMES_NAME = "times.json"
+TIMES_NAME = "times.json"
 DISTILL_WORKER_S = "distill_worker_s"
 """Distillation's wall time times its workers, seconds: to be compared with times that are summed over workers."""
 
@@ -119,12 +119,12 @@ def library_versions() -> dict[str, str]:
 def add_seconds(store: Store, name: str, seconds: float) -> None:
     """Add to a wall time of the output; restarts add up."""
     known = times(store)
-    store.write_json(_TIMES_NAME, {**known, name: known.get(name, 0.0) + seconds})
+    store.write_json(TIMES_NAME, {**known, name: known.get(name, 0.0) + seconds})
 
 
 def times(store: Store) -> dict[str, float]:
     """Wall times of the output so far, seconds by name."""
-    return {key: float(value) for key, value in _read(store, _TIMES_NAME).items()}
+    return {key: float(value) for key, value in _read(store, TIMES_NAME).items()}
 
 
 def run_facts(store: Store, size: ActorSize) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from atom import nets
+from atom.artifact import CORE_FILES, MANIFEST, SET_NAME
 from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
-from pipelines.recording import DISTILL_WORKER_S, times
+from pipelines.recording import DISTILL_WORKER_S, TIMES_NAME, times
 from pipelines.store import Store
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,16 @@ MLFLOW_SCHEMES = ("runs", "models", "mlflow-artifacts")
 def local_set(location: str, tracking_uri: str | None) -> Iterator[Path]:
     """The set's directory; one at MLflow or on another URI is fetched into a temporary directory.
 
+    Of a URI only the files that make a set are fetched, by names known here: what lies beside them in an output can be
+    large, and names in a remote listing can lead anywhere.
+
     Args:
-        location: what --set says: a directory, an MLflow URI, or a URI of a file system.
+        location: what --set says: a directory, an MLflow URI, or a URI of a file system; of a set, or of an output with
+            a set in it.
         tracking_uri: of MLflow; None: as for every command.
 
     Raises:
-        ConfigError: no set was named, or MLflow does not have it.
+        ConfigError: no set was named, or there is none.
         StoreError: the URI cannot be read.
     """
     if not location:
@@ -36,26 +41,42 @@ def local_set(location: str, tracking_uri: str | None) -> Iterator[Path]:
     if ":/" not in location:
         yield Path(location)
         return
-    from pipelines.tracking import fetch_artifact
-
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        # One level down, as in an output: times lie beside a set.
+        folder = Path(name) / SET_NAME
+        folder.mkdir()
         if location.partition(":")[0] in MLFLOW_SCHEMES:
-            yield fetch_artifact(location, folder, tracking_uri=tracking_uri)
-            return
-        store = Store.open(location)
-        for file in store.list():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes(store.read_bytes(file))
+            _fetch_logged(location, folder, tracking_uri)
+        else:
+            _fetch_stored(location, folder)
         yield folder
 
 
-def load_set(directory: Path) -> DistilledSet:
-    """The set in a directory, or in the `set` directory of a run's output."""
-    from pipelines.distill import SET_NAME
+def _fetch_stored(location: str, folder: Path) -> None:
+    store = Store.open(location)
+    prefixes = [prefix for prefix in ("", f"{SET_NAME}/") if store.exists(f"{prefix}{MANIFEST}")]
+    if not prefixes:
+        raise ConfigError(
+            f"--set {location}: holds neither {MANIFEST} nor {SET_NAME}/{MANIFEST}; pass the place of a distilled set."
+        )
+    for name in CORE_FILES:
+        (folder / name).write_bytes(store.read_bytes(f"{prefixes[0]}{name}"))
+    if store.exists(TIMES_NAME):
+        (folder.parent / TIMES_NAME).write_bytes(store.read_bytes(TIMES_NAME))
 
-    inner = directory / SET_NAME
-    return DistilledSet.load(inner if inner.is_dir() and not (directory / "set.json").exists() else directory)
+
+def _fetch_logged(uri: str, folder: Path, tracking_uri: str | None) -> None:
+    from pipelines.tracking import fetch_artifact
+
+    try:
+        fetch_artifact(uri, folder, names=CORE_FILES, tracking_uri=tracking_uri)
+    except ConfigError as error:
+        try:
+            fetch_artifact(
+                f"{uri.rstrip('/')}/{SET_NAME}", folder, names=CORE_FILES, tracking_uri=tracking_uri
+            )
+        except ConfigError:
+            raise error from None
 
 
 def own_network(distilled: DistilledSet) -> str:

@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,12 +159,15 @@ def dataset_input(
     return DatasetInput(dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", context)])
 
 
-def fetch_artifact(uri: str, destination: Path, *, tracking_uri: str | None = None) -> Path:
+def fetch_artifact(
+    uri: str, destination: Path, *, names: Sequence[str] = (), tracking_uri: str | None = None
+) -> Path:
     """Local copy of an artifact, file or folder.
 
     Args:
         uri: such as "runs:/RUN_ID/set" or "mlflow-artifacts:/...".
         destination: directory that receives it, made if needed.
+        names: files of the folder to fetch into `destination`, instead of all that the folder holds.
         tracking_uri: where the run is; default MLFLOW_TRACKING_URI.
 
     Raises:
@@ -181,10 +184,17 @@ def fetch_artifact(uri: str, destination: Path, *, tracking_uri: str | None = No
     with answering(f"{tracking_uri}, asked for {uri},"):
         from mlflow.artifacts import download_artifacts
 
-        path = download_artifacts(
-            artifact_uri=uri, dst_path=str(destination), tracking_uri=client.tracking_uri
-        )
-    return Path(path)
+        def download(artifact_uri: str) -> Path:
+            where = str(destination)
+            return Path(
+                download_artifacts(
+                    artifact_uri=artifact_uri, dst_path=where, tracking_uri=client.tracking_uri
+                )
+            )
+
+        for name in names:
+            download(f"{uri.rstrip('/')}/{name}").replace(destination / name)
+        return destination if names else download(uri)
 
 
 def _make_database(uri: str) -> None:

@@ -31,7 +31,6 @@ from pipelines.evaluation import (
 )
 from pipelines.faults import Failure
 from pipelines.recording import log_accuracies
-from pipelines.sets import local_set
 from pipelines.signals import StopSignal
 from pipelines.store import Store
 from pipelines.tracking import Tracker
@@ -166,18 +165,6 @@ def test_remarks_name_the_networks_that_random_images_serve_better() -> None:
         "Worse than random images for b (11.9 ± 1.2 against 14.1 ± 1.2): do not use this set for such networks."
     ]
     assert remarks(rows[:2], "atom") == []
-
-
-def test_a_set_on_a_uri_is_fetched(tmp_path: Path) -> None:
-    (tmp_path / "set" / "data").mkdir(parents=True)
-    (tmp_path / "set" / "set.json").write_text("{}")
-    (tmp_path / "set" / "data" / "part").write_bytes(b"x")
-    with local_set((tmp_path / "set").as_uri(), None) as folder:
-        assert folder != tmp_path / "set"
-        assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
-            "data/part",
-            "set.json",
-        ]
 
 
 def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import psutil
+import torch
 
 from atom import data
+from atom.distilled import DistilledSet, describe_source
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
@@ -50,6 +52,23 @@ def white_digits() -> tuple[np.ndarray, np.ndarray]:
     real = data.load("digits", data_dir=Path("unused"))
     preprocess = Preprocess.fit(real.train.images, zca=False, zca_eps=0.1)
     return preprocess.apply(real.train.images).numpy(), real.train.labels
+
+
+def digits_set(**changes: Any) -> DistilledSet:
+    """A set of the first two digits of each class; `changes` go into its fields."""
+    real = data.load("digits", data_dir=Path("unused"))
+    preprocess = Preprocess.fit(real.train.images, zca=False, zca_eps=0.1)
+    rows = np.concatenate([real.train.indices_of(c)[:2] for c in range(NUM_CLASSES)])
+    fields: dict[str, Any] = {
+        "images_NCHW": preprocess.apply(real.train.images[rows]),
+        "labels": torch.from_numpy(real.train.labels[rows]),
+        "class_names": real.train.class_names,
+        "ipc": 2,
+        "method": "random",
+        "preprocess": preprocess,
+        "source": describe_source(real),
+    }
+    return DistilledSet(**(fields | changes))
 
 
 def problem(**changes: Any) -> Problem:
