@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from atom import formation, soundness
+from atom.errors import ShapeError
 from atom.preprocess import Preprocess
 from atom.symbols import named_like_symbols
 
@@ -45,9 +46,11 @@ class DistilledSet:
         method: "atom", "spatial", "channel", "dm", or a coreset: "random", "herding", "kcenter".
         preprocess: fitted on the real training images.
         settings: of the run that made it.
-        source: of the real images: name, spec, fingerprint, title, citation, licence, image_shape, num_train, symbols.
-        versions: of the libraries that made it.
-        git_commit: of this project, or None outside a checkout.
+        source: of the real images: name, spec without a path, fingerprint, title, citation, licence, image_shape,
+            num_train, symbols, and image_size and crop, how they were brought to that shape.
+        versions: of the libraries that made it, when the images were computed.
+        git_commit: of this project when they were, or None outside a checkout.
+        earlier_programs: `git_commit` and `versions` of other programs that computed a part of the images before.
         results: evaluations, a dict each: method, network, mean, std (percent), n (trainings), epochs, ...
         soft_labels: float32 [N, K], each row a distribution over classes, or None.
 
@@ -68,10 +71,12 @@ class DistilledSet:
     git_commit: str | None = None
     results: Sequence[Mapping[str, Any]] = ()
     soft_labels: Tensor | None = None
+    earlier_programs: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))
-        object.__setattr__(self, "results", tuple(plain(row) for row in self.results))
+        for name in ("results", "earlier_programs"):
+            object.__setattr__(self, name, tuple(plain(row) for row in getattr(self, name)))
         for name in ("settings", "source", "versions"):
             object.__setattr__(self, name, plain(getattr(self, name)))
         for name in ("images_NCHW", "labels", "soft_labels"):
@@ -125,10 +130,16 @@ class DistilledSet:
         soundness.check_set(self, where)
 
     def decode(self) -> tuple[Tensor, Tensor]:
-        """What a network trains on: images float32 [M, C, H, W] and labels int64 [M], preprocessed space."""
-        return formation.decode(self.images_NCHW, self.factor), formation.label_decoded(
-            self.labels, self.factor
-        )
+        """What a network trains on: images float32 [M, C, H, W] in preprocessed space, and targets.
+
+        The targets are labels int64 [M], or float32 [M, K] where the set has soft labels; `cross_entropy` takes both.
+        """
+        targets = self.labels if self.soft_labels is None else self.soft_labels
+        return formation.decode(self.images_NCHW, self.factor), formation.label_decoded(targets, self.factor)
+
+    def decoded_labels(self) -> Tensor:
+        """The class of each decoded image, int64 [M], soft labels or not."""
+        return formation.label_decoded(self.labels, self.factor)
 
     def preprocess_images(self, real_NCHW: np.ndarray | Tensor) -> Tensor:
         """Real images in the space of the distilled ones, float32: what a network trained on the set expects.
@@ -137,8 +148,14 @@ class DistilledSet:
             real_NCHW: uint8 in 0..255, or floating pixels in [0, 1].
 
         Raises:
-            ShapeError: other channels or size than the set was fitted on.
+            ShapeError: other channels or size than the set's own images.
+            DataError: floating images that are no pixels in [0, 1].
         """
+        if tuple(real_NCHW.shape[1:]) != tuple(self.images_NCHW.shape[1:]):
+            raise ShapeError(
+                f"images have shape {tuple(real_NCHW.shape)}, but those of this set are"
+                f" [N, {', '.join(map(str, self.images_NCHW.shape[1:]))}]; crop and resize them as its source was."
+            )
         return self.preprocess.apply(real_NCHW)
 
     def pixels(self, *, stretched: bool = False) -> Tensor:
@@ -173,9 +190,9 @@ class DistilledSet:
     def dataset(
         self,
         transform: Callable[[Tensor], Any] | None = None,
-        target_transform: Callable[[int], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
     ) -> "DistilledDataset":
-        """The decoded images as a `torch.utils.data.Dataset` of (image, int label)."""
+        """The decoded images as a `torch.utils.data.Dataset` of (image, int label), or (image, soft label [K])."""
         return DistilledDataset(self, transform=transform, target_transform=target_transform)
 
     def sheet(self, *, stretched: bool = False) -> "Image":
@@ -192,6 +209,8 @@ class DistilledSet:
 class DistilledDataset(Dataset[tuple[Any, Any]]):
     """The decoded images of a set with the attributes of torchvision's datasets, without torchvision.
 
+    An item is (image, label); the label is a class as int, or float32 [K] where the set has soft labels.
+
     Attributes:
         data: float32 [M, C, H, W], preprocessed.
         targets: M int labels.
@@ -205,12 +224,11 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
         distilled: DistilledSet,
         *,
         transform: Callable[[Tensor], Any] | None = None,
-        target_transform: Callable[[int], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.data, labels_M = distilled.decode()
-        self.targets: list[int] = labels_M.tolist()
-        soft = distilled.soft_labels
-        self.soft_targets = None if soft is None else soft.repeat_interleave(distilled.factor**2, dim=0)
+        self.data, targets = distilled.decode()
+        self.targets: list[int] = distilled.decoded_labels().tolist()
+        self.soft_targets = None if distilled.soft_labels is None else targets
         self.classes = list(distilled.class_names)
         self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
         self.transform = transform
@@ -221,7 +239,8 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        image, target = self.data[index], self.targets[index]
+        image = self.data[index]
+        target = self.targets[index] if self.soft_targets is None else self.soft_targets[index]
         if self.transform is not None:
             image = self.transform(image)
         return image, target if self.target_transform is None else self.target_transform(target)
@@ -231,18 +250,33 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
         return f"DistilledDataset({self._about}): {len(self)} images of {shape}, {len(self.classes)} classes"
 
 
-def describe_source(real: "RealData") -> dict[str, Any]:
-    """The `source` of a set made from these real images, as the card and `set.json` expect it."""
+def describe_source(real: "RealData", *, image_size: int | None = None) -> dict[str, Any]:
+    """The `source` of a set made from these real images, as the card and `set.json` expect it.
+
+    A set is passed on, so it says what its source is and not where that lies: no path of this machine.
+
+    Args:
+        real: what the set was made from.
+        image_size: what the images were cropped and resized to when they were loaded; None: left as they were.
+    """
     return {
         "name": real.name,
-        "spec": real.spec,
+        "spec": real.spec.partition(":")[0].strip().lower(),
         "fingerprint": real.train.fingerprint,
         "num_train": len(real.train.labels),
         "num_validation": 0 if real.validation is None else len(real.validation.labels),
         "image_shape": list(real.train.images.shape[1:]),
         "symbols": real.symbols,
+        "image_size": image_size,
+        "crop": None if image_size is None else "the centre square of each image, resized to image_size",
         **dataclasses.asdict(real.source),
     }
+
+
+def without_folders(network: str) -> str:
+    """A network's name as a published set may hold it: of `path/to/net.py:build` the file and the function."""
+    file, colon, function = network.rpartition(":")
+    return f"{Path(file).name}{colon}{function}" if colon else network
 
 
 def plain(value: Any) -> Any:

@@ -38,7 +38,7 @@ def learn_stream(command: ContinualCommand) -> int:
     from pipelines.incremental.views import VIEWS_NAME
     from pipelines.preparation import PREPROCESS_NAME, load_real
     from pipelines.resources import choose_size
-    from pipelines.sets import check_same_source
+    from pipelines.sets import check_same_source, real_source
     from pipelines.signals import stop_on_signals
     from pipelines.store import Store
 
@@ -49,6 +49,13 @@ def learn_stream(command: ContinualCommand) -> int:
     with ExitStack() as stack:
         given = stack.enter_context(given_set(command))
         real = load_real(data, smoke=command.smoke, given=None if given is None else given[0])
+        check_networks((command.network, command.distil_network), real)
+        decided = plan(command, real, num_steps=num_steps)
+        name = f"seq-{real.name}-{decided.num_steps}"
+        location = output_location(command, f"continual-{name}")
+        if given is not None:
+            data = real_source(given[0], command.set, data)
+        real = load_real(data, smoke=command.smoke)
         check_networks((command.network, command.distil_network), real)
         decided = plan(command, real, num_steps=num_steps)
         name = f"seq-{real.name}-{decided.num_steps}"

@@ -203,7 +203,7 @@ class Job:
         import numpy as np
         import torch
 
-        from atom.distilled import DistilledSet, describe_source
+        from atom.distilled import DistilledSet, describe_source, without_folders
         from pipelines.provenance import git_commit
         from pipelines.recording import library_versions
 
@@ -217,8 +217,12 @@ class Job:
             factor=self.settings.factor,
             method=self.settings.mode,
             preprocess=preprocess,
-            settings={**self.settings.model_dump(mode="json"), "device": self.device_kind},
-            source=describe_source(self.real),
+            settings={
+                **self.settings.model_dump(mode="json"),
+                "network": without_folders(self.settings.network),
+                "device": self.device_kind,
+            },
+            source=describe_source(self.real, image_size=self.command.image_size),
             versions=library_versions(),
             git_commit=git_commit(),
         )
@@ -226,7 +230,9 @@ class Job:
     def publish(self, distilled: "DistilledSet") -> None:
         """Write the artifact into the output, on a disk or a URI."""
         from atom.artifact import SET_NAME
+        from pipelines.recording import note_source
 
+        note_source(self.store, self.real)
         if self.store.local_path is not None:
             distilled.save(self.store.local_path / SET_NAME)
             return
@@ -274,12 +280,13 @@ class Job:
     def conclude(self, distilled: "DistilledSet", judged: "Evaluation", tracker: "Tracker") -> int:
         """Print the table, put it into the card and MLflow, and name the artifact."""
         from atom.artifact import SET_NAME
+        from atom.distilled import without_folders
         from pipelines.evaluation import print_evaluation, remarks, row_dicts
         from pipelines.recording import log_accuracies, log_artifact, log_distilled, run_facts, times
 
         facts = run_facts(self.store, self.size)
         rows = [
-            {**row, "hardware": facts["hardware"]}
+            {**row, "network": without_folders(row["network"]), "hardware": facts["hardware"]}
             | ({"distill_s": facts["distill_s"]} if row["method"] == distilled.method else {})
             for row in row_dicts(judged.rows)
         ]

@@ -35,7 +35,7 @@ def evaluate(command: EvaluateCommand) -> int:
     from pipelines.evaluation import check_baselines, check_networks, judges
     from pipelines.preparation import load_real
     from pipelines.resources import choose_size
-    from pipelines.sets import check_same_source, fingerprint, local_set, own_network
+    from pipelines.sets import check_same_source, fingerprint, local_set, own_network, real_source
     from pipelines.signals import stop_on_signals
     from pipelines.store import Store
 
@@ -43,11 +43,7 @@ def evaluate(command: EvaluateCommand) -> int:
     check_baselines(command.baselines)
     with local_set(command.set, command.tracking_uri) as directory:
         distilled = DistilledSet.load(directory)
-        data = command.part(DataSettings)
-        if not command.dataset:
-            size = data.image_size or distilled.images_NCHW.shape[-1]
-            spec = str(distilled.source.get("spec", ""))
-            data = data.model_copy(update={"dataset": spec, "image_size": size})
+        data = real_source(distilled, command.set, command.part(DataSettings))
         real = load_real(data, smoke=command.smoke, given=distilled)
         check_same_source(distilled, real)
         networks = judges(command.eval_networks, own_network(distilled))

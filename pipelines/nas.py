@@ -38,6 +38,7 @@ def search(command: NasCommand) -> int:
     from pipelines.cluster import connect
     from pipelines.preparation import load_real
     from pipelines.resources import choose_size
+    from pipelines.sets import real_source
     from pipelines.signals import stop_on_signals
     from pipelines.store import Store
 
@@ -54,8 +55,10 @@ def search(command: NasCommand) -> int:
         raise ConfigError("--set: no proxy uses it; add distilled to --proxies, or leave --set out.")
     with given_sets(command) as given:
         data = command.part(DataSettings)
-        if not command.dataset:
-            data = data.model_copy(update=_source_of(given, data.image_size))
+        if given:
+            data = real_source(given[0][0], command.set[0], data)
+        elif not data.dataset:
+            data = data.model_copy(update={"dataset": "digits"})
         real = load_real(data, smoke=command.smoke, given=given[0][0] if given else None)
         decided = plan(command, given, real)
         name = f"{'search' if command.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
@@ -113,17 +116,6 @@ def given_sets(command: NasCommand) -> Iterator[list[tuple["DistilledSet", float
             distilled = DistilledSet.load(directory)
             found.append((distilled, distil_seconds(distilled, directory)))
         yield found
-
-
-def _source_of(
-    given: Sequence[tuple["DistilledSet", float | None]], image_size: int | None
-) -> dict[str, object]:
-    """Source and size of the first set's real images, else digits."""
-    if not given:
-        return {"dataset": "digits"}
-    distilled = given[0][0]
-    size = image_size or distilled.images_NCHW.shape[-1]
-    return {"dataset": str(distilled.source.get("spec", "")), "image_size": size}
 
 
 def distil_first(

@@ -22,6 +22,7 @@ from pipelines.worker import network_slug
 
 _RUN_NAME = "mlflow_run.json"
 TIMES_NAME = "times.json"
+_SOURCE_NAME = "source.json"
 DISTILL_WORKER_S = "distill_worker_s"
 """Distillation's wall time times its workers, seconds: to be compared with times that are summed over workers."""
 
@@ -114,6 +115,18 @@ def library_versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
     }
+
+
+def note_source(store: Store, real: RealData) -> None:
+    """Keep where the real images lie, if they have a place of their own: the set beside it is passed on without it."""
+    kind, colon, place = real.spec.partition(":")
+    if colon:
+        store.write_json(_SOURCE_NAME, {"spec": f"{kind}:{Path(place).expanduser().absolute()}"})
+
+
+def noted_source(store: Store) -> str:
+    """The spec that `note_source` kept, or an empty string."""
+    return str(_read(store, _SOURCE_NAME).get("spec", ""))
 
 
 def add_seconds(store: Store, name: str, seconds: float) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from atom import nets
 from atom.artifact import CORE_FILES, MANIFEST, SET_NAME
 from atom.data import RealData
+from atom.data.sources import NEED_PATH
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
-from pipelines.recording import DISTILL_WORKER_S, TIMES_NAME, times
+from pipelines.options import DataSettings
+from pipelines.recording import DISTILL_WORKER_S, TIMES_NAME, noted_source, times
 from pipelines.store import Store
 
 log = logging.getLogger(__name__)
@@ -92,21 +94,65 @@ def own_network(distilled: DistilledSet) -> str:
     return "convnet"
 
 
+def real_source(distilled: DistilledSet, location: str, data: DataSettings) -> DataSettings:
+    """Where a set's real images are and how they are cropped and resized, as far as the command does not say.
+
+    Args:
+        distilled: knows what its source is and its image size.
+        location: what --set says; an output on this machine knows where the source lies.
+        data: of the command; an empty dataset stands for the set's own.
+
+    Raises:
+        ConfigError: the source has a place of its own, and that is not known here.
+    """
+    size = data.image_size
+    if size is None:
+        # Older sets did not record it; their own source then has the size of their images.
+        size = distilled.source.get("image_size", None if data.dataset else distilled.images_NCHW.shape[-1])
+    spec = data.dataset or _own_spec(distilled, location)
+    return data.model_copy(update={"dataset": spec, "image_size": size})
+
+
+def _own_spec(distilled: DistilledSet, location: str) -> str:
+    spec = str(distilled.source.get("spec") or "")
+    folders = () if ":/" in location else (Path(location), Path(location).absolute().parent)
+    for known in (*(noted_source(Store.open(folder)) for folder in folders), spec):
+        place = known.partition(":")[2]
+        if place and Path(place).expanduser().exists():
+            return known
+    kind = spec.partition(":")[0]
+    if kind and kind not in NEED_PATH:
+        return kind
+    title = distilled.source.get("title") or "images that it does not name"
+    raise ConfigError(
+        f"--set {location}: was distilled from {title}, and does not know where these lie on this machine; pass"
+        f" --dataset {kind or 'folder'}:PATH."
+    )
+
+
 def check_same_source(distilled: DistilledSet, real: RealData) -> None:
     """Refuse test images of other classes or shape than the set's.
 
     Raises:
         ConfigError: naming the difference.
     """
+    own = real.name == distilled.source.get("name")
     if distilled.class_names != real.test.class_names:
+        todo = "it has changed since, so pass it as it was" if own else "pass the set's own source"
         raise ConfigError(
             f"--dataset {real.spec}: its classes are {', '.join(real.test.class_names[:5])}, ..., but the set was"
-            f" distilled for {', '.join(distilled.class_names[:5])}, ...; pass the set's own source."
+            f" distilled for {', '.join(distilled.class_names[:5])}, ...; {todo}."
         )
-    if tuple(distilled.images_NCHW.shape[1:]) != tuple(real.test.images.shape[1:]):
+    shape = tuple(distilled.images_NCHW.shape[1:])
+    if shape != tuple(real.test.images.shape[1:]):
+        todo = (
+            f"pass --image-size {shape[2]}"
+            if own
+            else f"pass the set's own source, or --image-size {shape[2]}"
+        )
         raise ConfigError(
-            f"--dataset {real.spec}: its images are {real.test.images.shape[1:]}, but the set's are"
-            f" {tuple(distilled.images_NCHW.shape[1:])} (channels, height, width); pass the set's own source."
+            f"--dataset {real.spec}: its images are {real.test.images.shape[1:]}, but the set's are {shape} (channels,"
+            f" height, width); {todo}."
         )
 
 

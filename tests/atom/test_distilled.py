@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from atom.artifact import FILES, STRETCHED_SHEET
-from atom.distilled import DistilledSet, describe_source, plain
+from atom.distilled import DistilledSet, describe_source, plain, without_folders
 from atom.sheet import STRETCH_FROM_FRAC
 
 shapes = st.tuples(
@@ -255,8 +255,25 @@ def test_source_of_real_data_holds_what_the_card_needs():
     images = ImageSet.create(np.zeros((4, 3, 8, 6), dtype=np.uint8), np.array([0, 1, 0, 1]), ("a", "b"))
     info = SourceInfo(title="Toys", citation="Me, 2026", licence="MIT", homepage="")
     source = describe_source(
-        RealData(name="toys", spec="folder:toys", train=images, test=images, source=info, skipped=())
+        RealData(
+            name="toys", spec="folder:/home/me/toys", train=images, test=images, source=info, skipped=()
+        ),
+        image_size=8,
     )
     assert source["image_shape"] == [3, 8, 6]
     assert source["num_train"] == 4
+    assert (source["spec"], source["image_size"]) == ("folder", 8)
+    assert source["crop"] == "the centre square of each image, resized to image_size"
     assert {"name", "spec", "fingerprint", "title", "citation", "licence", "homepage"} <= source.keys()
+
+
+@pytest.mark.parametrize(
+    ("network", "published"),
+    [
+        ("convnet", "convnet"),
+        ("/home/me/net.py:build", "net.py:build"),
+        ("my.module:build", "my.module:build"),
+    ],
+)
+def test_a_published_network_names_no_folder(network, published):
+    assert without_folders(network) == published

@@ -1,16 +1,27 @@
 """Sets as commands are given them: what is fetched, what is refused, and what they remember of their source."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
-from tiny_digits import NUM_CLASSES, digits_set
+from PIL import Image
+from tiny_digits import NUM_CLASSES, digits_set, problem
 
+from atom import data
 from atom.artifact import CORE_FILES
+from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
+from atom.preprocess import Preprocess
 from pipelines import sets
+from pipelines.distill import Job
+from pipelines.distillation import Distillation
+from pipelines.options import DataSettings
 from pipelines.recording import DISTILL_WORKER_S
-from pipelines.sets import distil_seconds, local_set
+from pipelines.sets import check_same_source, distil_seconds, local_set, real_source
 from pipelines.store import Store
 from pipelines.tracking import Tracker
 
@@ -103,3 +114,80 @@ def test_a_run_without_a_set_is_refused_by_its_name(mlflow_uri: str) -> None:
 def test_a_set_is_loaded_from_the_output_that_holds_it(output: Path) -> None:
     loaded = DistilledSet.load(output)
     assert loaded.images_NCHW.equal(DistilledSet.load(output / "set").images_NCHW)
+
+
+def photos(folder: Path) -> RealData:
+    """Six grey squares in two classes, as a folder of somebody's own."""
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(3):
+                pixels = np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
+    return data.load(f"folder:{folder}", data_dir=folder.parent / "data")
+
+
+def publish(home: Path, *, network: str = "convnet", results: tuple[dict[str, Any], ...] = ()) -> Path:
+    """An output whose distillation is done, published by the job; returns the output."""
+    real = photos(home / "photos")
+    settings = problem().settings.model_copy(update={"network": network})
+    store = Store.open(home / "out")
+    command: Any = SimpleNamespace(image_size=None)
+    unused: Any = None
+    job = Job(command, settings, unused, real, store, unused, "cpu", "digest")
+    preprocess = Preprocess.fit(real.train.images, zca=False)
+    white = preprocess.apply(real.train.images).numpy()
+    states: Any = {c: SimpleNamespace(images=white[real.train.indices_of(c)[:1]]) for c in range(2)}
+    job.publish(job.assemble(Distillation(states=states), preprocess).with_results(results))
+    return home / "out"
+
+
+def test_outputs_of_two_machines_hold_the_same_set_byte_for_byte(tmp_path: Path) -> None:
+    mine, theirs = (publish(tmp_path / name, network=f"{tmp_path / name}/net.py:build") for name in "ab")
+    assert names_in(mine / "set") == names_in(theirs / "set")
+    for name in names_in(mine / "set"):
+        content = (mine / "set" / name).read_bytes()
+        assert content == (theirs / "set" / name).read_bytes(), name
+        assert str(tmp_path).encode() not in content, name
+
+
+def test_an_output_knows_where_its_source_lies_and_its_set_does_not(tmp_path: Path) -> None:
+    output = publish(tmp_path)
+    asked = DataSettings(dataset="", image_size=None)
+    distilled = DistilledSet.load(output)
+    for location in (output, output / "set"):
+        found = real_source(distilled, str(location), asked)
+        assert (found.dataset, found.image_size) == (f"folder:{tmp_path / 'photos'}", None)
+    copied = distilled.save(tmp_path / "elsewhere")
+    with pytest.raises(
+        ConfigError, match=r"--set \S+elsewhere: .*photos \(folder\).*pass --dataset folder:PATH"
+    ):
+        real_source(distilled, str(copied), asked)
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match="pass --dataset folder:PATH"):
+        real_source(distilled, str(output), asked)
+
+
+@pytest.mark.parametrize("dataset", ["", "digits"])
+def test_the_image_size_of_a_set_is_remembered(dataset: str) -> None:
+    distilled = digits_set()
+    resized = replace(distilled, source={**distilled.source, "image_size": 16})
+    older = replace(distilled, source={"spec": "digits"})
+    asked = DataSettings(dataset=dataset)
+    assert real_source(resized, "set", asked) == DataSettings(dataset="digits", image_size=16)
+    assert real_source(older, "set", asked).image_size == (None if dataset else 8)
+    assert real_source(distilled, "set", asked) == DataSettings(dataset="digits")
+    own = DataSettings(dataset=dataset, image_size=32)
+    assert real_source(resized, "set", own).image_size == 32
+
+
+def test_another_shape_names_the_flag_and_the_own_source_is_not_asked_for() -> None:
+    real = data.load("digits", data_dir=Path("unused"), image_size=16)
+    with pytest.raises(ConfigError, match=r"\(channels, height, width\); pass --image-size 8\.$"):
+        check_same_source(digits_set(), real)
+    other = replace(digits_set(), source={"name": "mnist"})
+    with pytest.raises(ConfigError, match=r"pass the set's own source, or --image-size 8\.$"):
+        check_same_source(other, real)
+    renamed = replace(digits_set(), class_names=tuple("abcdefghij"))
+    with pytest.raises(ConfigError, match="it has changed since"):
+        check_same_source(renamed, real)

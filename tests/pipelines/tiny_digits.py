@@ -66,7 +66,7 @@ def digits_set(**changes: Any) -> DistilledSet:
         "ipc": 2,
         "method": "random",
         "preprocess": preprocess,
-        "source": describe_source(real),
+        "source": describe_source(real, image_size=None),
     }
     return DistilledSet(**(fields | changes))
 
