@@ -1,8 +1,16 @@
 """The errors a user can cause or meet, each message one sentence: what, where, received, expected, next step."""
 
+from atom.redact import without_secrets
+
 
 class AtomError(Exception):
-    """Base of all errors of this project; a command prints its message and exits with code 2."""
+    """Base of all errors of this project; a command prints its message and exits with code 2.
+
+    Messages quote what users pass and what libraries say, so passwords in addresses are taken out here.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_secrets(str(message)))
 
 
 class ConfigError(AtomError):

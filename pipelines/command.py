@@ -4,13 +4,16 @@ import logging
 import os
 import sys
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from atom.errors import AtomError, ConfigError
+from atom.redact import without_secrets
 from pipelines.options import CommandSettings, parse
 
 if TYPE_CHECKING:
@@ -35,7 +38,10 @@ def run_command(
         0 on success, 1 if a part of the work failed, 2 on bad input with one sentence on standard error, 130
         after Ctrl-C or SIGTERM. A bug keeps its traceback.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logs = logging.StreamHandler(sys.stderr)
+    logs.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[logs])
+    sys.excepthook = _print_traceback
     # Torch without a GPU and libraries under way to their next version warn of what no user can change.
     warnings.simplefilter("ignore")
     try:
@@ -98,5 +104,17 @@ def stopped(tracker: "Tracker", signal_name: str | None) -> int:
 
 
 def say(text: str = "") -> None:
-    """Print a line at once, so that it shows in a job's log when it happens."""
-    print(text, flush=True)
+    """Print a line at once, so that it shows in a job's log when it happens; without passwords."""
+    print(without_secrets(text), flush=True)
+
+
+class _Formatter(logging.Formatter):
+    """Takes the passwords out of the addresses that libraries name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(without_secrets(text), end="", file=sys.stderr, flush=True)

@@ -1,10 +1,13 @@
-"""Which program made a result: the git commit of this checkout, and the Ray job it ran in."""
+"""Which program made a result: the git commit of this checkout, the Ray job it ran in, and how it was called."""
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from atom.redact import without_secrets
 
 COMMIT_VARIABLE = "ATOM_GIT_COMMIT"
 """Environment variable that names the commit where there is no .git, as in the copy a Ray job runs from."""
@@ -34,6 +37,11 @@ def run_tags() -> dict[str, str]:
         tags["ray.job_id"] = ray.get_runtime_context().get_job_id()
     submission = _submission_id()
     return tags | ({"ray.submission_id": submission} if submission else {})
+
+
+def command_line(prog: str) -> str:
+    """The command as it was given, to be shown and repeated; without the passwords in it."""
+    return without_secrets(shlex.join([prog, *sys.argv[1:]]))
 
 
 def _git(*arguments: str) -> str | None:

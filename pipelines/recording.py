@@ -10,6 +10,7 @@ from typing import Any
 from atom.data import RealData
 from atom.device import describe_hardware
 from atom.distilled import DistilledSet
+from atom.redact import without_secrets
 from pipelines.command import project_version, say
 from pipelines.distillation import ActorSize
 from pipelines.evaluation import Evaluation, Row, remarks, table_rows
@@ -45,7 +46,7 @@ def start_tracker(
         experiment=asked.experiment or experiment,
         run_name=name,
         params=params,
-        resume_run_id=known.get("run_id") if known.get("tracking_uri") == uri else None,
+        resume_run_id=known.get("run_id") if known.get("tracking_uri") == without_secrets(uri) else None,
     )
     try:
         store.write_json(_RUN_NAME, {"tracking_uri": uri, "run_id": tracker.run_id})

@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from atom.errors import StoreError
+from atom.redact import without_secrets
 
 LOCK_NAME = ".lock"
 # Windows drive letters are one character, so a scheme has at least two.
@@ -126,8 +127,12 @@ class Store:
             raise store_error("write", self.where(name), error) from error
 
     def write_json(self, name: str, value: object) -> None:
-        """Write a value as indented JSON; same promise and errors as `write_bytes`."""
-        self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
+        """Write a value as indented JSON, without passwords; same promise and errors as `write_bytes`."""
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text, without passwords; same promise and errors as `write_bytes`."""
+        self.write_bytes(name, without_secrets(text).encode())
 
     def exists(self, name: str) -> bool:
         """Whether a file or directory of this name is there."""

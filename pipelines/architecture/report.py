@@ -1,7 +1,5 @@
 """What a search tells: the tables on the screen, the JSON, the HTML page, and the runs in MLflow."""
 
-import shlex
-import sys
 from collections.abc import Iterable, Mapping
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ from pipelines.architecture.recorded import REFERENCE, REPORT, log_stored, recor
 from pipelines.architecture.scored import Scored
 from pipelines.command import project_version, say
 from pipelines.progress import format_duration, print_table
-from pipelines.provenance import git_commit
+from pipelines.provenance import command_line, git_commit
 from pipelines.recording import library_versions, times
 from pipelines.sets import held_out
 from pipelines.tracking import Tracker
@@ -64,7 +62,7 @@ def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tra
     else:
         scores = {proxy.name: scored.complete(proxy.name, job.space.names) for proxy in job.material.proxies}
         html = render_scores(scores, **page)
-    job.store.write_bytes(REPORT, html.encode())
+    job.store.write_text(REPORT, html)
     whole = [row for row in scored.of("whole") if row.test_accuracy is not None]
     if whole:
         job.store.write_bytes(
@@ -186,7 +184,7 @@ def facts(job: NasJob, scored: Scored) -> dict[str, str]:
         "hardware": f"{describe_hardware()} (driver), {job.size.num_actors} workers",
         "wall time": ", ".join(walls) or "nothing was left to do",
         "share of the wall time that is work": _busy(job, scored),
-        "command": shlex.join(["atom-nas", *sys.argv[1:]]),
+        "command": command_line("atom-nas"),
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
         "commit": git_commit() or f"not known (version {project_version()})",
     }

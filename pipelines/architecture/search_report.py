@@ -60,7 +60,7 @@ def publish_search(job: "NasJob", scored: "Scored", winners: "Winners | None", t
         f"{job.real.source.title}: a search among {len(job.space.candidates)} networks of {job.space.spec}"
     )
     html = render_search(tried, title=title, sentences=sentences, facts=told, winners=best)
-    job.store.write_bytes(REPORT, html.encode())
+    job.store.write_text(REPORT, html)
     content = search_dict(job, scored, tried) | {"sentences": sentences, "facts": told}
     job.store.write_json(RECORD, content)
     tracker.log_text(html, REPORT)

@@ -1,7 +1,5 @@
 """What an experiment tells: the table on the screen, JSON, the HTML page, and the runs in MLflow."""
 
-import shlex
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +11,7 @@ from pipelines.command import project_version, say
 from pipelines.incremental.job import ContinualJob, metric_name, orders_text, together
 from pipelines.incremental.plan import SET
 from pipelines.progress import format_duration, format_table, print_table
-from pipelines.provenance import git_commit
+from pipelines.provenance import command_line, git_commit
 from pipelines.recording import DISTILL_WORKER_S, library_versions, times
 from pipelines.sets import held_out
 from pipelines.tracking import Tracker
@@ -41,7 +39,7 @@ def publish(job: ContinualJob, tracker: Tracker) -> int:
         results, title=title, memory_pictures={memory: png for memory, png in pictures.items() if png}
     )
     job.store.write_json(RESULTS, results.to_dict())
-    job.store.write_bytes(REPORT, html.encode())
+    job.store.write_text(REPORT, html)
     record(job, results, tracker, html=html)
     return len(results.failures)
 
@@ -190,7 +188,7 @@ def _circumstances(job: ContinualJob) -> dict[str, str]:
     return {
         "hardware": f"{describe_hardware()} (driver), {job.size.num_actors} workers",
         "wall time": ", ".join(walls) or "nothing was left to do",
-        "command": shlex.join(["atom-continual", *sys.argv[1:]]),
+        "command": command_line("atom-continual"),
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
         "commit": git_commit() or f"not known (version {project_version()})",
     }

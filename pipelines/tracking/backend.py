@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atom.errors import ConfigError
+from atom.redact import without_secrets
 from pipelines.store import Store
 from pipelines.tracking.uri import checked_uri
 
@@ -131,11 +132,16 @@ def describe_run(
     """Log parameters and tags, in batches and cut to the lengths MLflow takes."""
     from mlflow.entities import Param, RunTag
 
-    all_params = [Param(key, str(value)[:VALUE_CHARS]) for key, value in params.items()]
-    all_tags = [RunTag(key, str(value)[:VALUE_CHARS]) for key, value in tags.items()]
+    all_params = [Param(key, as_value(value)) for key, value in params.items()]
+    all_tags = [RunTag(key, as_value(value)) for key, value in tags.items()]
     for first in range(0, max(len(all_params), len(all_tags)), _PAIRS_A_BATCH):
         part = slice(first, first + _PAIRS_A_BATCH)
         client.log_batch(run_id, params=all_params[part], tags=all_tags[part])
+
+
+def as_value(value: object) -> str:
+    """A parameter's or tag's value as it is recorded: without passwords, and cut to the length MLflow takes."""
+    return without_secrets(str(value))[:VALUE_CHARS]
 
 
 def dataset_input(
@@ -154,7 +160,7 @@ def dataset_input(
 
     digest = None if fingerprint is None else fingerprint[:_DIGEST_CHARS]
     # A source of kind "code" keeps the string as it is; other kinds try to resolve it as an address.
-    origin = CodeDatasetSource({"source": source})
+    origin = CodeDatasetSource({"source": without_secrets(source)})
     dataset = NumpyDataset(images, source=origin, targets=labels, name=name, digest=digest)
     return DatasetInput(dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", context)])
 

@@ -7,6 +7,7 @@ Trouble with MLflow at the start is the user's error; later it is a warning, and
 since a distillation must not be lost to its bookkeeping.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from atom.redact import without_secrets
 from pipelines.provenance import run_tags
 from pipelines.tracking.backend import (
-    VALUE_CHARS,
     answering,
+    as_value,
     dataset_input,
     describe_run,
     experiment_id,
@@ -194,7 +196,8 @@ class Tracker:
 
     def set_note(self, markdown: str) -> None:
         """Set the summary at the top of the run's page."""
-        self._try("set the note", lambda: self._client.set_tag(self.run_id, "mlflow.note.content", markdown))
+        note = without_secrets(markdown)
+        self._try("set the note", lambda: self._client.set_tag(self.run_id, "mlflow.note.content", note))
 
     def log_dataset(
         self,
@@ -228,8 +231,9 @@ class Tracker:
         self._try("log artifacts", lambda: self._client.log_artifacts(self.run_id, str(directory), path))
 
     def log_dict(self, value: dict[str, Any], file: str) -> None:
-        """Store a value as an artifact, YAML or JSON by the file's ending."""
-        self._try(f"log {file}", lambda: self._client.log_dict(self.run_id, value, file))
+        """Store a JSON-compatible value as an artifact, YAML or JSON by the file's ending."""
+        told = json.loads(without_secrets(json.dumps(value)))
+        self._try(f"log {file}", lambda: self._client.log_dict(self.run_id, told, file))
 
     def log_figure(self, figure: "Figure", file: str) -> None:
         """Store a matplotlib figure as an artifact."""
@@ -237,7 +241,7 @@ class Tracker:
 
     def log_text(self, text: str, file: str) -> None:
         """Store text as an artifact."""
-        self._try(f"log {file}", lambda: self._client.log_text(self.run_id, text, file))
+        self._try(f"log {file}", lambda: self._client.log_text(self.run_id, without_secrets(text), file))
 
     def _start_monitor(self, *, resumed: bool) -> None:
         def start() -> Any:
@@ -273,7 +277,7 @@ class Tracker:
 def _differs(known: Mapping[str, str], params: Mapping[str, object]) -> bool:
     """Whether a run was started with other values of what may change its results."""
     return any(
-        key in known and known[key] != str(value)[:VALUE_CHARS]
+        key in known and known[key] != as_value(value)
         for key, value in params.items()
         if not key.startswith("cluster.")
     )

@@ -106,3 +106,20 @@ def test_command_started_as_a_module_passes_by_packages_of_the_working_directory
     command = [sys.executable, "-m", "pipelines.distill", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_passwords_stay_off_the_screen() -> None:
+    script = (
+        "import logging\nfrom pipelines.command import run_command, say\n"
+        "from pipelines.options import DistillCommand\n"
+        "def work(command):\n"
+        "    say(f'MLflow at {command.tracking_uri}')\n"
+        "    logging.getLogger('urllib3').warning('retrying %s', command.tracking_uri)\n"
+        "    raise RuntimeError(command.tracking_uri)\n"
+        "run_command(DistillCommand, work, ['--tracking-uri', 'http://alice:s3cret@host'], prog='p')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == "MLflow at http://***@host\n"
+    assert done.stderr.startswith("WARNING: retrying http://***@host\nTraceback (most recent call last):")
+    assert done.stderr.endswith("RuntimeError: http://***@host\n")

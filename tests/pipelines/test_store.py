@@ -276,3 +276,10 @@ def test_second_driver_is_refused_until_the_first_dies(disk: Store) -> None:
         holder.kill()
     with lock(disk):
         assert disk.list() == []
+
+
+def test_stored_texts_hold_no_password(store: Store) -> None:
+    store.write_json("mlflow_run.json", {"tracking_uri": "http://alice:s3cret@host"})
+    store.write_text("report.html", "<td>atom-nas --set s3://KEY:SECRET@bucket/set</td>")
+    assert b'"http://***@host"' in store.read_bytes("mlflow_run.json")
+    assert store.read_bytes("report.html") == b"<td>atom-nas --set s3://***@bucket/set</td>"

@@ -340,3 +340,21 @@ def test_mlflow_keeps_quiet(start: Start, capfd: pytest.CaptureFixture[str]) -> 
     out, err = capfd.readouterr()
     assert out + err == ""
     assert logging.getLogger("alembic").level == logging.WARNING
+
+
+def test_nothing_that_is_recorded_holds_a_password(
+    start: Start, client: MlflowClient, tmp_path: Path
+) -> None:
+    secret = "s3://KEY:SECRET@bucket/set"
+    with start(params={"set.path": secret}, tags={"origin": secret}) as tracker:
+        tracker.log_dataset("set", np.zeros((1, 1, 2, 2)), np.zeros(1), context="distilled", source=secret)
+        tracker.log_text(f"<a href='{secret}'>", "report.html")
+        tracker.log_dict({"facts": {"command": f"atom-nas --set {secret}"}}, "verdict.json")
+        tracker.set_note(secret)
+        tracker.mark("FAILED", reason=f"cannot read {secret}")
+    run = client.get_run(tracker.run_id)
+    assert run.data.params["set.path"] == "s3://***@bucket/set"
+    assert "SECRET" not in str(run.to_dictionary())
+    texts = [path.read_text() for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
+    assert len(texts) == 2
+    assert not [text for text in texts if "SECRET" in text]
