@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -134,6 +134,18 @@ class Store:
         """Write a text, without passwords; same promise and errors as `write_bytes`."""
         self.write_bytes(name, without_secrets(text).encode())
 
+    def write_new(self, name: str, data: bytes) -> None:
+        """Write a file of a local store unless there is one: of several processes the first one's stays.
+
+        Raises:
+            StoreError: as `write_bytes`.
+        """
+        assert self.local_path is not None, "an object store cannot do this"
+        try:
+            _write_local(self.local_path / name, data, place=_place_new)
+        except OSError as error:
+            raise store_error("write", self.where(name), error) from error
+
     def exists(self, name: str) -> bool:
         """Whether a file or directory of this name is there."""
         try:
@@ -201,7 +213,7 @@ class Store:
                 shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write_local(path: Path, data: bytes) -> None:
+def _write_local(path: Path, data: bytes, *, place: Callable[[Path, Path], None] = os.replace) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}-{path.name}")
     try:
@@ -209,11 +221,22 @@ def _write_local(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
+        place(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     _sync_directory(path.parent)
+
+
+def _place_new(temporary: Path, path: Path) -> None:
+    """Give a file its name unless that is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:
+        # A file system without links, which cannot do both in one step.
+        if not path.exists():
+            os.replace(temporary, path)
 
 
 def _sync_directory(path: Path) -> None:

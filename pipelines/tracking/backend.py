@@ -14,7 +14,7 @@ import numpy as np
 from atom.errors import ConfigError
 from atom.redact import without_secrets
 from pipelines.store import Store
-from pipelines.tracking.uri import checked_uri
+from pipelines.tracking.uri import checked_uri, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +24,7 @@ _PAIRS_A_BATCH = 100
 VALUE_CHARS = 6000
 _DIGEST_CHARS = 36
 _DATABASE = "mlflow.db"
-_ARTIFACTS = "mlartifacts"
+ARTIFACTS = "mlartifacts"
 _ENVIRONMENT = {
     # MLflow's own limits are 120 s a try and 7 tries, longer than anybody waits for bookkeeping.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -49,7 +49,7 @@ def default_tracking_uri(output: Path | None) -> str:
             "The output is not on a local disk, so MLflow has no place for its database; pass --tracking-uri "
             "with a server's URL or sqlite:////absolute/path/mlflow.db."
         )
-    return f"sqlite:///{output.absolute() / _DATABASE}"
+    return sqlite_uri(output / _DATABASE)
 
 
 def open_client(uri: str) -> "MlflowClient":
@@ -82,6 +82,11 @@ def answering(uri: str) -> Iterator[None]:
 
     try:
         yield
+    except ImportError as error:
+        raise ConfigError(
+            f"MLflow at {uri} needs a package that is not installed ({error}); install it, or pass another "
+            "--tracking-uri (or MLFLOW_TRACKING_URI), such as an MLflow server's URL."
+        ) from error
     # requests' exceptions are OSErrors.
     except (MlflowException, SQLAlchemyError, OSError) as error:
         text = " ".join(str(error).split()).partition(" [SQL:")[0][:300]
@@ -106,10 +111,8 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return found.experiment_id
-    location = None
-    if client.tracking_uri.startswith("sqlite:///"):
-        folder = Path(client.tracking_uri.removeprefix("sqlite:///")).parent / _ARTIFACTS / name
-        location = folder.as_uri()
+    database = sqlite_path(client.tracking_uri)
+    location = None if database is None else (database.parent / ARTIFACTS / name).as_uri()
     return client.create_experiment(name, artifact_location=location)
 
 
@@ -211,20 +214,16 @@ def _make_database(uri: str) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or _has_content(path):
+    path = sqlite_path(uri)
+    if path is None or path.exists():
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / _DATABASE
-        SqlAlchemyStore(f"sqlite:///{draft}", (path.parent / _ARTIFACTS).as_uri()).engine.dispose()
-        if not _has_content(path):
-            Store.open(path.parent).write_bytes(path.name, draft.read_bytes())
-
-
-def _has_content(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0
+        SqlAlchemyStore(f"sqlite:///{draft}", (path.parent / ARTIFACTS).as_uri()).engine.dispose()
+        # Another command may have made it meanwhile, and begun a run in it.
+        Store.open(path.parent).write_new(path.name, draft.read_bytes())
 
 
 def _silence() -> None:

@@ -1,13 +1,34 @@
 """Whether a tracking URI can work at all, told before MLflow is imported and tries for minutes."""
 
 import os
+import re
 import socket
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from atom.errors import ConfigError
 
 _CONNECT_S = 10.0
+_SQLITE = re.compile(r"^sqlite(?:\+\w+)?:///(?P<path>[^?]*)(?P<query>\?.*)?$")
+
+
+def sqlite_uri(path: Path) -> str:
+    """URI of a SQLite file.
+
+    In a URI ?, # and % have meanings of their own. Where a path has one of them the driver is named as well: for
+    plain "sqlite:" MLflow makes the directory of the path as it is quoted.
+    """
+    text = str(path.absolute())
+    if not set(text) & set("?#%"):
+        return f"sqlite:///{text}"
+    return f"sqlite+pysqlite:///{quote(text)}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for other kinds, and for a database in memory."""
+    match = _SQLITE.match(uri)
+    path = unquote(match["path"]) if match else ""
+    return None if path in ("", ":memory:") or path.startswith("file:") else Path(path)
 
 
 def checked_uri(uri: str) -> str:
@@ -16,29 +37,31 @@ def checked_uri(uri: str) -> str:
     Raises:
         ConfigError: MLflow's file store, a relative path inside a Ray job, or a server that does not answer.
     """
-    scheme = uri.partition(":")[0].lower() if ":" in uri else ""
-    if scheme in ("", "file") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
+    scheme = uri.partition(":")[0].lower()
+    by_name = scheme in ("databricks", "databricks-uc", "uc")
+    plain = ":" not in uri and not by_name
+    if (plain or scheme == "file") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
         raise ConfigError(
             f"--tracking-uri {uri}: MLflow no longer keeps records in plain folders; pass "
             "sqlite:////absolute/path/mlflow.db or a server's URL."
         )
     if scheme in ("http", "https"):
         _check_server(uri)
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///"))
-        if not path.is_absolute() and os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
-            raise ConfigError(
-                f"--tracking-uri {uri}: is relative, and the folder of a Ray job is deleted after it; pass "
-                "sqlite:////absolute/path/mlflow.db or a server's URL."
-            )
-        try:
-            path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--tracking-uri {uri}: its folder cannot be made ({error.strerror}); pass another one."
-            ) from error
-        return f"sqlite:///{path.absolute()}"
-    return uri
+    path = sqlite_path(uri)
+    if path is None:
+        return uri
+    if not path.is_absolute() and os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        raise ConfigError(
+            f"--tracking-uri {uri}: is relative, and the folder of a Ray job is deleted after it; pass "
+            "sqlite:////absolute/path/mlflow.db or a server's URL."
+        )
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--tracking-uri {uri}: its folder cannot be made ({error.strerror}); pass another one."
+        ) from error
+    return sqlite_uri(path) + uri.partition("?")[1] + uri.partition("?")[2]
 
 
 def _check_server(uri: str) -> None:

@@ -278,6 +278,21 @@ def test_second_driver_is_refused_until_the_first_dies(disk: Store) -> None:
         assert disk.list() == []
 
 
+def test_file_that_another_process_wrote_first_stays(disk: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_new("mlflow.db", b"first")
+    disk.write_new("mlflow.db", b"second")
+    assert disk.read_bytes("mlflow.db") == b"first"
+
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    disk.write_new("mlflow.db", b"third")
+    disk.write_new("other.db", b"fourth")
+    assert (disk.read_bytes("mlflow.db"), disk.read_bytes("other.db")) == (b"first", b"fourth")
+    assert [path.name for path in Path(str(disk)).iterdir() if "partial" in path.name] == []
+
+
 def test_stored_texts_hold_no_password(store: Store) -> None:
     store.write_json("mlflow_run.json", {"tracking_uri": "http://alice:s3cret@host"})
     store.write_text("report.html", "<td>atom-nas --set s3://KEY:SECRET@bucket/set</td>")

@@ -1,4 +1,5 @@
 import logging
+import shutil
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipelines.provenance import COMMIT_VARIABLE, git_commit, run_tags
 from pipelines.tracking import Tracker
 from pipelines.tracking.backend import default_tracking_uri, fetch_artifact, open_client
 from pipelines.tracking.metric_queue import MetricQueue, Point
+from pipelines.tracking.uri import checked_uri, sqlite_path, sqlite_uri
 
 Start = Callable[..., Tracker]
 
@@ -279,6 +281,11 @@ def test_failed_batch_is_sent_again_after_a_pause() -> None:
         ("http://no-such-host.invalid", "No MLflow server answers"),
         ("nonsense://x", "MLflow at nonsense://x does not work"),
         ("sqlite:////proc/none/mlflow.db", "its folder cannot be made"),
+        (
+            "postgresql://alice:s3cret@127.0.0.1/db",
+            r"MLflow at postgresql://\*\*\*@127.* needs a package .*psycopg",
+        ),
+        ("databricks", "MLflow at databricks does not work"),
     ],
 )
 def test_useless_tracking_uri_is_refused_at_once(uri: str, message: str) -> None:
@@ -340,6 +347,29 @@ def test_mlflow_keeps_quiet(start: Start, capfd: pytest.CaptureFixture[str]) -> 
     out, err = capfd.readouterr()
     assert out + err == ""
     assert logging.getLogger("alembic").level == logging.WARNING
+
+
+@pytest.mark.parametrize("name", ["a?b", "50% of #3"])
+def test_output_with_any_sign_in_its_path_holds_its_own_records(
+    mlflow_template: Path, tmp_path: Path, start: Start, name: str
+) -> None:
+    output = tmp_path / name
+    output.mkdir()
+    shutil.copy(mlflow_template, output / "mlflow.db")
+    uri = default_tracking_uri(output)
+    with start(tracking_uri=uri) as tracker:
+        tracker.log_text("fine", "report.md")
+    fetched = fetch_artifact(f"runs:/{tracker.run_id}/report.md", tmp_path / "got", tracking_uri=uri)
+    assert fetched.read_text() == "fine"
+    assert {path.name for path in tmp_path.iterdir()} == {name, "got", "mlflow.db"}
+    assert {path.name for path in output.iterdir()} == {"mlflow.db", "mlartifacts"}
+
+
+def test_query_of_a_database_is_no_part_of_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "mlflow.db"
+    assert checked_uri(f"sqlite:///{path}?timeout=5") == f"sqlite:///{path}?timeout=5"
+    assert sqlite_path(f"sqlite:///{path}?timeout=5") == path
+    assert sqlite_path(sqlite_uri(tmp_path / "a?b%20#.db")) == tmp_path / "a?b%20#.db"
 
 
 def test_nothing_that_is_recorded_holds_a_password(
