@@ -88,7 +88,10 @@ class _Run:
                 self.states[group] = _joined(*found)
         self.at_start = sum(self.iteration(group) for group in groups)
         self.running: dict[Group, int] = {}
-        self.points: list[tuple[str, float, int]] = []
+        # What an earlier driver computed as well: its MLflow run may lack it.
+        self.points = [
+            p for g, state in self.states.items() for p in _loss_points(g, state.losses, 0, self.total)
+        ]
 
     def iteration(self, group: Group) -> int:
         return self.states[group].iteration if group in self.states else 0
@@ -114,7 +117,7 @@ class _Run:
         return not self.finished(group)
 
     def send_losses(self) -> None:
-        """Pass the new points on; from a tick, so that a slow server holds up no worker's next chunk."""
+        """Pass the new points on; the tracker never waits, and sends no point twice."""
         if self.tracker is not None and self.points:
             self.tracker.log_history(self.points)
         self.points = []
@@ -205,10 +208,23 @@ def distil_classes(
                 result.failed[(class_id,)] = Failure(state.failure, state.failure)
             else:
                 result.states[class_id] = state
-    if tracker is not None and open_groups and len(result.states) == num_classes:
+    if tracker is not None and len(result.states) == num_classes:
         tracker.log_history(_total_points([run.states[group].losses for group in groups]))
     result.iterations_run = run.done(groups) - run.at_start
     return result
+
+
+def stored_curves(
+    checkpoints: Checkpoints, groups: Sequence[Group], total: int
+) -> list[tuple[str, float, int]]:
+    """Points of the loss curves of what is stored, for a run that lacks them; `total` iterations make a whole one."""
+    found = {group: checkpoints.latest(group) for group in groups}
+    losses = {g: np.stack([at[1][c].losses for c in g], axis=1) for g, at in found.items() if at is not None}
+    points = [point for group, curve in losses.items() for point in _loss_points(group, curve, 0, total)]
+    whole = (
+        bool(groups) and len(losses) == len(groups) and all(len(curve) == total for curve in losses.values())
+    )
+    return points + (_total_points(list(losses.values())) if whole else [])
 
 
 def _split(group: Group, state: GroupState) -> dict[int, ClassState]:

@@ -2,9 +2,7 @@
 
 import json
 import platform
-import tempfile
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from atom.data import RealData
@@ -43,7 +41,8 @@ def start_tracker(
     known = _read(store, _RUN_NAME)
     tracker = Tracker.start(
         tracking_uri=uri,
-        experiment=asked.experiment or experiment,
+        experiment=asked.experiment,
+        command=experiment,
         run_name=name,
         params=params,
         resume_run_id=known.get("run_id") if known.get("tracking_uri") == without_secrets(uri) else None,
@@ -105,8 +104,7 @@ def log_accuracies(tracker: Tracker, judged: Evaluation, *, own: str, title: str
 
 def log_artifact(tracker: Tracker, distilled: DistilledSet, name: str) -> None:
     """The whole artifact, so that `runs:/RUN_ID/set` is a set wherever the output lies."""
-    with tempfile.TemporaryDirectory() as folder:
-        tracker.log_artifacts(distilled.save(Path(folder) / name), path=name)
+    tracker.log_artifacts(lambda folder: distilled.save(folder / name))
 
 
 def library_versions() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """A search in MLflow: the parent run's metrics and artifacts, and one child run a proxy."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,10 +47,12 @@ def record(job: NasJob, scored: Scored, verdict: Verdict | None, tracker: Tracke
 
 def log_stored(store: Store, tracker: Tracker, names: Sequence[str], *, path: str | None = None) -> None:
     """Files of the output as artifacts, wherever the output lies."""
-    with tempfile.TemporaryDirectory() as folder:
+
+    def write(folder: Path) -> None:
         for name in names:
-            (Path(folder) / Path(name).name).write_bytes(store.read_bytes(name))
-        tracker.log_artifacts(Path(folder), path=path)
+            (folder / Path(name).name).write_bytes(store.read_bytes(name))
+
+    tracker.log_artifacts(write, path=path)
 
 
 def _proxy_metrics(scored: Scored, name: str, verdict: Verdict | None) -> dict[str, float]:

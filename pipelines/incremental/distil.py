@@ -18,7 +18,7 @@ from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
 from pipelines.checkpoints import Checkpoints
 from pipelines.claim import claim, settings_hash
-from pipelines.distillation import ActorSize, Group, distil_classes
+from pipelines.distillation import ActorSize, Group, distil_classes, stored_curves
 from pipelines.incremental.plan import DISTILLED
 from pipelines.incremental.views import ALL
 from pipelines.recording import DISTILL_WORKER_S, add_seconds, times
@@ -133,6 +133,19 @@ class Distiller:
                 return True
         return False
 
+    def log_curves(self, tracker: "Tracker") -> None:
+        """The loss curves of all that is stored, each step and lot in its run: MLflow may lack some."""
+        known: set[tuple[Lot, int]] = set()
+        for step in range(self._job.plan.num_steps):
+            for lot, groups in self.lots(step).items():
+                left = [group for group in groups if any((lot, c) not in known for c in group)]
+                known |= {(lot, class_id) for group in left for class_id in group}
+                checkpoints = Checkpoints(self._store(lot), settings_hash(self.identity(lot)))
+                points = stored_curves(checkpoints, left, self.settings(lot).iterations or 0)
+                if points:
+                    with tracker.child(_run_name(lot, step)) as child:
+                        child.log_history(points)
+
     def worker_seconds(self, memory: str) -> float | None:
         """Seconds that workers spent on a memory's lots, in whatever run on this output; None where unknown."""
         plan = self._job.plan
@@ -174,7 +187,7 @@ class Distiller:
         classes = [class_id for group in groups for class_id in group]
         train = job.views.view(lot.view).train
         # A run of its own for the losses: two steps, or two sizes, would write into one curve.
-        with tracker.child(f"distil-{lot.name}-step{step}", params={"classes": len(classes)}) as child:
+        with tracker.child(_run_name(lot, step), params={"classes": len(classes)}) as child:
             outcome = distil_classes(
                 problem,
                 groups,
@@ -196,6 +209,10 @@ class Distiller:
             self.failed |= {(lot, class_id): failure.reason for class_id in group}
         self.images |= {(lot, class_id): state.images for class_id, state in outcome.states.items()}
         return outcome.stopped
+
+
+def _run_name(lot: Lot, step: int) -> str:
+    return f"distil-{lot.name}-step{step}"
 
 
 class Ahead:

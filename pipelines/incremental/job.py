@@ -151,6 +151,7 @@ class ContinualJob:
     def run(self, tracker: Tracker, stop: StopSignal) -> bool:
         """All steps of all cells, and the pictures of the memories; whether it was stopped."""
         if not self.cells.open and not self._pictures_missing():
+            self.distiller.log_curves(tracker)
             return False
         for order in self.plan.streams:
             # Before any thread: what is made at first use must not be made twice.

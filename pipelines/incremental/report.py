@@ -1,6 +1,5 @@
 """What an experiment tells: the table on the screen, JSON, the HTML page, and the runs in MLflow."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -205,12 +204,7 @@ def record(job: ContinualJob, results: ContinualResults, tracker: Tracker, *, ht
     if results.summaries:
         said = "".join(f"\n\n{remark}" for remark in remarks(results.summaries))
         tracker.set_note(f"```\n{format_table(results.stream, *table(results.summaries))}\n```{said}")
-    with tempfile.TemporaryDirectory() as folder:
-        for memory in job.plan.memories:
-            for step in range(job.plan.num_steps):
-                if png := _picture(job, memory, step):
-                    (Path(folder) / f"{memory}-step{step}.png").write_bytes(png)
-        tracker.log_artifacts(Path(folder), path="memories")
+    tracker.log_artifacts(lambda folder: _write_pictures(job, folder), path="memories")
     failures = dict(results.failures)
     for cell in results.cells:
         params = {**vars(cell.cell), "network": job.command.network, "budget": job.command.budget}
@@ -251,6 +245,13 @@ def _numbers(row: Summary) -> dict[str, float]:
 def _picture(job: ContinualJob, memory: str, step: int) -> bytes | None:
     name = job.memories.picture_name(memory, step)
     return job.store.read_bytes(name) if job.store.exists(name) else None
+
+
+def _write_pictures(job: ContinualJob, folder: Path) -> None:
+    for memory in job.plan.memories:
+        for step in range(job.plan.num_steps):
+            if png := _picture(job, memory, step):
+                (folder / f"{memory}-step{step}.png").write_bytes(png)
 
 
 def _grouped(failures: tuple[tuple[str, str], ...]) -> Mapping[str, list[str]]:

@@ -18,7 +18,7 @@ from pipelines.tracking.uri import checked_uri, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import DatasetInput
 
 _PAIRS_A_BATCH = 100
 VALUE_CHARS = 6000
@@ -28,7 +28,7 @@ ARTIFACTS = "mlartifacts"
 _ENVIRONMENT = {
     # MLflow's own limits are 120 s a try and 7 tries, longer than anybody waits for bookkeeping.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -99,34 +99,6 @@ def answering(uri: str) -> Iterator[None]:
             f"MLflow at {uri} does not work: {text}; check --tracking-uri (or MLFLOW_TRACKING_URI), or "
             "leave it out to keep the records in the output directory."
         ) from error
-
-
-def experiment_id(client: "MlflowClient", name: str) -> str:
-    """Id of an experiment, made if it does not exist.
-
-    Beside a SQLite file its artifacts lie in a folder next to the file; a server decides for itself.
-    """
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return found.experiment_id
-    database = sqlite_path(client.tracking_uri)
-    location = None if database is None else (database.parent / ARTIFACTS / name).as_uri()
-    return client.create_experiment(name, artifact_location=location)
-
-
-def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
-    """The run of this id, or None if there is none or it was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return run if run.info.lifecycle_stage == "active" else None
 
 
 def describe_run(
@@ -235,5 +207,5 @@ def _silence() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # They print the tracebacks of errors that are raised as well, or that cost nothing but a figure.
-    for name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
+    for name in ("mlflow.store.db.utils", "mlflow.system_metrics", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -3,12 +3,16 @@
 MLflow is imported inside functions: it takes two seconds.
 
 Only the driver talks to MLflow, through `MlflowClient`, never through the fluent API with its global run.
-Trouble with MLflow at the start is the user's error; later it is a warning, and metrics wait in memory,
-since a distillation must not be lost to its bookkeeping.
+Trouble with MLflow at the start is the user's error; later it is a warning, and records wait in memory,
+since a distillation must not be lost to its bookkeeping. Nor may it wait for it: all that is recorded is handed to a
+thread, see `Sender`, and only the end of the run waits for that, for a while.
 """
 
+import io
 import json
 import logging
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,22 +22,21 @@ import numpy as np
 
 from atom.redact import without_secrets
 from pipelines.provenance import run_tags
-from pipelines.tracking.backend import (
-    answering,
-    as_value,
-    dataset_input,
-    describe_run,
-    experiment_id,
-    find_run,
-    open_client,
-)
-from pipelines.tracking.metric_queue import MetricQueue, Point
+from pipelines.tracking.backend import answering, dataset_input, describe_run, open_client
+from pipelines.tracking.history import History
+from pipelines.tracking.opening import child_run, open_run, take_up
+from pipelines.tracking.sender import PATIENCE_S, Point, RefusedError, Sender
+from pipelines.tracking.uri import trouble_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
+
+_STOP_S = 1.5
+"""After Ctrl-C, how long one call may take: a second or two later the command is to be over."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -41,17 +44,22 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 class Tracker:
     """One MLflow run, a context manager that leaves it with a final status.
 
-    FINISHED on a clean exit, KILLED on Ctrl-C, FAILED on any other exception, or what `mark` said.
+    FINISHED on a clean exit, KILLED on Ctrl-C, FAILED on any other exception, or what `mark` said. Leaving the run
+    of the command waits for the records that are on their way; a run below it has no end of its own to wait for.
     """
 
-    def __init__(self, client: "MlflowClient", run_id: str, *, experiment_id: str) -> None:
+    def __init__(
+        self, client: "MlflowClient", sender: Sender, run_id: str, *, experiment_id: str, below: bool = False
+    ) -> None:
         self._client = client
+        self._sender = sender
         self._experiment_id = experiment_id
+        self._below = below
         self.run_id = run_id
         self.tracking_uri = client.tracking_uri
+        self._history = History(client, run_id)
         self._status: Status | None = None
-        self._queue = MetricQueue(self._send)
-        self._troubled = False
+        self._samples = False
         self._monitor: Any = None
 
     @classmethod
@@ -59,7 +67,8 @@ class Tracker:
         cls,
         *,
         tracking_uri: str,
-        experiment: str,
+        experiment: str | None,
+        command: str,
         run_name: str,
         params: Mapping[str, object],
         tags: Mapping[str, str] | None = None,
@@ -70,7 +79,8 @@ class Tracker:
 
         Args:
             tracking_uri: see `backend.default_tracking_uri`.
-            experiment: made if it does not exist.
+            experiment: made if it does not exist; None: the command's.
+            command: name of the experiment where nobody named one.
             run_name: for people.
             params: flat, dotted names; a run that has another value of one is not continued, since MLflow
                 never changes a parameter. Names that begin with "cluster." may differ.
@@ -82,28 +92,25 @@ class Tracker:
             ConfigError: the URI is of a kind MLflow no longer takes, or nothing answers there.
         """
         client = open_client(tracking_uri)
+        sender = Sender(client.tracking_uri, lambda: trouble_at(tracking_uri))
         with answering(tracking_uri):
-            run = find_run(client, resume_run_id) if resume_run_id else None
-            if resume_run_id and run is None:
-                logger.warning("The MLflow run %s of this output is gone; a new one is made.", resume_run_id)
-            if run is not None and _differs(run.data.params, params):
-                tags, run = {**(tags or {}), "resumed_from": run.info.run_id}, None
-            resumed = run is not None
-            if run is None:
-                run = client.create_run(experiment_id(client, experiment), run_name=run_name)
-            else:
-                client.update_run(run.info.run_id, status="RUNNING")
-                if "error" in run.data.tags:
-                    client.delete_tag(run.info.run_id, "error")
-            new = {key: value for key, value in params.items() if key not in run.data.params}
+            run, resumed, told = open_run(
+                client,
+                experiment=experiment,
+                command=command,
+                run_name=run_name,
+                params=params,
+                resume_run_id=resume_run_id,
+            )
+            tracker = cls(client, sender, run.info.run_id, experiment_id=run.info.experiment_id)
             try:
-                describe_run(client, run.info.run_id, params=new, tags=run_tags() | dict(tags or {}))
+                tracker._describe(run, params, run_tags() | dict(tags or {}) | told, resumed=resumed)
             except BaseException as error:
                 # Nobody else knows of the run yet, so nobody else would ever end it.
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-                client.set_terminated(run.info.run_id, "KILLED" if stopped else "FAILED")
+                tracker._terminate("KILLED" if stopped else "FAILED", first=True)
+                sender.drain(_STOP_S, ask=False)
                 raise
-        tracker = cls(client, run.info.run_id, experiment_id=run.info.experiment_id)
         if system_metrics:
             tracker._start_monitor(resumed=resumed)
         return tracker
@@ -117,26 +124,22 @@ class Tracker:
     ) -> "Tracker":
         """A run shown below this one; the one of that name continued, if an earlier driver made it.
 
-        If MLflow does not answer, its records go nowhere, with a warning.
+        Its `run_id` is empty until it has been made.
         """
-        tags = {"mlflow.parentRunId": self.run_id, **(tags or {})}
+        child = Tracker(self._client, self._sender, "", experiment_id=self._experiment_id, below=True)
+        begun_ms = _now_ms()
 
-        def find_or_create() -> Any:
-            found = self._client.search_runs(
-                [self._experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{self.run_id}'"
+        def open_child() -> None:
+            known = child_run(self._client, self._experiment_id, self.run_id, run_name)
+            above = {"mlflow.parentRunId": self.run_id}
+            run = known or self._client.create_run(
+                self._experiment_id, start_time=begun_ms, tags=above, run_name=run_name
             )
-            known = next((run for run in found if run.info.run_name == run_name), None)
-            if known is not None and "error" in known.data.tags:
-                self._client.delete_tag(known.info.run_id, "error")
-            return known or self._client.create_run(self._experiment_id, tags=tags, run_name=run_name)
+            child.run_id = run.info.run_id
+            child._describe(run, params or {}, tags or {}, resumed=known is not None)
 
-        run = self._try("create a child run", find_or_create)
-        run_id = run.info.run_id if run else ""
-        tracker = Tracker(self._client, run_id, experiment_id=self._experiment_id)
-        tracker._try(
-            "log parameters", lambda: describe_run(self._client, run_id, params=params or {}, tags={})
-        )
-        return tracker
+        self._put("open a run", open_child, lasting=True)
+        return child
 
     def __enter__(self) -> "Tracker":
         return self
@@ -149,18 +152,48 @@ class Tracker:
             self.mark("KILLED" if killed else "FAILED", reason=f"{type(error).__name__}: {error}")
         status = self._status or "FINISHED"
         # After SIGTERM a job has three seconds: the status comes first then, the rest if there is time.
-        if status == "KILLED":
+        first = status == "KILLED" and not self._below
+        if first:
+            self._terminate(status, first=True)
+        if self._samples:
+            self._put("stop the system figures", self._stop_monitor)
+        if not first:
             self._terminate(status)
-        self.flush()
-        if self.run_id and self._queue:
-            logger.warning("%d metrics never reached MLflow at %s.", len(self._queue), self.tracking_uri)
-        if self._monitor is not None:
-            self._try("stop the system figures", self._monitor.finish)
-        if status != "KILLED":
-            self._terminate(status)
+        if not self._below:
+            self._wait_for_the_rest(status)
 
-    def _terminate(self, status: Status) -> None:
-        self._try("end the run", lambda: self._client.set_terminated(self.run_id, status=status))
+    def _wait_for_the_rest(self, status: Status) -> None:
+        try:
+            self._sender.drain(_STOP_S if status == "KILLED" else PATIENCE_S, ask=status != "KILLED")
+        except BaseException:
+            self._terminate(status, first=True)
+            self._sender.drain(_STOP_S, ask=False)
+            raise
+        finally:
+            if missing := self._sender.missing():
+                logger.warning(
+                    "%s of this run did not reach MLflow at %s. The same command records them when MLflow works again.",
+                    missing,
+                    without_secrets(self.tracking_uri),
+                )
+
+    def _terminate(self, status: Status, *, first: bool = False) -> None:
+        ended_ms = _now_ms()
+        self._put(
+            "end the run",
+            lambda: self._client.set_terminated(self.run_id, status=status, end_time=ended_ms),
+            first=first,
+            lasting=True,
+        )
+
+    def _describe(
+        self, run: "Run", params: Mapping[str, object], tags: Mapping[str, str], *, resumed: bool
+    ) -> None:
+        if resumed:
+            take_up(self._client, run)
+            self._history = History(self._client, run.info.run_id, run.data.metrics)
+        new = {key: value for key, value in params.items() if key not in run.data.params}
+        describe_run(self._client, run.info.run_id, params=new, tags=tags)
 
     def mark(self, status: Status, *, reason: str = "") -> None:
         """Decide the final status, as after a signal or with failed classes; the reason becomes a tag."""
@@ -169,35 +202,38 @@ class Tracker:
             self.set_tags({"error": reason})
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        """Log numbers; sent about once a second, in batches."""
+        """Log numbers; they are sent in batches."""
         self.log_history((key, value, step) for key, value in metrics.items())
 
     def log_history(self, points: Iterable[tuple[str, float, int]]) -> None:
-        """Log many (name, value, step) at once."""
-        self._queue.add(points)
+        """Log many (name, value, step) at once; what a continued run holds already is not sent again."""
+        now_ms = _now_ms()
+        self._sender.put_points(
+            (Point(key, float(value), int(step), now_ms) for key, value, step in points), self._send
+        )
 
     def flush(self) -> None:
-        """Send the metrics that wait; on failure they stay, and the next try comes in half a minute."""
-        self._queue.flush()
+        """Wait until all records have been sent, or the server does not answer any more."""
+        self._sender.drain()
 
-    def _send(self, batch: Sequence[Point]) -> bool:
-        def send() -> bool:
-            from mlflow.entities import Metric
+    def _send(self, batch: Sequence[Point]) -> None:
+        from mlflow.entities import Metric
 
-            metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in batch]
+        self._check_opened()
+        metrics = [
+            Metric(point.key, point.value, point.time_ms, point.step) for point in self._history.new(batch)
+        ]
+        if metrics:
             self._client.log_batch(self.run_id, metrics=metrics)
-            return True
-
-        return bool(self._try("log metrics", send))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; a name that starts with "mlflow." has a meaning in the user interface."""
-        self._try("set tags", lambda: describe_run(self._client, self.run_id, params={}, tags=tags))
+        self._put("set tags", lambda: describe_run(self._client, self.run_id, params={}, tags=tags))
 
     def set_note(self, markdown: str) -> None:
         """Set the summary at the top of the run's page."""
         note = without_secrets(markdown)
-        self._try("set the note", lambda: self._client.set_tag(self.run_id, "mlflow.note.content", note))
+        self._put("set the note", lambda: self._client.set_tag(self.run_id, "mlflow.note.content", note))
 
     def log_dataset(
         self,
@@ -219,65 +255,71 @@ class Tracker:
             source: where it came from, such as the spec string.
             fingerprint: its digest, at most 36 characters are kept; computed if None.
         """
+        about = {"context": context, "source": source, "fingerprint": fingerprint}
+        found = dataset_input(name, images, labels, **about)
+        self._put("log the dataset", lambda: self._client.log_inputs(self.run_id, [found]))
 
-        def log() -> None:
-            about = {"context": context, "source": source, "fingerprint": fingerprint}
-            self._client.log_inputs(self.run_id, [dataset_input(name, images, labels, **about)])
+    def log_artifacts(self, write: Callable[[Path], object], *, path: str | None = None) -> None:
+        """Upload files into the artifact folder `path`.
 
-        self._try("log the dataset", log)
+        Args:
+            write: puts them into the directory that it is given; called in another thread when their turn comes.
+            path: POSIX; None for the top.
+        """
 
-    def log_artifacts(self, directory: Path, *, path: str | None = None) -> None:
-        """Upload a directory's files, into the artifact folder `path`."""
-        self._try("log artifacts", lambda: self._client.log_artifacts(self.run_id, str(directory), path))
+        def upload() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                write(Path(folder))
+                self._client.log_artifacts(self.run_id, folder, path)
+
+        self._put("log artifacts", upload)
 
     def log_dict(self, value: dict[str, Any], file: str) -> None:
         """Store a JSON-compatible value as an artifact, YAML or JSON by the file's ending."""
         told = json.loads(without_secrets(json.dumps(value)))
-        self._try(f"log {file}", lambda: self._client.log_dict(self.run_id, told, file))
+        self._put(f"log {file}", lambda: self._client.log_dict(self.run_id, told, file))
 
     def log_figure(self, figure: "Figure", file: str) -> None:
         """Store a matplotlib figure as an artifact."""
-        self._try(f"log {file}", lambda: self._client.log_figure(self.run_id, figure, file))
+        # Drawn here: matplotlib draws in one thread only.
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=file.rpartition(".")[2])
+        folder, _, name = file.rpartition("/")
+        self.log_artifacts(lambda to: (to / name).write_bytes(drawn.getvalue()), path=folder or None)
 
     def log_text(self, text: str, file: str) -> None:
         """Store text as an artifact."""
-        self._try(f"log {file}", lambda: self._client.log_text(self.run_id, without_secrets(text), file))
+        self._put(f"log {file}", lambda: self._client.log_text(self.run_id, without_secrets(text), file))
 
     def _start_monitor(self, *, resumed: bool) -> None:
-        def start() -> Any:
+        def start() -> None:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            monitor = SystemMetricsMonitor(
+            self._monitor = SystemMetricsMonitor(
                 self.run_id, resume_logging=resumed, tracking_uri=self.tracking_uri
             )
-            monitor.start()
-            return monitor
+            self._monitor.start()
 
-        self._monitor = self._try("sample system figures", start)
+        self._samples = True
+        self._put("sample system figures", start)
 
-    def _try(self, what: str, action: Callable[[], Any]) -> Any:
-        """Value of an MLflow call, or None and one warning for each spell of trouble."""
+    def _stop_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.finish()
+
+    def _put(
+        self, what: str, action: Callable[[], object], *, first: bool = False, lasting: bool = False
+    ) -> None:
+        def act() -> None:
+            self._check_opened()
+            action()
+
+        self._sender.put(what, act, first=first, lasting=lasting)
+
+    def _check_opened(self) -> None:
         if not self.run_id:
-            return None
-        try:
-            value = action()
-        # Everything: artifact stores raise what their clients raise, and none of it may end a distillation.
-        except Exception as error:
-            if not self._troubled:
-                text = " ".join(str(error).split())[:300]
-                logger.warning(
-                    "MLflow at %s could not %s: %s. The work goes on.", self.tracking_uri, what, text
-                )
-            self._troubled = True
-            return None
-        self._troubled = False
-        return value
+            raise RefusedError("its run could not be made")
 
 
-def _differs(known: Mapping[str, str], params: Mapping[str, object]) -> bool:
-    """Whether a run was started with other values of what may change its results."""
-    return any(
-        key in known and known[key] != as_value(value)
-        for key, value in params.items()
-        if not key.startswith("cluster.")
-    )
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -2,13 +2,15 @@
 
 import os
 import re
-import socket
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from atom.errors import ConfigError
 
-_CONNECT_S = 10.0
+ANSWER_S = 3.0
+"""How long a server that is known may take to say that it lives."""
+
+_FIRST_ANSWER_S = 10.0
 _SQLITE = re.compile(r"^sqlite(?:\+\w+)?:///(?P<path>[^?]*)(?P<query>\?.*)?$")
 
 
@@ -64,15 +66,32 @@ def checked_uri(uri: str) -> str:
     return sqlite_uri(path) + uri.partition("?")[1] + uri.partition("?")[2]
 
 
+def trouble_at(uri: str, *, limit_s: float | None = None) -> str | None:
+    """Why a server gives no answer at all within `limit_s` seconds; None if it does, or if it is no server's URL.
+
+    Any answer will do, be it that the page does not exist or that a password is missing.
+    """
+    if not uri.lower().startswith(("http://", "https://")):
+        return None
+    import requests
+
+    limit_s = ANSWER_S if limit_s is None else limit_s
+    try:
+        # Not verified: whether the certificate will do is for MLflow to say, by its own settings.
+        requests.get(
+            f"{uri.rstrip('/')}/health", timeout=limit_s, verify=False, allow_redirects=False, stream=True
+        ).close()
+    except requests.exceptions.ReadTimeout:
+        return f"it takes the connection, but gave no answer within {limit_s:g} s"
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split())[:200]
+    return None
+
+
 def _check_server(uri: str) -> None:
     """Knock, since a client's own tries on a silent host add up to minutes."""
-    try:
-        parts = urlsplit(uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        with socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S):
-            return
-    except (OSError, ValueError) as error:
+    if trouble := trouble_at(uri, limit_s=_FIRST_ANSWER_S):
         raise ConfigError(
-            f"No MLflow server answers at --tracking-uri {uri} ({error}); start it with `mlflow server`, "
+            f"No MLflow server answers at --tracking-uri {uri} ({trouble}); start it with `mlflow server`, "
             "correct the address, or leave it out to keep the records in the output directory."
-        ) from error
+        )

@@ -20,23 +20,17 @@ from tiny_digits import (
 )
 
 from atom.distill import GroupDistiller
-from pipelines.distillation import Distillation, group_classes
+from pipelines.checkpoints import Checkpoints
+from pipelines.distillation import Distillation, group_classes, stored_curves
 from pipelines.pool import Limits
 from pipelines.signals import StopSignal
+from pipelines.store import Store
+from pipelines.tracking import Tracker
+from pipelines.tracking.backend import open_client
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(300)]
 
 CHUNKS_OF_ALL = len(GROUPS) * ITERATIONS // CHUNK
-
-
-class LossRecorder:
-    """Stands in for the tracker: keeps the points of the loss curves."""
-
-    def __init__(self) -> None:
-        self.points: list[tuple[str, float, int]] = []
-
-    def log_history(self, points: list[tuple[str, float, int]]) -> None:
-        self.points += points
 
 
 @pytest.fixture(scope="module")
@@ -180,14 +174,26 @@ def test_worker_that_always_dies_ends_in_a_failure_that_counts_the_tries(tmp_pat
 
 
 def test_loss_curves_hold_every_iteration_once_even_across_a_restart(
-    uninterrupted: Distillation, tmp_path: Path
+    uninterrupted: Distillation, tmp_path: Path, mlflow_uri: str
 ) -> None:
-    stop, recorder = StopSignal(), LossRecorder()
-    tracker: Any = recorder
-    distil(tmp_path, tracker=tracker, stop=stop, hook=lambda stored: stored == 4 and stop.set())
-    distil(tmp_path, tracker=tracker)
-    curve = {(name, step): value for name, value, step in recorder.points}
-    assert len(curve) == len(recorder.points) == (NUM_CLASSES + 1) * ITERATIONS
+    def record(run_id: str | None, **options: Any) -> str:
+        about: dict[str, Any] = {"experiment": None, "command": "distill", "run_name": "tiny", "params": {}}
+        with Tracker.start(
+            tracking_uri=mlflow_uri, resume_run_id=run_id, system_metrics=False, **about
+        ) as tracker:
+            distil(tmp_path / "out", tracker=tracker, **options)
+        return tracker.run_id
+
+    stop = StopSignal()
+    run_id = record(None, stop=stop, hook=lambda stored: stored == 4 and stop.set())
+    assert record(run_id) == record(run_id) == run_id
+    client = open_client(mlflow_uri)
+    names = ["loss/total", *(f"loss/class_{class_id:02d}" for class_id in range(NUM_CLASSES))]
+    points = [(name, point) for name in names for point in client.get_metric_history(run_id, name)]
+    curve = {(name, point.step): point.value for name, point in points}
+    assert len(curve) == len(points) == (NUM_CLASSES + 1) * ITERATIONS
+    stored = stored_curves(Checkpoints(Store.open(tmp_path / "out"), "tiny"), GROUPS, ITERATIONS)
+    assert {(name, step): value for name, value, step in stored} == curve
     total = sum(curve[f"loss/class_{class_id:02d}", 5] for class_id in range(NUM_CLASSES))
     assert np.isclose(curve["loss/total", 5], total)
     assert curve["loss/class_07", 5] == uninterrupted.states[7].losses[5]

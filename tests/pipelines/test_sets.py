@@ -1,5 +1,6 @@
 """Sets as commands are given them: what is fetched, what is refused, and what they remember of their source."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,16 +95,18 @@ def test_a_uri_without_a_set_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["/set", ""])
 def test_of_a_run_only_the_files_of_the_set_are_fetched(output: Path, mlflow_uri: str, place: str) -> None:
     with Tracker.start(
-        tracking_uri=mlflow_uri, experiment="x", run_name="x", params={}, system_metrics=False
+        tracking_uri=mlflow_uri, experiment="x", command="x", run_name="x", params={}, system_metrics=False
     ) as tracker:
-        tracker.log_artifacts(output / "set", path="set")
+        tracker.log_artifacts(
+            lambda folder: shutil.copytree(output / "set", folder, dirs_exist_ok=True), path="set"
+        )
     with local_set(f"runs:/{tracker.run_id}{place}", mlflow_uri) as folder:
         assert names_in(folder) == set(CORE_FILES)
 
 
 def test_a_run_without_a_set_is_refused_by_its_name(mlflow_uri: str) -> None:
     with Tracker.start(
-        tracking_uri=mlflow_uri, experiment="x", run_name="x", params={}, system_metrics=False
+        tracking_uri=mlflow_uri, experiment="x", command="x", run_name="x", params={}, system_metrics=False
     ) as tracker:
         tracker.log_text("hello", "notes.txt")
     uri = f"runs:/{tracker.run_id}"

@@ -1,7 +1,9 @@
+import contextlib
 import logging
+import math
 import shutil
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow_server import MlflowServer, silent_server
 
 from atom.errors import ConfigError
 from pipelines.provenance import COMMIT_VARIABLE, git_commit, run_tags
 from pipelines.tracking import Tracker
 from pipelines.tracking.backend import default_tracking_uri, fetch_artifact, open_client
-from pipelines.tracking.metric_queue import MetricQueue, Point
 from pipelines.tracking.uri import checked_uri, sqlite_path, sqlite_uri
 
 Start = Callable[..., Tracker]
@@ -27,7 +29,8 @@ def start(mlflow_uri: str) -> Start:
     def call(**options: Any) -> Tracker:
         chosen = {
             "tracking_uri": mlflow_uri,
-            "experiment": "distill",
+            "experiment": None,
+            "command": "distill",
             "run_name": "atom-digits-ipc1-s0",
             "params": {"atom.ipc": 1},
             "system_metrics": False,
@@ -40,6 +43,13 @@ def start(mlflow_uri: str) -> Start:
 @pytest.fixture
 def client(mlflow_uri: str) -> MlflowClient:
     return open_client(mlflow_uri)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    found = MlflowServer(tmp_path / "artifacts")
+    yield found
+    found.close()
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +110,7 @@ def test_restarted_driver_continues_its_run(start: Start, client: MlflowClient) 
     killed = start()
     killed.log_metrics({"loss/total": 3.0}, step=1)
     killed.mark("FAILED", reason="first try")
+    killed.flush()
     with start(params={"atom.ipc": 1, "atom.seed": 7}, resume_run_id=killed.run_id) as tracker:
         assert client.get_run(tracker.run_id).info.status == "RUNNING"
         tracker.log_metrics({"loss/total": 2.0}, step=2)
@@ -151,6 +162,7 @@ def test_child_that_is_continued_loses_the_error_of_its_first_try(start: Start, 
     with start() as parent:
         with parent.child("cell") as child:
             child.mark("FAILED", reason="its worker died")
+        parent.flush()
         assert client.get_run(child.run_id).data.tags["error"] == "its worker died"
         with parent.child("cell") as again:
             pass
@@ -163,16 +175,13 @@ def test_datasets_note_and_artifacts_are_recorded(
     start: Start, client: MlflowClient, mlflow_uri: str, tmp_path: Path
 ) -> None:
     images = np.zeros((6, 3, 5, 4), dtype=np.uint8)
-    folder = tmp_path / "set"
-    folder.mkdir()
-    (folder / "README.md").write_text("card")
     with start() as tracker:
         tracker.log_dataset(
             "cifar10", images, np.arange(6), context="real", source="parquet:/data", fingerprint="f" * 64
         )
         tracker.log_dataset("tiny", images.astype(np.float32), np.arange(6), context="distilled", source="x")
         tracker.set_note("# Result")
-        tracker.log_artifacts(folder, path="set")
+        tracker.log_artifacts(lambda folder: (folder / "README.md").write_text("card"), path="set")
         tracker.log_dict({"ipc": 1}, "config.yaml")
         tracker.log_text("fine", "report.md")
     run = client.get_run(tracker.run_id)
@@ -231,9 +240,10 @@ def test_mlflow_that_dies_costs_no_work_and_gets_its_metrics_later_trouble(
             for step in range(5):
                 tracker.log_metrics({"loss/total": float(step)}, step=step)
             tracker.set_note("lost")
-            tracker.log_artifacts(Path("."))
+            tracker.log_artifacts(lambda folder: None)
             with tracker.child("lost") as child:
                 child.log_metrics({"a": 1.0})
+            tracker.flush()
         assert caplog.text.count("The work goes on.") == 1
     assert len(client.get_metric_history(tracker.run_id, "loss/total")) == 5
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
@@ -244,6 +254,7 @@ def test_system_figures_are_sampled(
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     with start(system_metrics=True) as tracker:
+        tracker.flush()
         for _ in range(100):
             tracker._monitor._shutdown_event.wait(0.1)
             tracker._monitor.mlflow_logger.flush()
@@ -251,25 +262,6 @@ def test_system_figures_are_sampled(
                 break
     assert "system/cpu_utilization_percentage" in client.get_run(tracker.run_id).data.metrics
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
-
-
-def test_failed_batch_is_sent_again_after_a_pause() -> None:
-    now_s, sent, works = [0.0], [], [False]
-
-    def send(batch: Sequence[Point]) -> bool:
-        sent.append([point.step for point in batch])
-        return works[0]
-
-    queue = MetricQueue(send, clock=lambda: now_s[0])
-    queue.add([("loss", 1.0, 1)])
-    works[0] = True
-    now_s[0] = 29.0
-    queue.add([("loss", 1.0, 2)])
-    assert sent == [[1]]
-    now_s[0] = 31.0
-    queue.add([("loss", 1.0, 3)])
-    assert sent == [[1], [1, 2, 3]]
-    assert len(queue) == 0
 
 
 @pytest.mark.parametrize(
@@ -294,6 +286,15 @@ def test_useless_tracking_uri_is_refused_at_once(uri: str, message: str) -> None
         uri = uri.format(port=listener.getsockname()[1])
         with pytest.raises(ConfigError, match=message):
             open_client(uri)
+
+
+def test_server_that_takes_connections_and_never_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.tracking.uri._FIRST_ANSWER_S", 0.1)
+    with (
+        silent_server() as uri,
+        pytest.raises(ConfigError, match=r"No MLflow server answers .*gave no answer within"),
+    ):
+        open_client(uri)
 
 
 def test_database_that_is_garbage_is_explained(tmp_path: Path) -> None:
@@ -347,6 +348,71 @@ def test_mlflow_keeps_quiet(start: Start, capfd: pytest.CaptureFixture[str]) -> 
     out, err = capfd.readouterr()
     assert out + err == ""
     assert logging.getLogger("alembic").level == logging.WARNING
+
+
+def test_calls_return_while_the_server_hangs_and_everything_arrives_when_it_is_back(
+    start: Start, server: MlflowServer
+) -> None:
+    with start(tracking_uri=server.uri) as tracker:
+        server.lively.clear()
+        for step in range(5):
+            tracker.log_metrics({"loss/total": float(step)}, step=step)
+        tracker.set_note("# Result")
+        tracker.log_text("fine", "report.md")
+        with tracker.child("cell") as child:
+            child.log_metrics({"acc": 31.5})
+            child.mark("FAILED", reason="its worker died")
+        run = server.runs[tracker.run_id]
+        assert run["data"]["metrics"] == []
+        server.lively.set()
+    assert [point["step"] for point in run["data"]["metrics"]] == list(range(5))
+    assert {"key": "mlflow.note.content", "value": "# Result"} in run["data"]["tags"]
+    assert (server.folder / tracker.run_id / "report.md").read_text() == "fine"
+    assert run["info"]["status"] == "FINISHED"
+    below = server.runs[child.run_id]
+    assert below["info"]["status"] == "FAILED"
+    assert {"key": "mlflow.parentRunId", "value": tracker.run_id} in below["data"]["tags"]
+
+
+@pytest.mark.parametrize(("error", "number"), [(None, 2), (KeyboardInterrupt(), 3)])
+def test_end_against_a_server_that_hangs_says_what_is_missing_trouble(
+    start: Start,
+    server: MlflowServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException | None,
+    number: int,
+) -> None:
+    monkeypatch.setattr("pipelines.tracking.tracker.PATIENCE_S", 0.1)
+    monkeypatch.setattr("pipelines.tracking.tracker._STOP_S", 0.1)
+    monkeypatch.setattr("pipelines.tracking.uri.ANSWER_S", 0.1)
+    tracker = start(tracking_uri=server.uri)
+    with contextlib.suppress(KeyboardInterrupt), tracker:
+        server.lively.clear()
+        tracker.log_metrics({"loss/total": 1.0, "loss/class_00": 2.0})
+        tracker.set_note("# Result")
+        if error is not None:
+            raise error
+    assert f"2 metric values and {number} other records" in caplog.text
+    assert "did not reach MLflow at http://127" in caplog.text
+    assert "The same command records them" in caplog.text
+
+
+def test_points_a_continued_run_holds_are_not_sent_again(start: Start, client: MlflowClient) -> None:
+    def record(tracker: Tracker, *, last: float) -> None:
+        with tracker, tracker.child("cell", params={"learner": "er"}) as child:
+            child.log_history([("acc", 10.0, 0), ("acc", math.nan, 1)])
+            child.log_metrics({"time/train_s": last})
+        runs.append((tracker.run_id, child.run_id))
+
+    runs: list[tuple[str, str]] = []
+    record(start(), last=1.0)
+    record(start(resume_run_id=runs[0][0]), last=1.0)
+    record(start(resume_run_id=runs[0][0]), last=2.0)
+    assert len(set(runs)) == 1
+    child_id = runs[0][1]
+    assert [point.step for point in client.get_metric_history(child_id, "acc")] == [0, 1]
+    assert [point.value for point in client.get_metric_history(child_id, "time/train_s")] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("name", ["a?b", "50% of #3"])
