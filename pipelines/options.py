@@ -74,7 +74,7 @@ class TrackingSettings(Settings):
     tracking_uri: str | None = None
     """MLflow tracking URI; default $MLFLOW_TRACKING_URI, else a SQLite file in the output directory."""
     experiment: str | None = None
-    """MLflow experiment; default the command's name."""
+    """MLflow experiment; default $MLFLOW_EXPERIMENT_NAME, else the command's name."""
 
 
 class CommandSettings(Settings):

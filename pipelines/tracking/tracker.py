@@ -75,11 +75,11 @@ class Tracker:
         resume_run_id: str | None = None,
         system_metrics: bool = True,
     ) -> "Tracker":
-        """A new run, or the run of an earlier driver continued.
+        """A new run, or the run of an earlier driver continued; below the run that MLFLOW_RUN_ID names.
 
         Args:
             tracking_uri: see `backend.default_tracking_uri`.
-            experiment: made if it does not exist; None: the command's.
+            experiment: made if it does not exist; None: see `opening.chosen_experiment`.
             command: name of the experiment where nobody named one.
             run_name: for people.
             params: flat, dotted names; a run that has another value of one is not continued, since MLflow
@@ -89,7 +89,8 @@ class Tracker:
             system_metrics: sample processor, memory, disk and GPU figures of this machine.
 
         Raises:
-            ConfigError: the URI is of a kind MLflow no longer takes, or nothing answers there.
+            ConfigError: the URI is of a kind MLflow no longer takes, nothing answers there, or the experiment or the
+                run above was deleted.
         """
         client = open_client(tracking_uri)
         sender = Sender(client.tracking_uri, lambda: trouble_at(tracking_uri))

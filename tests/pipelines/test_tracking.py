@@ -415,6 +415,64 @@ def test_points_a_continued_run_holds_are_not_sent_again(start: Start, client: M
     assert [point.value for point in client.get_metric_history(child_id, "time/train_s")] == [1.0, 2.0]
 
 
+def test_experiment_that_another_command_makes_meanwhile_is_taken(
+    start: Start, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = client.create_experiment("distill")
+    look_up, looked = MlflowClient.get_experiment_by_name, []
+
+    def too_early(self: MlflowClient, name: str) -> Any:
+        looked.append(name)
+        return None if len(looked) == 1 else look_up(self, name)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
+    with start() as tracker:
+        pass
+    assert client.get_run(tracker.run_id).info.experiment_id == made
+
+
+def test_deleted_experiment_stays_deleted(start: Start, client: MlflowClient) -> None:
+    made = client.create_experiment("distill")
+    client.delete_experiment(made)
+    with pytest.raises(
+        ConfigError, match=rf"--experiment distill: was deleted .* restore --experiment-id {made}"
+    ):
+        start()
+    assert client.get_experiment(made).lifecycle_stage == "deleted"
+
+
+def test_experiment_and_parent_of_the_environment_are_taken(
+    start: Start, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "sweep")
+    with start() as named, start(experiment="mine") as asked:
+        pass
+    above = client.create_run(client.create_experiment("other"))
+    monkeypatch.setenv("MLFLOW_RUN_ID", above.info.run_id)
+    with start() as below:
+        pass
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", above.info.experiment_id)
+    with start() as numbered:
+        pass
+    runs = [client.get_run(tracker.run_id) for tracker in (named, asked, below, numbered)]
+    names = [client.get_experiment(run.info.experiment_id).name for run in runs]
+    assert names == ["sweep", "mine", "other", "other"]
+    parents = [run.data.tags.get("mlflow.parentRunId") for run in runs]
+    assert parents == [None, None, above.info.run_id, None]
+
+
+def test_parent_of_the_environment_that_is_not_there_is_explained(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(
+        ConfigError, match=r"MLFLOW_RUN_ID=000.*has no such run to put this one below; unset it"
+    ):
+        start()
+
+
 @pytest.mark.parametrize("name", ["a?b", "50% of #3"])
 def test_output_with_any_sign_in_its_path_holds_its_own_records(
     mlflow_template: Path, tmp_path: Path, start: Start, name: str
