@@ -38,7 +38,13 @@ def lock(store: Store, *, scratch: Sequence[str] = ()) -> Iterator[None]:
         StoreError: another process holds it; the message names the process.
     """
     if store.local_path is None:
-        yield
+        begun = store.exists(_SETTINGS)
+        try:
+            yield
+        except AtomError:
+            if not begun:
+                _forget_remote(store, scratch)
+            raise
         return
     path = store.local_path / LOCK_NAME
     before = _names(path.parent)
@@ -79,6 +85,15 @@ def _forget_refused(output: Path, before: set[str] | None, scratch: Sequence[str
                 (output / name).unlink(missing_ok=True)
         if before is None:
             output.rmdir()
+
+
+def _forget_remote(store: Store, scratch: Sequence[str]) -> None:
+    """The same where there are objects only."""
+    with suppress(StoreError):
+        new = store.list()
+        if all(name.partition("/")[0] in (_SETTINGS, *scratch) for name in new):
+            for name in new:
+                store.delete(name)
 
 
 def _take_lock(descriptor: int, path: Path) -> bool:

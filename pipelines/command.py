@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=CommandSettings)
 
+_REMOTE = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://", "viewfs://")
+"""Places without a local path; what else PyArrow opens is refused later, before any work."""
+
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 130
@@ -66,7 +69,8 @@ def output_location(command: CommandSettings, default_name: str) -> str:
     """Where results go: --output, or runs/NAME.
 
     Raises:
-        ConfigError: a relative path inside a Ray job, whose directory is deleted when the job has ended.
+        ConfigError: a relative path inside a Ray job, whose directory is deleted when the job has ended; or a place
+            that cannot hold MLflow's database, and no other one was named.
     """
     location = command.output or str(Path("runs") / f"{'smoke-' if command.smoke else ''}{default_name}")
     in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
@@ -75,6 +79,10 @@ def output_location(command: CommandSettings, default_name: str) -> str:
             f"--output {location}: a Ray job runs in a directory that is deleted after it; pass an absolute path"
             " that every node can reach, or a URI such as s3://bucket/path."
         )
+    if location.startswith(_REMOTE) and not getattr(command, "tracking_uri", None):
+        from pipelines.tracking import default_tracking_uri
+
+        default_tracking_uri(None)
     return location
 
 

@@ -60,7 +60,18 @@ def test_output_is_where_the_user_says_or_under_runs() -> None:
 @pytest.mark.parametrize("output", ["/shared/a", "s3://bucket/a"])
 def test_place_that_outlives_a_ray_job_is_taken(monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert output_location(DistillCommand(output=output), "name") == output
+    assert output_location(DistillCommand(output=output, tracking_uri="http://server"), "name") == output
+
+
+def test_output_that_cannot_hold_the_records_is_refused_before_anything_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match="no place for its database; pass --tracking-uri"):
+        output_location(DistillCommand(output="s3://bucket/a"), "name")
+    assert output_location(DistillCommand(output="file:///tmp/a"), "name") == "file:///tmp/a"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert output_location(DistillCommand(output="s3://bucket/a"), "name") == "s3://bucket/a"
 
 
 @pytest.mark.parametrize("output", ["results", None])

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -298,3 +299,21 @@ def test_stored_texts_hold_no_password(store: Store) -> None:
     store.write_text("report.html", "<td>atom-nas --set s3://KEY:SECRET@bucket/set</td>")
     assert b'"http://***@host"' in store.read_bytes("mlflow_run.json")
     assert store.read_bytes("report.html") == b"<td>atom-nas --set s3://***@bucket/set</td>"
+
+
+def test_refusal_before_any_work_leaves_no_claim(store: Store) -> None:
+    def refuse() -> None:
+        with lock(store, scratch=["preprocess"]):
+            claim(store, {"ipc": 1})
+            store.write_bytes("preprocess/a.bin", b"x")
+            raise StoreError("no MLflow")
+
+    with pytest.raises(StoreError):
+        refuse()
+    assert store.list() == []
+    with lock(store):
+        claim(store, {"ipc": 2})
+        store.write_bytes("checkpoints/a.bin", b"x")
+    with pytest.raises(StoreError):
+        refuse()
+    assert json.loads(store.read_bytes("settings.json")) == {"ipc": 2}
