@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from apps.nas.space import Space
 from apps.nas.winner_readme import write_readme
-from atom.errors import ArtifactError
+from atom.errors import ArtifactError, ConfigError
 from atom.preprocess import Preprocess
 from atom.soundness import fail
 
@@ -106,15 +106,23 @@ def winner_files(
     return {**tensors, CONFIG: text.encode(), README: readme.encode()}
 
 
-def load_winner(directory: str | Path) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
+def load_winner(
+    directory: str | Path, *, trust_code: bool = False
+) -> tuple[nn.Module, Preprocess, dict[str, Any]]:
     """The delivered network with its weights on the CPU in evaluation mode, its preprocessing and `winner.json`.
 
     `net(preprocess.apply(images_NCHW))` gives logits for uint8 images [N, C, H, W], in the order of
     `config["class_names"]`.
 
+    Args:
+        directory: that was delivered.
+        trust_code: import and run the code that `winner.json` names, where the network is a user's own. Only a
+            network of this project is built without it: a directory from elsewhere may name any code.
+
     Raises:
         ArtifactError: a file is missing or damaged, or the weights do not fit the network.
-        ConfigError: the network is a user's own, and cannot be imported from here, or its list has lost it.
+        ConfigError: the network is a user's own and its code is not trusted, or cannot be imported from here, or
+            its list has lost it.
     """
     folder = Path(directory).expanduser()
     for name in (CONFIG, MODEL, PREPROCESS):
@@ -124,12 +132,22 @@ def load_winner(directory: str | Path) -> tuple[nn.Module, Preprocess, dict[str,
                 f" {PREPROCESS}; check the path, or {AGAIN}."
             )
     config = _read_config(folder / CONFIG)
+    _check_trust(config, folder / CONFIG, trust_code=trust_code)
     weights, tensors = (_read_tensors(folder / name, config.sha256[name]) for name in (MODEL, PREPROCESS))
     try:
         preprocess = Preprocess.from_tensors(tensors)
     except ArtifactError as error:
         raise ArtifactError(f"{folder / PREPROCESS}: {error}") from error
     return _rebuilt(config, weights, folder / MODEL), preprocess, config.model_dump()
+
+
+def _check_trust(config: Config, path: Path, *, trust_code: bool) -> None:
+    code = next((name for name in (config.space, config.network) if ":" in name), None)
+    if code is not None and not trust_code:
+        raise ConfigError(
+            f"{path}: the network is built by code outside this project, {code!r}, which would be run; read that"
+            " code first, then pass trust_code=True."
+        )
 
 
 def _rebuilt(config: Config, weights: Mapping[str, Tensor], path: Path) -> nn.Module:

@@ -39,6 +39,7 @@ def write_readme(config: "Config", *, directory: str, title: str) -> str:
         precision=config.training.get("eval_precision", "another precision"),
         shape=f"{config.channels} x {height} x {width}",
         folder=repr(directory),
+        trust="" if named else ", trust_code=True",
         rebuild=_BUILD_NAMED if named else _BUILD_OWN,
         import_line="from atom import nets" if named else "from apps.nas.space import load_space",
         own=own,
@@ -81,7 +82,7 @@ import torch
 
 from apps.nas.winner import load_winner
 
-net, preprocess, config = load_winner({folder})
+net, preprocess, config = load_winner({folder}{trust})
 images = torch.zeros(5, config["channels"], *config["image_size"], dtype=torch.uint8)  # yours: N x {shape}
 with torch.no_grad():
     logits = net(preprocess.apply(images))

@@ -144,7 +144,7 @@ def test_readme_of_a_network_of_ones_own_rebuilds_it_from_its_space(tmp_path: Pa
     (tmp_path / "own_space.py").write_text(OWN_SPACE)
     space = f"{tmp_path / 'own_space.py'}:networks"
     net, preprocess = deliver(tmp_path, trained(space, "tiny"), network="tiny", space=space)
-    loaded, _, _ = load_winner(tmp_path)
+    loaded, _, _ = load_winner(tmp_path, trust_code=True)
     blank_NCHW = torch.zeros(5, C, H, W, dtype=torch.uint8)
     with torch.no_grad():
         expected_NK = net(preprocess.apply(blank_NCHW))
@@ -246,11 +246,23 @@ def test_network_that_left_its_space_is_refused(tmp_path: Path) -> None:
     deliver(tmp_path, trained(space, "tiny"), network="tiny", space=space)
     rewrite_config(tmp_path, network="gone")
     with pytest.raises(ConfigError, match=r"left_space\.py:networks: no longer lists 'gone'"):
-        load_winner(tmp_path)
+        load_winner(tmp_path, trust_code=True)
 
 
 def test_space_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     deliver(tmp_path)
     rewrite_config(tmp_path, space="nowhere_at_all:networks")
     with pytest.raises(ConfigError, match="cannot import nowhere_at_all"):
+        load_winner(tmp_path, trust_code=True)
+
+
+@pytest.mark.parametrize("field", ["space", "network"])
+def test_code_that_a_directory_names_runs_only_where_it_is_trusted(tmp_path: Path, field: str) -> None:
+    deliver(tmp_path)
+    (tmp_path / "evil.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
+    )
+    rewrite_config(tmp_path, **{field: f"{tmp_path}/evil.py:networks"})
+    with pytest.raises(ConfigError, match=r"winner\.json: .*evil\.py:networks', .*; read .* trust_code=True"):
         load_winner(tmp_path)
+    assert not (tmp_path / "evil.ran").exists()
