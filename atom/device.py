@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -79,9 +80,54 @@ def use_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+_SETTINGS: tuple[tuple[Callable[[], object], Callable[..., object]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (
+        torch.get_default_device,
+        lambda device: torch.set_default_device(None if device.type == "cpu" else device),
+    ),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    *(
+        pair
+        for kind in ("cpu", "cuda")
+        for pair in (
+            (partial(torch.is_autocast_enabled, kind), partial(torch.set_autocast_enabled, kind)),
+            (partial(torch.get_autocast_dtype, kind), partial(torch.set_autocast_dtype, kind)),
+        )
+    ),
+    *(
+        (partial(getattr, torch.backends.cudnn, name), partial(setattr, torch.backends.cudnn, name))
+        for name in ("enabled", "benchmark", "deterministic")
+    ),
+)
+"""PyTorch's settings of a process or a thread that a network's own code may change: how to ask, how to set."""
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Whatever PyTorch's settings are made within, they are put back after: the next network must not inherit them."""
+    before = [ask() for ask, _ in _SETTINGS]
+    try:
+        yield
+    finally:
+        for (ask, change), value in zip(_SETTINGS, before, strict=True):
+            if ask() != value:
+                change(value)
+
+
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Within, CUDA computes the same bits on every run, or raises where it cannot; no effect on a CPU."""
+    """Within, CUDA computes the same bits on every run, or raises where it cannot; see `settings_kept` too."""
+    with settings_kept(), _deterministic(device):
+        yield
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return

@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from atom.device import settings_kept
 from atom.errors import ConfigError
 from atom.nets.layers import BlockNet
 from atom.nets.shapes import Size
@@ -161,7 +162,8 @@ def import_object(name: str, *, what: str) -> object:
 
 def _import_module(where: str, *, what: str) -> ModuleType:
     try:
-        with _working_directory_importable():
+        # What a module sets when it is imported would hold for the first network of a process only.
+        with settings_kept(), _working_directory_importable():
             return _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except Exception as error:  # whatever the user's module does when it runs
         raise ConfigError(

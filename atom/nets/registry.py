@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from atom.device import settings_kept
 from atom.errors import ConfigError
 from atom.nets.custom import build_custom
 from atom.nets.layers import mixes_batch
@@ -77,7 +78,7 @@ def build_from(
 ) -> nn.Module:
     """What `make` builds for these sizes, with the weights and the attribute that `build` promises."""
     # Constructors initialise from torch's global generator, which is not ours to advance.
-    with torch.random.fork_rng(devices=[]):
+    with settings_kept(), torch.random.fork_rng(devices=[]):
         net = make(channels=channels, image_size=tuple(image_size), num_classes=num_classes)
     if not hasattr(net, "mixes_batch"):
         net.mixes_batch = mixes_batch(net)  # pyrefly: ignore[bad-argument-type]

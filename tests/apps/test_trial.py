@@ -342,3 +342,42 @@ def test_times_are_kept_apart(space):
     assert score.train_seconds > 0
     assert score.score_seconds > 0
     assert run(space, "synflow").score_seconds == 0
+
+
+RUDE = """
+import torch
+from torch import nn
+
+torch.set_default_dtype(torch.float64)
+
+
+class Rude(nn.Module):
+    def __init__(self, num_features, num_classes):
+        super().__init__()
+        self.linear = nn.Linear(num_features, num_classes, dtype=torch.float32)
+
+    def forward(self, images):
+        torch.set_grad_enabled(False)
+        torch.set_default_device("meta")
+        return self.linear(images.flatten(1))
+
+
+def rude(channels, image_size, num_classes):
+    torch.set_num_threads(2)
+    return Rude(channels * image_size[0] * image_size[1], num_classes)
+
+
+networks = [("rude", rude, 1), ("sound", "convnet-w32-d1-batch-relu-avg", 1)]
+"""
+
+
+def test_a_network_that_changes_pytorchs_settings_leaves_its_neighbours_alone(tmp_path):
+    (tmp_path / "rude_space.py").write_text(RUDE)
+    own = load_space(f"{tmp_path / 'rude_space.py'}:networks", channels=C, image_size=(H, W), num_classes=K)
+    alone = run(own, "atom", network="sound")
+    with pytest.raises((RuntimeError, TypeError)):
+        run(own, "atom", network="rude")
+    assert without_times(run(own, "atom", network="sound")) == without_times(alone)
+    assert torch.ones(1).dtype == torch.float32
+    assert torch.get_num_threads() == 1
+    assert torch.is_grad_enabled()

@@ -1,5 +1,7 @@
 """Devices and arithmetic."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from atom.device import (
     matmul_rate,
     resolve_device,
     resolve_precision,
+    settings_kept,
     use_threads,
 )
 from atom.errors import ConfigError
@@ -60,3 +63,46 @@ def test_rate_and_hardware_are_reported():
     assert matmul_rate(CPU, torch.float32, size=64, repeats=2) > 0
     assert "cores" in describe_hardware()
     assert "GiB" in describe_hardware()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: torch.set_grad_enabled(False),
+        lambda: torch.set_anomaly_enabled(True),
+        lambda: torch.set_default_dtype(torch.float64),
+        lambda: torch.set_default_device("meta"),
+        lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+        lambda: torch.set_autocast_enabled("cpu", True),
+        lambda: torch.set_autocast_dtype("cpu", torch.float16),
+        lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    ],
+)
+def test_settings_made_by_code_within_are_put_back(change):
+    def settings():
+        cudnn = torch.backends.cudnn
+        return (
+            torch.is_grad_enabled(),
+            torch.is_anomaly_enabled(),
+            torch.ones(1).dtype,
+            torch.ones(1).device,
+            torch.get_num_threads(),
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            cudnn.benchmark,
+        )
+
+    before = settings()
+    with settings_kept():
+        change()
+        assert settings() != before
+    assert settings() == before
+    with suppress(KeyError), deterministic(CPU):
+        change()
+        raise KeyError
+    assert settings() == before
