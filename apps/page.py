@@ -19,7 +19,7 @@ h1{font-size:1.8rem;line-height:1.2;margin:.5rem 0 1rem}h2{font-size:1.2rem;marg
 p{max-width:46rem}.note,figcaption{color:var(--soft);font-size:.9rem;max-width:52rem}
 figcaption{margin-top:.5rem}
 .summary{border-left:4px solid #c8550b;background:var(--band);padding:.75rem 1rem;max-width:52rem}
-.summary p{margin:.35rem 0}
+.summary p,.summary li{margin:.35rem 0}ul.summary{padding-left:2rem}thead small{font-weight:400}
 .wide{overflow-x:auto;margin:.75rem 0}.tall{max-height:36rem;overflow:auto}
 table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .5rem;text-align:right;vertical-align:top;white-space:nowrap;border-bottom:1px solid var(--line)}

@@ -3,7 +3,8 @@
 # S steps
 
 import base64
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from html import escape
 
@@ -52,11 +53,15 @@ def render_continual(
         title: heading of the page.
         memory_pictures: PNG files by memory, what each holds at the end of one class order.
     """
-    sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in findings(results))
-    parts = [f'<div class="summary">{sentences}</div>', "<h2>Results</h2>", _result_table(results)]
-    parts.append(_note(_READING.format(images=f"{escape(results.score_on)} images")))
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(results))
+    reading = _note(_READING.format(images=f"{escape(results.score_on)} images"))
     if any(row.other_on_seen_last for row in results.summaries):
-        parts.append(_note(ON_STATISTICS))
+        reading += _note(ON_STATISTICS)
+    parts = [
+        _result_table(results),
+        f"<details><summary>How to read this table</summary>{reading}</details>",
+        f'<ul class="summary">{sentences}</ul>',
+    ]
     parts += _gain_table(results)
     if any(result.steps for result in results.cells):
         parts.append(_drawn(results, _ACCURACY))
@@ -64,7 +69,12 @@ def render_continual(
         parts += [
             _drawn(results, one) for one in (_FORGETTING, _SIZE) if one is _SIZE or results.num_steps > 1
         ]
-    parts += [*_matrices(results), *_pictures(memory_pictures or {}), *_incomplete(results)]
+    parts += [
+        *_matrices(results),
+        *_classes(results),
+        *_pictures(memory_pictures or {}),
+        *_incomplete(results),
+    ]
     if results.failures:
         rows = [[escape(cell), escape(reason)] for cell, reason in results.failures]
         parts += ["<h2>Failures</h2>", table(["cell", "reason"], rows, kind="wide text")]
@@ -149,7 +159,7 @@ def _drawn(results: ContinualResults, one: _Drawing) -> str:
 def _matrices(results: ContinualResults) -> Iterable[str]:
     by_learner: dict[str, list[str]] = {}
     for (learner, memory), cells in cells_by_pair(results).items():
-        by_learner.setdefault(learner, []).append(_matrix(memory, cells, results.num_steps))
+        by_learner.setdefault(learner, []).append(_matrix(memory, cells, results))
     if not by_learner:
         return
     few = (
@@ -162,13 +172,45 @@ def _matrices(results: ContinualResults) -> Iterable[str]:
         "class-incremental, over the complete cells. The stronger the colour, the higher. Down a column a step is "
         "forgotten; the diagonal is what was just learnt." + few
     )
+    yield _arrivals(results)
     for learner, tables in by_learner.items():
         boxes = "".join(f'<div class="wide" style="max-width:100%">{one}</div>' for one in tables)
         yield f'<h3>{escape(learner)}</h3><div style="display:flex;flex-wrap:wrap;gap:0 2rem">{boxes}</div>'
 
 
-def _matrix(memory: str, cells: list[CellResult], num_steps: int) -> str:
-    group = group_of(cells)
+def _arrivals(results: ContinualResults) -> str:
+    """Which classes come at which step, in every class order."""
+    rows = [
+        [str(order), *(escape(", ".join(names)) for names in steps)] for order, steps in results.steps.items()
+    ]
+    heads = ["class order", *(f"step {step + 1}" for step in range(results.num_steps))]
+    return f"<details><summary>The classes of each step</summary>{table(heads, rows, kind='wide tall')}</details>"
+
+
+def _classes(results: ContinualResults) -> Iterable[str]:
+    """Mean accuracy on each class after the last step, a column a memory and learner."""
+    means: dict[tuple[str, str], dict[str, float]] = {}
+    for pair, cells in cells_by_pair(results).items():
+        lasts = [r.steps[-1].by_class for r in cells if r.complete and r.steps and r.steps[-1].by_class]
+        if lasts:
+            means[pair] = {name: float(np.mean([last[name] for last in lasts])) for name in lasts[0]}
+    if not means:
+        return
+    rows = [
+        [escape(name), str(images), *(number(of_class[name], 1) for of_class in means.values())]
+        for name, images in results.class_images.items()
+    ]
+    groups = [("", 2), *Counter(learner for learner, _ in means).items()]
+    heads = ["class", "images", *(memory for _, memory in means)]
+    yield "<h2>Accuracy on each class</h2>" + table(heads, rows, groups=groups, kind="wide tall")
+    yield _note(
+        f"Mean accuracy in percent on the {escape(results.score_on)} images of the class after the last step, "
+        "class-incremental, over the complete cells, whatever the step in which the class came."
+    )
+
+
+def _matrix(memory: str, cells: list[CellResult], results: ContinualResults) -> str:
+    group, num_steps = group_of(cells), results.num_steps
     if group is None:
         return f'<p class="note"><b>{escape(memory)}</b>: no step is done</p>'
     shown = np.unique(np.linspace(0, num_steps - 1, min(num_steps, _SHOWN_STEPS)).round().astype(int))
@@ -178,12 +220,23 @@ def _matrix(memory: str, cells: list[CellResult], num_steps: int) -> str:
     percent_SS = np.full((num_steps, num_steps), np.nan)
     percent_SS[: group.num_steps, : group.num_steps] = group.mean_percent()
     heads = "".join(f"<th>{step + 1}</th>" for step in shown)
+    if len(results.steps) == 1:
+        # With several class orders a step has other classes in each.
+        (steps,) = results.steps.values()
+        names = "".join(f"<th><small>{_few(steps[step])}</small></th>" for step in shown)
+        heads += f"</tr><tr><th></th>{names}"
     body = "".join(
         f'<tr><th scope="row">{i + 1}</th>{"".join(_heat(percent_SS[i, j]) for j in shown)}</tr>'
         for i in shown
     )
     caption = f'<caption style="text-align:left"><b>{escape(memory)}</b> <small>{state}</small></caption>'
     return f"<table>{caption}<thead><tr><th>after</th>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _few(names: Sequence[str]) -> str:
+    """Names of classes as they fit above a column, below each other."""
+    shown = names if len(names) < 4 else [*names[:2], f"+ {len(names) - 2}"]
+    return "<br>".join(escape(name if len(name) < 12 else f"{name[:10]}…") for name in shown)
 
 
 def _heat(percent: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from apps.continual.findings import suspicions
 from apps.continual.report import render_continual
 from apps.continual.results import ON_STATISTICS, ContinualResults, Spread, Summary, summarise
 from atom.device import describe_hardware
@@ -25,7 +26,7 @@ def publish(job: ContinualJob, tracker: Tracker) -> int:
     title = f"{results.stream}, memories of {job.plan.budget}"
     if rows:
         print_table(f"{title}: accuracy on {_judged(job)} images, %", columns, rows)
-        for remark in remarks(results.summaries):
+        for remark in remarks(results):
             say(remark)
     if results.failures:
         say()
@@ -95,9 +96,10 @@ def table(summaries: tuple[Summary, ...]) -> tuple[list[str], list[list[str]]]:
     return [*columns, "images", "size", *(["statistics", "last, with the other"] if restated else [])], rows
 
 
-def remarks(summaries: tuple[Summary, ...]) -> list[str]:
+def remarks(results: ContinualResults) -> list[str]:
     """What has to be said under the table."""
-    return [ON_STATISTICS] if any(row.other_on_seen_last for row in summaries) else []
+    restated = any(row.other_on_seen_last for row in results.summaries)
+    return [*([ON_STATISTICS] if restated else []), *suspicions(results)]
 
 
 def facts(job: ContinualJob) -> dict[str, str]:
@@ -202,7 +204,7 @@ def record(job: ContinualJob, results: ContinualResults, tracker: Tracker, *, ht
     for row in results.summaries:
         tracker.log_metrics(_numbers(row))
     if results.summaries:
-        said = "".join(f"\n\n{remark}" for remark in remarks(results.summaries))
+        said = "".join(f"\n\n{remark}" for remark in remarks(results))
         tracker.set_note(f"```\n{format_table(results.stream, *table(results.summaries))}\n```{said}")
     tracker.log_artifacts(lambda folder: _write_pictures(job, folder), path="memories")
     failures = dict(results.failures)

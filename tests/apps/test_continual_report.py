@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from page_outline import Outline, drawn_points
 
 from apps.continual import plots
-from apps.continual.findings import classes_seen, findings, gains, group_of, size
+from apps.continual.findings import classes_seen, findings, gains, group_of, size, suspicions
 from apps.continual.report import render_continual
 from apps.continual.results import (
     ON_STATISTICS,
@@ -219,6 +219,54 @@ def test_the_findings_name_the_best_memory_of_each_learner_and_the_references(sa
     assert "finetune, which keeps nothing, reaches 24.0 ± 0.9 %" in said[0]
     assert "joint, which keeps all training images, reaches 69.3 ± 0.9 %" in said[0]
     assert "5 of 20 cells are not complete" in said[0]
+
+
+def test_a_ceiling_below_a_memory_and_a_training_at_chance_are_suspected(
+    results: ContinualResults,
+) -> None:
+    assert suspicions(results) == []
+    low = [[12.0], [12.0, 12.0], [12.7, 12.7, 12.7]]
+    cells = [
+        *(r for r in results.cells if r.cell.learner in ("er", "finetune")),
+        cell("distilled", "er-ace", low, order=0),
+        cell("distilled", "er-ace", falling(60), order=1),
+        cell("none", "joint", falling(35)),
+    ]
+    ceiling, chance = (said.replace("\u00a0", " ") for said in suspicions(results_of(cells)))
+    assert "joint keeps all training images, and yet ends at 46.7 %" in ceiling
+    assert "distilled under er (64.0 ± 0.9 %)" in ceiling
+    assert "random" not in ceiling
+    assert chance.startswith("er-ace with distilled ends near chance (10.0 %) in 1 of 2 cells")
+    assert findings(results_of(cells))[0].replace("\u00a0", " ") == ceiling
+
+
+def test_the_table_comes_first(page: str) -> None:
+    assert "<p" not in page[: page.index("<table>")]
+    assert page.index("<table>") < page.index('class="summary"')
+
+
+def test_classes_are_named_where_their_accuracy_stands(results: ContinualResults) -> None:
+    named = [
+        dataclasses.replace(
+            result,
+            steps=tuple(
+                dataclasses.replace(s, by_class={"<cat>": s.class_row[0], "dog": 99.0 - result.cell.order})
+                for s in result.steps
+            ),
+        )
+        for result in results.cells
+    ]
+    steps = {0: (("<cat>",), ("dog",), ("cow", "pig", "hen", "emu"))}
+    shown = results_of(named, steps=steps, class_images={"<cat>": 7, "dog": 9})
+    outline = Outline(render_continual(shown, title="t"))
+    heads = [row for row in outline.rows if row and row[0] == "class"]
+    assert heads[0][:6] == ["class", "images", "random", "herding", "distilled", STRANGE]
+    (cat,) = (row for row in outline.rows if row[0] == "<cat>")
+    assert cat[:5] == ["<cat>", "7", "31.0", "50.0", "61.0"]
+    (dog,) = (row for row in outline.rows if row[0] == "dog")
+    assert dog[:5] == ["dog", "9", "98.5", "99.0", "98.5"]
+    assert ["", "<cat>", "dog", "cowpig+ 2"] in outline.rows
+    assert ["0", "<cat>", "dog", "cow, pig, hen, emu"] in outline.rows
 
 
 def test_the_findings_tell_ranges_that_overlap_from_those_that_do_not(results, said):
