@@ -67,6 +67,11 @@ class ZCA:
     whiten_DD: Tensor
     unwhiten_DD: Tensor
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the two matrices: 75.5 MB for images of 3 x 32 x 32."""
+        return self.whiten_DD.nbytes + self.unwhiten_DD.nbytes
+
     @classmethod
     def fit(cls, images_NCHW: Tensor, *, eps: float, chunk: int = 5000) -> "ZCA":
         """Whitening of the images' own mean and covariance S = X^T X / (N - 1).

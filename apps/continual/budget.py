@@ -74,6 +74,14 @@ class Budget:
             return self._images_of_class(bytes_per_image) * num_classes
         return self._all_images(bytes_per_image)
 
+    def share(self, num_seen_classes: int) -> int | None:
+        """Bytes of each class while so many have been seen; None for a limit in images."""
+        return self.bytes_per_class or (self.num_bytes and self.num_bytes // num_seen_classes)
+
+    def all_bytes(self, num_classes: int) -> int | None:
+        """Bytes altogether once all classes have been seen, of a reservoir from the first step on, see `capacity`."""
+        return self.num_bytes or (self.bytes_per_class and self.bytes_per_class * num_classes)
+
     @property
     def by_class(self) -> bool:
         """Whether every class has a limit of its own, so that none shrinks when others arrive."""

@@ -123,14 +123,19 @@ class Reservoir:
     Args:
         capacity: images altogether, 1 or more, see `Budget.capacity`.
         seed: of the numbers, stream "continual/reservoir" counted by class.
+        compress: whether images are kept as lossless files, see `Exemplars.compressed`.
+        max_bytes: of all of them as stored; the first that does not fit ends the sample, which no later one enters.
     """
 
-    def __init__(self, capacity: int, *, seed: int) -> None:
+    def __init__(
+        self, capacity: int, *, seed: int, compress: bool = False, max_bytes: int | None = None
+    ) -> None:
         if capacity < 1:
             raise ConfigError(f"reservoir of {capacity} images; expected 1 or more.")
-        self.capacity, self.seed = capacity, seed
+        self.capacity, self.seed, self.compress, self.max_bytes = capacity, seed, compress, max_bytes
         self._memory = Memory()
         self._keys: dict[int, np.ndarray] = {}
+        self._end = 1.0
 
     def add(self, class_id: int, exemplars: Exemplars) -> None:
         """Take part of all images of a class that has just arrived; others leave for them.
@@ -140,9 +145,14 @@ class Reservoir:
         """
         keys_N = stream(self.seed, "continual/reservoir", 0, class_id).random(exemplars.num_images)
         rows = np.argsort(keys_N, kind="stable")[: self.capacity]
-        ranges = None if exemplars.ranges_N2 is None else exemplars.ranges_N2[rows]
-        self._memory.add(class_id, Exemplars(exemplars.images_NCHW[rows], exemplars.factor, ranges))
-        self._keys[class_id] = keys_N[rows]
+        rows = rows[keys_N[rows] < self._end]
+        kept = exemplars.at(rows)
+        if self.compress:
+            kept = kept.compressed(self.max_bytes)
+        if kept.num_images < len(rows):
+            self._end = float(keys_N[rows[kept.num_images]])
+        self._memory.add(class_id, kept)
+        self._keys[class_id] = keys_N[rows[: kept.num_images]]
         self._drop()
 
     def contents(self, preprocess: Preprocess) -> tuple[Tensor, Tensor] | None:
@@ -170,7 +180,16 @@ class Reservoir:
     def to_bytes(self) -> bytes:
         """Everything, as a safetensors file; equal reservoirs give equal bytes."""
         exemplars = {class_id: self[class_id] for class_id in self.classes}
-        return pack("reservoir", exemplars, keys=self._keys, capacity=self.capacity, seed=self.seed)
+        return pack(
+            "reservoir",
+            exemplars,
+            keys=self._keys,
+            capacity=self.capacity,
+            seed=self.seed,
+            compress=self.compress,
+            max_bytes=self.max_bytes,
+            end=self._end,
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Reservoir":
@@ -180,15 +199,23 @@ class Reservoir:
             ArtifactError: the bytes are damaged, or not those of a reservoir.
         """
         saved = unpack(data, "reservoir")
-        reservoir = cls(saved.header["capacity"], seed=saved.header["seed"])
-        reservoir._memory, reservoir._keys = Memory(saved.exemplars), saved.keys
+        end = saved.header.pop("end")
+        reservoir = cls(**saved.header)
+        reservoir._memory, reservoir._keys, reservoir._end = Memory(saved.exemplars), saved.keys, end
         return reservoir
 
     def _drop(self) -> None:
         classes = np.array(self.classes)
         owners_N = np.repeat(classes, [len(self._keys[class_id]) for class_id in self.classes])
         keys_N = np.concatenate([self._keys[class_id] for class_id in self.classes])
-        owners_n = owners_N[np.argsort(keys_N, kind="stable")[: self.capacity]]
+        order_N = np.argsort(keys_N, kind="stable")
+        number = min(self.capacity, int((keys_N < self._end).sum()))
+        if self.max_bytes is not None:
+            sizes_N = np.array([size for class_id in self.classes for size in self[class_id].sizes])
+            number = min(number, int((np.cumsum(sizes_N[order_N]) <= self.max_bytes).sum()))
+        if number < len(order_N):
+            self._end = min(self._end, float(keys_N[order_N[number]]))
+        owners_n = owners_N[order_N[:number]]
         for class_id in self.classes:
             number = int((owners_n == class_id).sum())
             self._memory._cut(class_id, number)

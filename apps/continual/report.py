@@ -13,7 +13,14 @@ from matplotlib.figure import Figure
 
 from apps.continual.findings import cells_by_pair, findings, gains, group_of, percent, size
 from apps.continual.plots import accuracy_figure, forgetting_figure, size_figure
-from apps.continual.results import ON_STATISTICS, CellResult, ContinualResults, Spread, Summary
+from apps.continual.results import (
+    ON_STATISTICS,
+    CellResult,
+    ContinualResults,
+    Spread,
+    Summary,
+    on_whitening,
+)
 from apps.page import drawing, duration, number, page, table
 
 _SHOWN_STEPS = 20
@@ -57,6 +64,8 @@ def render_continual(
     reading = _note(_READING.format(images=f"{escape(results.score_on)} images"))
     if any(row.other_on_seen_last for row in results.summaries):
         reading += _note(ON_STATISTICS)
+    if results.whitening_bytes:
+        reading += _note(on_whitening(results.whitening_bytes))
     parts = [
         _result_table(results),
         f"<details><summary>How to read this table</summary>{reading}</details>",

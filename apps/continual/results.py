@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isqrt
 from statistics import fmean, stdev
 from typing import Any
 
@@ -29,6 +30,20 @@ ON_STATISTICS = (
     " former; the accuracy on all classes with the other of the two stands beside it."
 )
 """The note under every table with such numbers."""
+
+
+def on_whitening(num_bytes: int) -> str:
+    """The note under every table of runs with a whitening of so many bytes.
+
+    Example:
+        >>> on_whitening(75_497_472)
+        'Beside every memory: the whitening, 75.5 MB (two 3,072 x 3,072 float32 matrices), not counted in its size.'
+    """
+    side = isqrt(num_bytes // 8)
+    return (
+        f"Beside every memory: the whitening, {num_bytes / 1e6:,.1f} MB (two {side:,} x {side:,} float32"
+        " matrices), not counted in its size."
+    )
 
 
 @dataclass(frozen=True)
@@ -171,6 +186,7 @@ class ContinualResults:
         score_on: "test" or "validation", the images that accuracies are measured on.
         steps: names of the classes of each step, by class order.
         class_images: images that accuracies are measured on, by name of the class.
+        whitening_bytes: of the matrices of the whitening, which memories do not count; 0 without one.
     """
 
     stream: str
@@ -184,6 +200,7 @@ class ContinualResults:
     score_on: str = "test"
     steps: Mapping[int, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     class_images: Mapping[str, int] = field(default_factory=dict)
+    whitening_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` is the inverse."""
@@ -208,13 +225,14 @@ class ContinualResults:
             distil_seconds=dict(value["distil_seconds"]),
             facts=dict(value["facts"]),
             failures=tuple((name, reason) for name, reason in value["failures"]),
-            # Results written before the field was there do not have it.
+            # Results written before the fields were there do not have them.
             score_on=value.get("score_on", "test"),
             steps={
                 int(order): tuple(tuple(classes) for classes in steps)
                 for order, steps in value.get("steps", {}).items()
             },
             class_images=dict(value.get("class_images", {})),
+            whitening_bytes=value.get("whitening_bytes", 0),
         )
 
 
@@ -286,6 +304,7 @@ __all__ = [
     "Spread",
     "StepResult",
     "Summary",
+    "on_whitening",
     "spread",
     "summarise",
 ]

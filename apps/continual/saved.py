@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from apps.continual import lossless
 from apps.continual.exemplars import Exemplars
 from atom.errors import ArtifactError, ShapeError
 
@@ -16,7 +17,7 @@ FORMAT_VERSION = 1
 
 _HEADER_FIELDS = {
     "memory": (),
-    "reservoir": ("capacity", "seed"),
+    "reservoir": ("capacity", "seed", "compress", "max_bytes", "end"),
     "buffer": ("num_experiences", "tasks", "labels_are_tensors", "preprocess"),
 }
 
@@ -44,7 +45,7 @@ def pack(
         kind: "memory", "reservoir" or "buffer".
         exemplars: in any order.
         keys: of a reservoir.
-        header: of a reservoir, capacity and seed; of a buffer, what `apps.avalanche.held.Held` holds beside images.
+        header: of a reservoir, what makes it; of a buffer, what `apps.avalanche.held.Held` holds beside images.
     """
     from safetensors.numpy import save
 
@@ -52,7 +53,12 @@ def pack(
     factors = {}
     for class_id in sorted(exemplars):
         kept = exemplars[class_id]
-        arrays[f"images/{class_id}"] = kept.images_NCHW
+        if kept.files is None:
+            arrays[f"images/{class_id}"] = kept.images_NCHW
+        else:
+            arrays[f"files/{class_id}"] = np.frombuffer(b"".join(kept.files), np.uint8)
+            arrays[f"lengths/{class_id}"] = np.array([len(file) for file in kept.files], np.int64)
+            arrays[f"shape/{class_id}"] = np.array(kept.images_NCHW.shape[1:], np.int64)
         factors[class_id] = kept.factor
         if kept.ranges_N2 is not None:
             arrays[f"ranges/{class_id}"] = kept.ranges_N2
@@ -79,8 +85,9 @@ def unpack(data: bytes, kind: str) -> Saved:
             raise ValueError(f"it is a {header['kind']} of version {header['format_version']}")
         fields = _HEADER_FIELDS[kind]
         exemplars = {
-            int(name): Exemplars(arrays[f"images/{name}"], factor, arrays.get(f"ranges/{name}"))
+            int(name): Exemplars(images, factor, arrays.get(f"ranges/{name}"), files)
             for name, factor in header["factors"].items()
+            for images, files in [_images(arrays, name)]
         }
         keys = {class_id: arrays[f"keys/{class_id}"] for class_id in exemplars if kind == "reservoir"}
         return Saved({name: header[name] for name in fields}, exemplars, keys)
@@ -89,6 +96,21 @@ def unpack(data: bytes, kind: str) -> Saved:
             f"saved memory: expected a {kind} of version {FORMAT_VERSION}, but reading it failed ({error}); remove"
             " the checkpoint of that step to have it made again."
         ) from error
+
+
+def _images(arrays: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, tuple[bytes, ...] | None]:
+    """The images of a class, and the files they were stored in, if any."""
+    if f"images/{name}" in arrays:
+        return arrays[f"images/{name}"], None
+    joined, ends_N = arrays[f"files/{name}"].tobytes(), np.cumsum(arrays[f"lengths/{name}"])
+    channels, height, width = arrays[f"shape/{name}"].tolist()
+    files = tuple(
+        joined[end - size : end] for size, end in zip(arrays[f"lengths/{name}"], ends_N, strict=True)
+    )
+    images_NCHW = np.empty((len(files), channels, height, width), np.uint8)
+    for row, file in enumerate(files):
+        images_NCHW[row] = lossless.decode(file, (channels, height, width))
+    return images_NCHW, files
 
 
 __all__ = ["Saved", "pack", "unpack"]

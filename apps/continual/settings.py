@@ -99,6 +99,8 @@ class ContinualSettings(Settings):
     storage: Literal["uint8-scaled", "uint8", "float32"] = "uint8-scaled"
     """Form of distilled images in memory; real ones are uint8. uint8-scaled: 256 levels between the extremes of each
     image."""
+    compress: bool = False
+    """Keep the images of every memory as lossless WebP files, and count these: a budget in bytes holds more images."""
     orders: Annotated[int, Field(ge=1)] = 5
     """Class orders, those of the seeds 0, 1, ...; each is a run of its own. Source: DM, five."""
     order_seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | None = None

@@ -131,6 +131,7 @@ class ContinualJob:
             "continual.seeds": command.seeds,
             "continual.budget": command.budget,
             "continual.storage": command.storage,
+            "continual.compress": command.compress,
             "continual.preprocess_on": command.preprocess_on,
             "continual.score_on": command.score_on,
             "data.spec": self.real.spec,

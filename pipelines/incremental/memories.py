@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 
+from apps.continual import lossless
 from apps.continual.memory import Exemplars, Memory, Reservoir, from_distilled, keep_distilled, select
 from atom import nets
 from atom.device import use_threads
@@ -65,6 +66,8 @@ class Memories:
         """All that decides what is in a memory after a step, besides the stream and the real images."""
         job, (memory, order, _) = self._job, key
         found: dict[str, Any] = {"memory": memory, "seed": self._seed(key)}
+        if job.plan.compress:
+            found |= {"files": lossless.codec(), "room": job.plan.room(memory, order, step)}
         if memory == RESERVOIR:
             return {**found, "capacity": job.plan.capacity()}
         found |= {
@@ -118,14 +121,18 @@ class Memories:
         stream = self._job.plan.streams[order]
         if memory == RESERVOIR:
             capacity = self._job.plan.capacity()
-            kept = self._reservoirs.setdefault(key, Reservoir(capacity, seed=self._seed(key)))
+            limits = {
+                "compress": self._job.plan.compress,
+                "max_bytes": self._job.plan.room(memory, order, step),
+            }
+            kept = self._reservoirs.setdefault(key, Reservoir(capacity, seed=self._seed(key), **limits))
             for class_id in stream.steps[step]:
                 kept.add(class_id, Exemplars(self._pixels(class_id)))
             return kept
-        quota = self._job.plan.quota(memory, order, step)
+        quota, room = self._job.plan.quota(memory, order, step), self._job.plan.room(memory, order, step)
         return Memory(
             {
-                class_id: self._exemplars(key, earlier, class_id).head(quota)
+                class_id: self._exemplars(key, earlier, class_id).head(quota, room)
                 for earlier, classes in enumerate(stream.steps[: step + 1])
                 for class_id in classes
             }
@@ -138,16 +145,23 @@ class Memories:
         if memory == SET:
             place: tuple[Any, ...] = (SET, view, class_id)
             if place not in self._ordered:
-                self._ordered |= {(SET, view, c): e for c, e in self.given(view).items()}
+                for given_id, given in self.given(view).items():
+                    self._ordered[SET, view, given_id] = self._stored(given, SET, given_id)
         elif memory.startswith(DISTILLED):
             place = (self._distiller.lot(memory, order, step, class_id), class_id)
             if place not in self._ordered:
-                self._ordered[place] = self._distilled(*place)
+                self._ordered[place] = self._stored(self._distilled(*place), memory, class_id)
         else:
             place = (memory, view, self._seed(key), class_id)
             if place not in self._ordered:
-                self._ordered[place] = Exemplars(self._pixels(class_id)[self._chosen(key, view, class_id)])
+                chosen = Exemplars(self._pixels(class_id)[self._chosen(key, view, class_id)])
+                self._ordered[place] = self._stored(chosen, memory, class_id)
         return self._ordered[place]
+
+    def _stored(self, exemplars: Exemplars, memory: str, class_id: int) -> Exemplars:
+        """As they are kept: compressed, the most that any class order has room for."""
+        plan = self._job.plan
+        return exemplars.compressed(plan.largest_room(memory, class_id)) if plan.compress else exemplars
 
     def given(self, view: str) -> Mapping[int, Exemplars]:
         """The set of --set in the order in which its images are kept.

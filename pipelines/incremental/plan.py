@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from apps.continual import lossless
 from apps.continual.budget import Budget, num_distilled, parse_budget
-from apps.continual.exemplars import Storage, image_bytes
+from apps.continual.exemplars import Storage, expected_bytes, image_bytes
 from apps.continual.learner import LEARNERS
 from apps.continual.results import WITHOUT_MEMORY, Cell
 from apps.continual.selection import KINDS
@@ -39,6 +40,9 @@ class Plan:
         shape: (C, H, W) of the images.
         most: images that the real ones of each class suffice to distil, whatever the budget.
         storage: of distilled images.
+        compress: whether all memories keep lossless files.
+        expected: bytes that a distilled image of each class is expected to take in such a file; empty where they do
+            not decide.
         notes: what was left out and why, for people.
     """
 
@@ -48,6 +52,8 @@ class Plan:
     shape: tuple[int, int, int]
     most: tuple[int, ...]
     storage: Storage
+    compress: bool = False
+    expected: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -81,18 +87,33 @@ class Plan:
         return tuple(memory for memory in self.memories if memory not in (RESERVOIR, SET))
 
     def bytes_per_image(self, memory: str) -> int:
-        """Of one stored image: real ones are uint8 pixels."""
+        """Of one stored image that is not compressed, the most it can take: real ones are uint8 pixels."""
         of_real = memory in (RESERVOIR, *KINDS)
         return image_bytes(self.shape, storage="uint8" if of_real else self.storage)
 
     def quota(self, memory: str, order: int, step: int) -> int:
-        """Images a class may keep after `step`."""
+        """Images a class may keep after `step`; compressed ones only as far as they fit into `room`."""
         seen = len(self.streams[order].seen(step))
-        return self.budget.quota(seen, self.bytes_per_image(memory))
+        return self.budget.quota(seen, self._least_bytes(memory))
+
+    def room(self, memory: str, order: int, step: int) -> int | None:
+        """Bytes that the compressed images of a class, or those of a reservoir, may take; None: `quota` decides."""
+        if not self.compress:
+            return None
+        if memory == RESERVOIR:
+            return self.budget.all_bytes(self.streams[self.first].num_classes)
+        return self.budget.share(len(self.streams[order].seen(step)))
+
+    def largest_room(self, memory: str, class_id: int) -> int | None:
+        """The room of a class at its arrival in the class order that gives it most."""
+        rooms = [self.room(memory, order, step) for order, step in self.arrivals(class_id).items()]
+        return max((room for room in rooms if room is not None), default=None)
 
     def ipc(self, memory: str, order: int, step: int, class_id: int) -> int:
         """Images that a class of `step` is distilled into: what it may keep when it arrives, as far as it has them."""
-        return min(self.quota(memory, order, step), self.most[class_id])
+        room = self.room(memory, order, step)
+        number = self.quota(memory, order, step) if room is None else room // self.expected[class_id]
+        return min(number, self.most[class_id])
 
     def arrivals(self, class_id: int) -> dict[int, int]:
         """The step at which a class comes, by class order."""
@@ -107,7 +128,11 @@ class Plan:
 
     def capacity(self) -> int:
         """Images of a reservoir."""
-        return self.budget.capacity(self.streams[self.first].num_classes, self.bytes_per_image(RESERVOIR))
+        return self.budget.capacity(self.streams[self.first].num_classes, self._least_bytes(RESERVOIR))
+
+    def _least_bytes(self, memory: str) -> int:
+        """Of one image, for the largest number of them; compressed ones are counted when they are there."""
+        return lossless.least_bytes(self.shape) if self.compress else self.bytes_per_image(memory)
 
 
 def source_of(command: ContinualCommand) -> tuple[str, int]:
@@ -159,6 +184,14 @@ def check_names(command: ContinualCommand) -> Budget:
             f" {command.orders - 1}; for that of one seed pass --order-seeds {command.orders}, for many of them list"
             f" theirs there; --orders goes to {MOST_ORDERS}."
         )
+    made = [memory for memory in command.memories if memory == SET or memory.startswith(DISTILLED)]
+    if command.compress and made and command.storage == "float32":
+        raise ConfigError(
+            f"--compress: float32 images, as {made[0]} would keep them, fit no lossless image file; pass --storage"
+            " uint8-scaled or uint8."
+        )
+    if command.compress:
+        lossless.codec()
     if command.score_on == "validation" and not command.validation_frac:
         raise ConfigError("--score-on validation: there are no validation images; pass --validation-frac.")
     return parse_budget(command.budget)
@@ -185,6 +218,8 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
         shape=(channels, height, width),
         most=tuple(num_distilled(n, n, factor=command.factor, init=command.init) for n in counts),
         storage=command.storage,
+        compress=command.compress,
+        expected=_expected(command, real) if command.compress and budget.share(1) else (),
         notes=(*same, *notes),
     )
     for memory in decided.memories:
@@ -212,6 +247,12 @@ def _streams(
     return {seed: cut(class_order(num_classes, order_seed=seed), sizes) for seed in seeds}
 
 
+def _expected(command: ContinualCommand, real: RealData) -> tuple[int, ...]:
+    """Bytes of a distilled image of each class in its file."""
+    classes = [real.train.images[real.train.indices_of(c)] for c in range(real.train.num_classes)]
+    return tuple(expected_bytes(c, storage=command.storage, factor=command.factor) for c in classes)
+
+
 def _distinct(memories: Sequence[str], mode: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Memories without a second name of one that is there, and a note on it: `distilled` has the mode of --mode."""
     named = f"{DISTILLED}-{mode}"
@@ -223,7 +264,12 @@ def _distinct(memories: Sequence[str], mode: str) -> tuple[tuple[str, ...], tupl
 
 
 def _on_sizes(decided: Plan) -> Iterator[str]:
-    """Where memories of one budget are not of one size."""
+    """Where memories of one budget are not of one size, or it is not known beforehand."""
+    if decided.distilled and decided.expected:
+        yield (
+            f"distilled images are expected to take {min(decided.expected)} to {max(decided.expected)} bytes, by their"
+            " class, which decides how many are made; those that do not fit are left out, and the rest is counted."
+        )
     if RESERVOIR in decided.memories and decided.budget.by_class:
         yield (
             f"{RESERVOIR} holds {decided.capacity()} images from the first step on, more than the others until the"
@@ -233,8 +279,10 @@ def _on_sizes(decided: Plan) -> Iterator[str]:
 
 def _capped(decided: Plan, limits: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> Iterator[str]:
     """Where classes have too few images for the budget, a line for each memory."""
+    # Of compressed images at least as many fit.
+    plain = replace(decided, compress=False)
     for memory, most in limits.items():
-        wanted = {c: decided.largest_quota(memory, c) for c in range(len(most))}
+        wanted = {c: plain.largest_quota(memory, c) for c in range(len(most))}
         short = [c for c in wanted if most[c] < wanted[c]]
         if not short:
             continue

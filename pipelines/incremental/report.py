@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from apps.continual import lossless
 from apps.continual.findings import suspicions
 from apps.continual.report import render_continual
-from apps.continual.results import ON_STATISTICS, ContinualResults, Spread, Summary, summarise
+from apps.continual.results import (
+    ON_STATISTICS,
+    ContinualResults,
+    Spread,
+    Summary,
+    on_whitening,
+    summarise,
+)
 from atom.device import describe_hardware
 from pipelines.command import project_version, say
 from pipelines.incremental.job import ContinualJob, metric_name, orders_text, together
@@ -23,7 +31,7 @@ def publish(job: ContinualJob, tracker: Tracker) -> int:
     """Print, write and record everything; returns how many cells failed."""
     results = collect(job)
     columns, rows = table(results.summaries)
-    title = f"{results.stream}, memories of {job.plan.budget}"
+    title = f"{results.stream}, memories of {job.plan.budget}{', compressed' if job.plan.compress else ''}"
     if rows:
         print_table(f"{title}: accuracy on {_judged(job)} images, %", columns, rows)
         for remark in remarks(results):
@@ -56,6 +64,7 @@ def collect(job: ContinualJob) -> ContinualResults:
     if sorted(sizes, reverse=True) != list(sizes) or max(sizes) > min(sizes) + 1:
         each = " + ".join(map(str, sizes))
     names = job.real.train.class_names
+    whitening = job.views.preprocess(job.views.name(job.plan.first)).zca
     return ContinualResults(
         stream=f"{job.real.source.title} in {job.plan.num_steps} steps of {each} classes",
         num_steps=job.plan.num_steps,
@@ -71,6 +80,7 @@ def collect(job: ContinualJob) -> ContinualResults:
             for order, stream in job.plan.streams.items()
         },
         class_images=dict(zip(names, job.judged.per_class_counts().tolist(), strict=True)),
+        whitening_bytes=0 if whitening is None else whitening.num_bytes,
     )
 
 
@@ -99,7 +109,8 @@ def table(summaries: tuple[Summary, ...]) -> tuple[list[str], list[list[str]]]:
 def remarks(results: ContinualResults) -> list[str]:
     """What has to be said under the table."""
     restated = any(row.other_on_seen_last for row in results.summaries)
-    return [*([ON_STATISTICS] if restated else []), *suspicions(results)]
+    whitening = [on_whitening(results.whitening_bytes)] if results.whitening_bytes else []
+    return [*([ON_STATISTICS] if restated else []), *whitening, *suspicions(results)]
 
 
 def facts(job: ContinualJob) -> dict[str, str]:
@@ -126,8 +137,8 @@ def facts(job: ContinualJob) -> dict[str, str]:
         ),
         "memory": (
             f"{job.plan.budget}; real images are uint8 pixels, distilled ones {command.storage}"
-            f" with factor {command.factor}; a class that has to shrink keeps its first images in the order in which"
-            " it was chosen, distilled ones in herding order"
+            f" with factor {command.factor}{_compressed(job)}; a class that has to shrink keeps its first images in the"
+            " order in which it was chosen, distilled ones in herding order"
         ),
         "gdumb": (
             f"{train.epochs} epochs, batch {train.batch_train}, SGD {train.lr_net:g}, momentum"
@@ -146,6 +157,12 @@ def facts(job: ContinualJob) -> dict[str, str]:
     if job.given is not None:
         found["set"] = _given_set(job)
     return {**found, "left out": " ".join(job.plan.notes) or "nothing", **_circumstances(job)}
+
+
+def _compressed(job: ContinualJob) -> str:
+    if not job.plan.compress:
+        return ""
+    return f", each as a lossless file ({lossless.codec()}) where that is smaller, whose bytes are counted"
 
 
 def _distillation(job: ContinualJob) -> str:

@@ -309,6 +309,13 @@ def test_memories_that_name_their_mode_are_distilled_ones():
     assert "how long it took to make distilled-spatial is unknown" in cost
 
 
+def test_the_page_names_the_bytes_of_a_whitening_and_is_silent_without_one(results, page):
+    said = "the whitening, 75.5 MB (two 3,072 x 3,072 float32 matrices), not counted"
+    whitened = dataclasses.replace(results, whitening_bytes=2 * 4 * 3072**2)
+    assert said in render_continual(whitened, title="t")
+    assert "the whitening" not in page
+
+
 def test_the_page_names_the_images_that_were_scored(results, page):
     assert "Accuracies are on test images" in page
     assert "on the test images of step j" in page

@@ -12,6 +12,7 @@ from apps.continual.memory import Memory, Reservoir
 from atom import formation
 from atom.errors import ArtifactError, ConfigError, ShapeError
 from atom.preprocess import Preprocess
+from atom.streams import stream
 
 C, H, W = 2, 5, 3
 PREPROCESS = Preprocess(torch.tensor([0.4, 0.5]), torch.tensor([0.2, 0.3]))
@@ -107,6 +108,19 @@ def test_saved_memory_comes_back_the_same_and_has_the_same_bytes():
     assert Memory.from_bytes(Memory().to_bytes()).classes == ()
 
 
+def test_saved_memory_of_compressed_images_holds_the_files_it_counts():
+    smooth = np.arange(3 * 2 * 40 * 30).reshape(3, 2, 40, 30).astype(np.uint8)
+    ranges = np.ones((3, 2), np.float32)
+    memory = Memory({4: Exemplars(smooth).compressed(), 1: Exemplars(smooth[::-1], 2, ranges).compressed()})
+    data = memory.to_bytes()
+    back = Memory.from_bytes(data)
+    assert same(memory, back)
+    assert [back[c].files for c in (1, 4)] == [memory[c].files for c in (1, 4)]
+    assert back.num_bytes == memory.num_bytes < len(data) < 6 * 2 * 40 * 30
+    assert back.to_bytes() == data
+    assert Memory.from_bytes(Memory({0: Exemplars(smooth[:0]).compressed()}).to_bytes()).num_images == 0
+
+
 def test_memory_of_stored_images_trains_on_what_they_decode_to():
     memory = Memory({0: packed(2, "float32")})
     contents = memory.contents(PREPROCESS)
@@ -138,6 +152,47 @@ def test_reservoir_keeps_everything_until_it_is_full_and_its_capacity_from_then_
         reservoir.add(class_id, numbered(3, class_id=class_id))
         assert reservoir.num_images == expected
         assert reservoir.num_bytes == 30 * expected
+
+
+def uneven(number: int, *, class_id: int) -> Exemplars:
+    """Images whose files have very different lengths."""
+    rng, images = np.random.default_rng(class_id), np.zeros((number, C, 16, 16), np.uint8)
+    for row in range(number):
+        rows = rng.integers(0, 17)
+        images[row, :, :rows] = rng.integers(0, 256, (C, rows, 16))
+    return Exemplars(images)
+
+
+def test_compressed_reservoir_fills_its_bytes_whatever_the_order_of_the_classes():
+    sizes, limit, kept = {0: 5, 1: 7, 2: 4}, 1500, []
+    for order in itertools.permutations(sizes):
+        reservoir = Reservoir(100, seed=1, compress=True, max_bytes=limit)
+        for class_id in order:
+            reservoir.add(class_id, uneven(sizes[class_id], class_id=class_id))
+            assert reservoir.num_bytes <= limit
+        kept.append({c: reservoir[c].files for c in sizes})
+    assert all(other == kept[0] for other in kept)
+    # The definition: by the random numbers, until one does not fit.
+    everything = [
+        (key, size)
+        for c, number in sizes.items()
+        for key, size in zip(
+            stream(1, "continual/reservoir", 0, c).random(number),
+            uneven(number, class_id=c).compressed().sizes,
+            strict=True,
+        )
+    ]
+    total = np.cumsum([size for _, size in sorted(everything)])
+    assert sum(len(files) for files in kept[0].values()) == (total <= limit).sum() < len(everything)
+
+
+def test_compressed_reservoir_comes_back_the_same():
+    reservoir = Reservoir(100, seed=1, compress=True, max_bytes=1500)
+    reservoir.add(0, uneven(9, class_id=0))
+    back = Reservoir.from_bytes(reservoir.to_bytes())
+    for one in (reservoir, back):
+        one.add(3, uneven(9, class_id=3))
+    assert back.to_bytes() == reservoir.to_bytes()
 
 
 def test_reservoir_does_not_depend_on_the_order_of_the_classes_and_does_on_the_seed():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from apps.continual.exemplars import STORAGES, Exemplars, as_pixels, image_bytes
+from apps.continual.exemplars import STORAGES, Exemplars, as_pixels, expected_bytes, image_bytes
 from atom import formation
 from atom.errors import ConfigError, ShapeError
 from atom.preprocess import Preprocess
@@ -80,6 +80,51 @@ def test_multi_formation_counts_stored_images_and_gives_decoded_ones(storage):
     assert packed.num_images == 3
     assert packed.num_bytes == stored.num_bytes
     assert torch.equal(packed.white(preprocess), formation.decode(stored.white(preprocess), 2))
+
+
+def ramps(number: int) -> np.ndarray:
+    """Images that compress, each to another length: the first rows are noise, more of them from image to image."""
+    images = np.zeros((number, C, 16, 16), np.uint8)
+    for row in range(number):
+        images[row, :, :row] = np.random.default_rng(row).integers(0, 256, (C, row, 16))
+    return images
+
+
+@pytest.mark.parametrize("ranges", [None, np.ones((6, 2), np.float32)])
+def test_compressed_images_are_the_same_and_count_their_files(ranges):
+    plain = Exemplars(ramps(6), 1, ranges)
+    packed = plain.compressed()
+    np.testing.assert_array_equal(packed.images_NCHW, plain.images_NCHW)
+    assert packed.files is not None
+    assert packed.sizes == [len(file) + (0 if ranges is None else 8) for file in packed.files]
+    assert packed.num_bytes == sum(packed.sizes) < plain.num_bytes
+    assert packed.storage == plain.storage
+
+
+@pytest.mark.parametrize(("factor", "frac"), [(1, 0.4), (2, 0.6)])
+def test_distilled_images_are_expected_between_files_of_real_ones_and_bare_values(factor, frac):
+    flat, mixed = np.zeros((30, C, 16, 16), np.uint8), ramps(6)
+    for real_NCHW in (flat, mixed, mixed[:1]):
+        values, of_real = C * 16 * 16, np.mean(Exemplars(real_NCHW).compressed().sizes)
+        found = expected_bytes(real_NCHW, storage="uint8", factor=factor)
+        assert found == pytest.approx((1 - frac) * of_real + frac * values, abs=0.51)
+        assert expected_bytes(real_NCHW, storage="uint8-scaled", factor=factor) == found + 8
+
+
+def test_as_many_images_are_kept_as_fit_into_the_bytes_of_their_files():
+    packed = Exemplars(ramps(6)).compressed()
+    for number in range(6):
+        for limit in (sum(packed.sizes[:number]), sum(packed.sizes[: number + 1]) - 1):
+            kept = Exemplars(ramps(6)).compressed(limit)
+            assert kept.num_images == number
+            assert packed.head(6, limit).files == kept.files
+    assert packed.head(2, 10**6).files == packed.files[:2]
+    assert packed.at(np.array([4, 1])).files == (packed.files[4], packed.files[1])
+
+
+def test_float32_images_cannot_be_compressed():
+    with pytest.raises(ConfigError, match="storage uint8 or uint8-scaled"):
+        Exemplars(np.zeros((1, C, H, W), np.float32)).compressed()
 
 
 @pytest.mark.parametrize("storage", STORAGES)

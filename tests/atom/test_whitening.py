@@ -49,6 +49,11 @@ def test_a_single_image_has_no_covariance() -> None:
         ZCA.fit(images(1), eps=0.1)
 
 
+def test_bytes_are_those_of_both_matrices() -> None:
+    zca = ZCA.fit(torch.randn(9, 3, 4, 5, generator=torch.Generator().manual_seed(0)), eps=0.1)
+    assert zca.num_bytes == 2 * 60 * 60 * 4
+
+
 def test_flat_images_are_refused() -> None:
     with pytest.raises(ShapeError, match="expected \\[N, C, H, W\\]"):
         ZCA.fit(torch.zeros(4, 5), eps=0.1)

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from atom.errors import ConfigError
 from pipelines.continual import identity_of, main
 from pipelines.incremental.job import ContinualJob
 from pipelines.incremental.plan import Plan, check_names, plan, source_of
+from pipelines.incremental.report import remarks
 from pipelines.incremental.views import first_step
 from pipelines.incremental.worker import training_seed
 from pipelines.options import ContinualCommand, parse
@@ -148,6 +150,17 @@ def test_another_order_or_cut_of_the_classes_is_another_output() -> None:
     assert identity(class_order=tuple("9876543210")) != plain
 
 
+def test_room_of_a_class_is_that_of_the_order_that_gives_it_most() -> None:
+    asked = {"compress": True, "storage": "uint8", "budget": "40kB", "memories": ("random",)}
+    decided = planned(order_seeds=(1993, 7), **asked)
+    for class_id in range(10):
+        arrived = [
+            next(step for step, classes in enumerate(stream.steps) if class_id in classes)
+            for stream in decided.streams.values()
+        ]
+        assert decided.largest_room("random", class_id) == 40_000 // (2 * (min(arrived) + 1))
+
+
 def test_few_images_of_a_step_are_shown_as_often_as_many() -> None:
     made = job(step_classes=(6, 2, 2), order_seeds=(3,))
     counts_K = digits().train.per_class_counts()
@@ -185,6 +198,25 @@ def test_a_class_too_small_to_distil_one_image_is_refused_by_name() -> None:
     assert plan(asked.model_copy(update={"init": "noise"}), rare(3), num_steps=5).most[1] == 3
 
 
+def test_compressed_distilled_images_are_counted_by_an_estimate_that_is_told() -> None:
+    asked = {"memories": ("random", "distilled"), "storage": "uint8", "compress": True}
+    by_class = planned(budget="640B/class", **asked)
+    # No file of 8 x 8 pixels is shorter than they are.
+    assert by_class.expected == (64,) * 10
+    assert [by_class.ipc("distilled", 0, step, 0) for step in (0, 4)] == [10] * 2
+    assert by_class.quota("random", 0, 4) > 10
+    assert any("expected to take 64 to 64 bytes" in note for note in by_class.notes)
+    images_class = planned(budget="12/class", **asked)
+    assert (images_class.ipc("distilled", 0, 0, 0), images_class.expected, images_class.notes) == (12, (), ())
+    assert planned(storage="float32", compress=True, memories=("random",)).compress
+
+
+def test_bytes_of_the_whitening_are_said_under_the_table() -> None:
+    results = ContinualResults("digits", 5, 10, (), (), whitening_bytes=2 * 4 * 64**2)
+    assert any("whitening, 0.0 MB (two 64 x 64 float32" in remark for remark in remarks(results))
+    assert remarks(replace(results, whitening_bytes=0)) == []
+
+
 def test_two_names_of_one_memory_are_run_once() -> None:
     decided = planned(memories=("distilled", "distilled-atom", "distilled-dm"), mode="atom")
     assert decided.memories == ("distilled", "distilled-dm")
@@ -218,6 +250,7 @@ def test_reservoir_of_a_budget_by_class_is_said_to_be_larger() -> None:
         ({"class_order": ("nowhere.txt",)}, "--class-order nowhere.txt: neither a class nor a file"),
         ({"step_classes": (5, 4)}, "these are 9 classes, but the source has 10"),
         ({"score_on": "validation"}, "--validation-frac"),
+        ({"compress": True, "storage": "float32"}, "--storage uint8-scaled or uint8"),
     ],
 )
 def test_what_cannot_be_is_refused(asked: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 # N images, M stored images, C channels, H height, W width
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from apps.continual.selection import order_distilled
 from apps.continual.settings import LearnerSettings
 from apps.continual.state import StepData
 from apps.continual.stream import class_stream
-from atom.data import RealData, load
+from atom.data import ImageSet, RealData, load
 from atom.distilled import DistilledSet
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation
@@ -187,6 +188,7 @@ def distiller(folder: Path, *, real: RealData | None = None, **asked: Any) -> Di
         given=None,
         data_key=lambda order: {"order": order},
         device_kind="cpu",
+        flaw=None,
     )
     return Distiller(job)
 
@@ -247,6 +249,64 @@ def test_a_rare_class_keeps_what_it_has_and_shrinks_no_other_class_of_any_memory
     kept = kept_of_rare(tmp_path, budget=budget, classes_per_group=group, distil_network="convnet-w8-d2")
     expected = [8 if class_id == 3 else 20 for class_id in range(10)]
     assert kept == {"random": (expected, 188 * 64), "distilled": (expected, 188 * 64)}
+
+
+def compressed(folder: Path, **asked: Any) -> tuple[Memories, Distiller]:
+    """Memories of 24 x 24 pixels, where files are smaller than values, the distilled ones made of dim noise."""
+    digits, rng = load("digits", data_dir=Path("unused")), np.random.default_rng(0)
+    large = [np.kron(part.images, np.ones((1, 1, 3, 3), np.uint8)) for part in (digits.train, digits.test)]
+    real = digits.with_images(
+        *(
+            ImageSet.create(images, part.labels, part.class_names)
+            for images, part in zip(large, (digits.train, digits.test), strict=True)
+        )
+    )
+    made = distiller(folder, real=real, storage="uint8", orders=1, compress=True, **asked)
+    job = made._job
+    fitted = Preprocess.fit(real.train.images, zca=False)
+    job.views.preprocess = lambda name: fitted
+    for step in range(5):
+        for lot, groups in made.lots(step).items():
+            for class_id in (c for group in groups for c in group):
+                pixels = rng.integers(0, rng.integers(2, 200), (lot.ipc, 1, 24, 24)).astype(np.uint8)
+                made.images[lot, class_id] = fitted.apply(pixels).numpy()
+    return Memories(job, made), made
+
+
+@pytest.mark.parametrize("budget", ["4kB/class", "40kB"])
+def test_compressed_memories_fill_the_bytes_of_the_budget_with_what_fits(budget: str, tmp_path: Path) -> None:
+    names = ("random", "distilled", "reservoir")
+    memories, made = compressed(tmp_path, budget=budget, memories=names, distil_network="convnet-w8-d2")
+    for step in range(5):
+        random, distilled, reservoir = (memories._made((name, 0, 0), step) for name in names)
+        share = 4000 if budget.endswith("class") else 20_000 // (step + 1)
+        for class_id in random.classes:
+            room = share - random[class_id].num_bytes
+            arrived = next(s for s in range(5) if class_id in made._job.plan.streams[0].steps[s])
+            larger = memories._exemplars(("random", 0, 0), arrived, class_id)
+            kept = random[class_id].num_images
+            assert room >= 0
+            assert kept == larger.num_images or room < larger.sizes[kept]
+            assert kept > share // 576, "no more than without compression"
+            assert 0 < distilled[class_id].num_bytes <= share
+        assert reservoir.num_bytes <= 40_000
+    assert reservoir.num_bytes > 39_000
+
+
+def test_compression_and_its_room_decide_what_a_result_is_known_by(tmp_path: Path) -> None:
+    asked = {"memories": ("random", "distilled", "reservoir"), "distil_network": "convnet-w8-d2"}
+    for memory in asked["memories"]:
+        recipes = [
+            Memories(one._job, one).recipe((memory, 0, 0), 1)
+            for one in (
+                distiller(tmp_path, **asked),
+                distiller(tmp_path, compress=True, **asked),
+                distiller(tmp_path, compress=True, budget="4kB", **asked),
+                distiller(tmp_path, compress=True, budget="4.1kB", **asked),
+            )
+        ]
+        assert "files" not in recipes[0]
+        assert all(one != other for one, other in itertools.combinations(recipes, 2))
 
 
 @pytest.mark.ray
