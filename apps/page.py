@@ -109,6 +109,10 @@ def picture(figure: Figure, *, max_bytes: int = 500_000) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+NARROW = 4.0
+"""Width of a narrow figure, inches: at the width of a phone its letters are as large as the text beside it."""
+
+
 def drawing(draw: Callable[..., Figure], caption: str) -> str:
     """A figure for pages: panels beside each other on a screen, below each other on a phone.
 

@@ -15,13 +15,12 @@ from numpy.typing import ArrayLike
 
 from apps.continual.findings import REFERENCES, Group, cells_by_pair, classes_seen, group_of, size
 from apps.continual.results import ContinualResults, Summary
+from apps.page import NARROW
 
 _ACCENT, _GREY, _INK = "#c8550b", "#7a8590", "#333333"
 _COLORS = ("#2b6cb0", "#2f855a", "#8a4fa3", "#b08900", "#1f9aa8", "#c2417c", "#6b4f3a")
 _MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 _DASHES: dict[str, LineStyleType] = {"finetune": ":", "joint": "--"}
-_NARROW = 4.0
-"""Width of a narrow figure, inches: at the width of a phone its letters are as large as the text beside it."""
 
 
 def accuracy_figure(results: ContinualResults, *, narrow: bool = False) -> Figure:
@@ -213,7 +212,7 @@ def _grid(figure: Figure, number: int, *, height: float, narrow: bool, sharey: b
     columns = 1 if narrow else {0: 1, 1: 1, 2: 2, 4: 2}.get(number, 3)
     rows = max(1, math.ceil(number / columns))
     figure.set_size_inches(
-        _NARROW if narrow else 11, (height if narrow or columns > 1 else 1.2 * height) * rows + 0.9
+        NARROW if narrow else 11, (height if narrow or columns > 1 else 1.2 * height) * rows + 0.9
     )
     grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
     for axes in grid[number:]:

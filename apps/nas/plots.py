@@ -6,6 +6,7 @@ Figures are built without pyplot, so that nothing global is left behind and any 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ from matplotlib.transforms import Bbox
 from scipy.stats import rankdata
 
 from apps.nas.verdict import Estimate, ProxyVerdict, Verdict
-from apps.page import number
+from apps.page import NARROW, number
 
 _ACCENT, _BLUE, _GREY, _INK = "#c8550b", "#2b6cb0", "#9aa5b1", "#333333"
 _LOG_SCORES = ("parameters", "multiply-adds")
@@ -64,14 +65,18 @@ def true_top(truth: Mapping[str, float]) -> list[str]:
     return sorted(truth, key=lambda name: -truth[name])[: min(10, max(1, math.floor(0.2 * len(truth) + 0.5)))]
 
 
-def scatter_figure(verdict: Verdict) -> Figure:
+def scatter_figure(verdict: Verdict, *, narrow: bool = False) -> Figure:
     """One panel a proxy: its mean score against the reference accuracy in percent, bars of one std.
 
     Networks that failed under the proxy, or that it scores -inf, stand at the left edge of its panel.
+
+    Args:
+        verdict: from `judge`.
+        narrow: whether panels stand below each other, as a phone needs them.
     """
-    columns = min(3, max(1, len(verdict.proxies)))
+    columns = 1 if narrow else min(3, max(1, len(verdict.proxies)))
     rows = max(1, math.ceil(len(verdict.proxies) / columns))
-    figure = Figure(figsize=(11, 3.0 * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(NARROW if narrow else 11, 3.0 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axes, proxy in zip(grid, verdict.proxies, strict=False):
         _scatter_panel(axes, proxy, verdict)
@@ -93,7 +98,9 @@ def scatter_figure(verdict: Verdict) -> Figure:
         )
         for color, marker, face, label in marks
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=2 if narrow else 5, frameon=False, fontsize=9
+    )
     return figure
 
 
@@ -146,17 +153,20 @@ def _few_log_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def rank_flow_figure(verdict: Verdict) -> Figure:
+def rank_flow_figure(verdict: Verdict, *, narrow: bool = False) -> Figure:
     """How each network's rank moves from the reference to every proxy, best proxy by tau-b first.
 
     Lines of the true top are coloured. A line has a gap where the network has no score.
+
+    Args:
+        verdict, narrow: see `scatter_figure`.
     """
     proxies = sorted(verdict.proxies, key=lambda proxy: -_or(kendall_of(proxy).value, -2.0))
     columns = [ranks_of(verdict.truth), *(ranks_of(scores_of(proxy, verdict)) for proxy in proxies)]
     names, top = list(verdict.truth), true_top(verdict.truth)
     dense = len(names) > _DENSE
     lines = {name: np.array([column.get(name, math.nan) for column in columns]) for name in names}
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    figure = Figure(figsize=(NARROW, 7.4) if narrow else (11, 6.4), layout="constrained")
     axes = figure.subplots()
     others = [np.column_stack([np.arange(len(columns)), lines[name]]) for name in names if name not in top]
     # One opaque grey: where hundreds of lines cross, shades carry nothing and make the file large.
@@ -169,11 +179,19 @@ def rank_flow_figure(verdict: Verdict) -> Figure:
         label = f"{place + 1}  {_short(name, 30)}"
         axes.plot(lines[name], color=color, linewidth=2, marker="o", markersize=5, label=label)
     if top:
-        legend = axes.legend(title="true rank", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.02)}
+        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+        legend = axes.legend(title="true rank", frameon=False, **(below if narrow else beside))
         for text in legend.get_texts():
             text.set(parse_math=False, fontsize=8)
     heads = [f"{_short(proxy.name, 14)}\nτ-b {number(kendall_of(proxy).value)}" for proxy in proxies]
-    axes.set_xticks(range(len(columns)), ["reference", *heads], fontsize=8.5, parse_math=False)
+    axes.set_xticks(
+        range(len(columns)),
+        ["reference", *heads],
+        fontsize=8.5,
+        parse_math=False,
+        rotation=90 if narrow else 0,
+    )
     axes.xaxis.tick_top()
     axes.set_xlim(-0.3, len(columns) - 0.7)
     _rank_axis(axes, len(names), log=dense)
@@ -191,12 +209,15 @@ def _rank_axis(axes: Axes, num_networks: int, *, log: bool) -> None:
     _tidy(axes)
 
 
-def cost_quality_figure(verdict: Verdict) -> Figure:
+def cost_quality_figure(verdict: Verdict, *, narrow: bool = False) -> Figure:
     """Tau-b over all networks with its interval against the time for preparation, training and scoring.
 
     A hollow marker stands at the time without preparation. Proxies without a tau-b are left out.
+
+    Args:
+        verdict, narrow: see `scatter_figure`.
     """
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    figure = Figure(figsize=(NARROW, 6.0) if narrow else (11, 5.4), layout="constrained")
     axes = figure.subplots()
     shown = [proxy for proxy in verdict.proxies if kendall_of(proxy).value is not None]
     times = [verdict.reference_seconds, *(proxy.train_seconds for proxy in shown)]
@@ -220,12 +241,12 @@ def cost_quality_figure(verdict: Verdict) -> Figure:
         )
     if not shown:
         axes.text(0.5, 0.5, "No proxy has a τ-b here.", ha="center", transform=axes.transAxes)
-    _cost_axes(figure, axes, verdict)
+    _cost_axes(figure, axes, verdict, narrow=narrow)
     _label_points(figure, axes, names, bars)
     return figure
 
 
-def _cost_axes(figure: Figure, axes: Axes, verdict: Verdict) -> None:
+def _cost_axes(figure: Figure, axes: Axes, verdict: Verdict, *, narrow: bool) -> None:
     axes.axhline(0, color=_GREY, linewidth=0.8)
     axes.plot([], [], "o", color=_ACCENT, label="trains on images")
     axes.plot([], [], "s", color=_BLUE, label="stores no images")
@@ -240,12 +261,18 @@ def _cost_axes(figure: Figure, axes: Axes, verdict: Verdict) -> None:
     axes.set_xscale("log")
     left, right = axes.get_xlim()
     ticks = [tick for tick in _TIMES if left <= tick <= right]
+    ticks = ticks[:: math.ceil(len(ticks) / 4)] if narrow and ticks else ticks
     axes.set_xticks(ticks, [_TIMES[tick] for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_ylim(top=1.02)
-    axes.set_xlabel("time in all: preparation, training and scoring (log scale)", fontsize=10)
+    what = (
+        "time in all: preparation,\ntraining and scoring"
+        if narrow
+        else "time in all: preparation, training and scoring"
+    )
+    axes.set_xlabel(f"{what} (log scale)", fontsize=10)
     axes.set_ylabel("Kendall's τ-b, all networks", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=1 if narrow else 5, frameon=False, fontsize=9)
     _tidy(axes)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from statistics import fmean, stdev
 
@@ -16,7 +17,7 @@ from apps.nas.plots import (
 from apps.nas.summary import summary
 from apps.nas.verdict import Difference, Estimate, Verdict
 from apps.nas.verdict_table import p_text
-from apps.page import duration, number, page, picture, plain, table
+from apps.page import drawing, duration, number, page, plain, table
 
 _FIGURES = (
     (
@@ -60,8 +61,7 @@ def render_report(
     sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in summary(verdict))
     parts = [f'<div class="summary">{sentences}</div>', *_verdict_tables(verdict)]
     for draw, heading, caption in _FIGURES:
-        image = f'<div><img src="{picture(draw(verdict))}" alt="{escape(caption)}"></div>'
-        parts.append(f"<h2>{heading}</h2><figure>{image}<figcaption>{caption}</figcaption></figure>")
+        parts.append(f"<h2>{heading}</h2>" + drawing(partial(draw, verdict), caption))
     parts += ["<h2>Networks</h2>", _network_table(verdict)]
     return page(title, [*parts, *endings(facts, failures=failures, winners=winners)])
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Literal
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from apps.page import number, page, picture, plain, table
+from apps.page import NARROW, drawing, number, page, plain, table
 
 Status = Literal["finished", "stopped", "failed"]
 NOT_COMPARABLE = (
@@ -54,9 +55,9 @@ def best_first(tried: Sequence[Tried]) -> list[Tried]:
     return sorted(tried, key=lambda one: (order.index(one.status), -one.epochs, -(one.score or 0.0)))
 
 
-def search_figure(tried: Sequence[Tried]) -> Figure:
+def search_figure(tried: Sequence[Tried], *, narrow: bool = False) -> Figure:
     """Last validation accuracy in percent by the order in which the networks ended; failed ones stand at the foot."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(NARROW if narrow else 11, 4.6), layout="constrained")
     axes = figure.subplots()
     lowest = min((one.score for one in tried if one.score is not None), default=0.0)
     for status, colour in _COLOURS.items():
@@ -96,10 +97,9 @@ def render_search(
     """
     caption = "Each point is one network. A stopped one is drawn where it stood when it was stopped."
     told = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*sentences, NOT_COMPARABLE))
-    image = f'<div><img src="{picture(search_figure(tried))}" alt="{escape(caption)}"></div>'
     parts = [
         f'<div class="summary">{told}</div>',
-        f"<h2>The search</h2><figure>{image}<figcaption>{caption}</figcaption></figure>",
+        "<h2>The search</h2>" + drawing(partial(search_figure, tried), caption),
         "<h2>Networks</h2>",
         _networks(tried),
     ]

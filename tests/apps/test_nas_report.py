@@ -100,7 +100,7 @@ def test_every_tag_is_closed_in_order(outline):
 
 
 def test_the_page_fetches_nothing(page, outline):
-    assert len(outline.links) == 3
+    assert len(outline.links) == 6
     assert all(link.startswith("data:image/") for link in outline.links)
     assert "http" not in page
     assert "url(" not in page
@@ -290,6 +290,13 @@ def test_each_proxy_has_a_panel_and_only_sizes_a_log_axis(verdict):
         p.name for p in verdict.proxies
     ]
     assert [axes.get_xscale() for axes in figure.axes] == ["linear", "log", "linear", "linear"]
+
+
+def test_a_phone_gets_pictures_of_its_own_with_panels_below_each_other(page, verdict):
+    assert page.count('<source media="(max-width:699px)"') == page.count("<picture>") == 3
+    panels = plots.scatter_figure(verdict, narrow=True).axes
+    assert {axes.get_subplotspec().colspan.start for axes in panels} == {0}
+    assert len(panels) == len(verdict.proxies)
 
 
 @pytest.mark.parametrize("num_proxies", [1, 3, 4])
