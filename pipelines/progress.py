@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
 _LINE_EVERY_S = 5.0
 _WINDOW_S = 30.0
+_LEAST_S = 2.0
+"""What is shorter is no measurement."""
 
 
 class Rate:
     """Speed over the last half minute, and the time left at that speed.
+
+    Nothing is said until as much time was measured as the first sign of progress took: starting workers is no speed,
+    and of units that are done side by side the first ones come together.
 
     Args:
         total: the work in all.
@@ -24,11 +29,13 @@ class Rate:
         window_s: how far back the speed looks.
 
     Example:
-        >>> now_s = iter([0.0, 10.0])
+        >>> now_s = iter([0.0, 10.0, 20.0])
         >>> rate = Rate(100, clock=lambda: next(now_s))
         >>> rate.update(20)
+        >>> rate.per_second
+        >>> rate.update(40)
         >>> rate.per_second, rate.left_s
-        (2.0, 40.0)
+        (2.0, 30.0)
     """
 
     def __init__(
@@ -43,24 +50,35 @@ class Rate:
         self.done = done
         self._clock = clock
         self._window_s = window_s
-        self._points: deque[tuple[float, float]] = deque([(clock(), done)])
+        self._begun_s = clock()
+        self._measured_s = _LEAST_S
+        self._points: deque[tuple[float, float]] = deque()
 
     def update(self, done: float) -> None:
         """Set the work done so far. Going back, as after a lost worker, starts the measurement anew."""
         now_s = self._clock()
         if done < self.done:
+            self._begun_s = now_s
             self._points.clear()
+        elif done > self.done and not self._points:
+            self._measured_s = max(_LEAST_S, now_s - self._begun_s)
+            self._points.append((now_s, done))
+        elif self._points:
+            self._points.append((now_s, done))
         self.done = done
-        self._points.append((now_s, done))
         # The oldest point kept is the last one outside the window, so that the window is covered.
-        while len(self._points) > 2 and now_s - self._points[1][0] >= self._window_s:
+        window_s = max(self._window_s, 2 * self._measured_s)
+        while len(self._points) > 2 and now_s - self._points[1][0] >= window_s:
             self._points.popleft()
 
     @property
     def per_second(self) -> float | None:
         """Work a second, or None before anything is known."""
+        if not self._points:
+            return None
         (first_s, first), (last_s, last) = self._points[0], self._points[-1]
-        return (last - first) / (last_s - first_s) if last > first and last_s > first_s else None
+        measured = last > first and last_s - first_s >= self._measured_s
+        return (last - first) / (last_s - first_s) if measured else None
 
     @property
     def left_s(self) -> float | None:

@@ -20,13 +20,52 @@ class Terminal(io.StringIO):
 
 def test_work_of_an_earlier_run_does_not_count_as_speed() -> None:
     clock = Clock()
-    rate = Rate(100, done=60, clock=clock)
-    assert rate.per_second is None
-    assert rate.left_s is None
+    rate = Rate(120, done=60, clock=clock)
+    for done in (60, 80):
+        assert rate.per_second is None
+        assert rate.left_s is None
+        clock.now_s += 5
+        rate.update(done)
     clock.now_s += 10
-    rate.update(80)
+    rate.update(100)
     assert rate.per_second == 2
     assert rate.left_s == 10
+
+
+def test_start_of_the_workers_is_no_speed() -> None:
+    clock = Clock()
+    rate = Rate(1000, clock=clock)
+    said = []
+    for second in range(1, 121):
+        clock.now_s += 1
+        rate.update(max(0, second - 50))
+        said.append(rate.left_s)
+    assert said[:100] == [None] * 100
+    assert said[-1] == pytest.approx(1000 - 70)
+
+
+def test_units_that_end_side_by_side_do_not_promise_an_early_end() -> None:
+    clock = Clock()
+    rate = Rate(32, clock=clock)
+    said = []
+    for batch in range(1, 4):
+        clock.now_s += 57
+        for unit in range(1, 5):
+            clock.now_s += 1
+            rate.update(4 * (batch - 1) + unit)
+            said.append(rate.left_s)
+    assert said[:4] == [None] * 4
+    for done, seconds in enumerate(said[4:], start=5):
+        assert 0.5 < (seconds or 0) / ((32 - done) / 4 * 61) < 2
+
+
+def test_rare_units_are_not_timed_by_the_last_half_minute() -> None:
+    clock = Clock()
+    rate = Rate(10, clock=clock)
+    for second in range(1, 1501):
+        clock.now_s += 1
+        rate.update(second // 300)
+    assert rate.left_s == pytest.approx(5 * 300)
 
 
 def test_speed_forgets_what_is_older_than_the_window() -> None:
@@ -51,6 +90,9 @@ def test_lost_work_starts_the_measurement_anew() -> None:
     assert rate.per_second is None
     clock.now_s += 10
     rate.update(40)
+    assert rate.per_second is None
+    clock.now_s += 10
+    rate.update(60)
     assert rate.per_second == 2
 
 
@@ -81,9 +123,9 @@ def test_pipe_gets_a_line_at_changes_and_every_five_seconds() -> None:
     assert stream.getvalue().splitlines() == [
         "distilling: 0/2 classes, 5/100 iterations, 1/s, 1 min 35 s left, loss 0.5",
         "distilling: 0/2 classes, 10/100 iterations, 1/s, 1 min 30 s left, loss 0.5",
-        "distilling: 1/2 classes, 50/100 iterations, 4.55/s, 11 s left, loss 0.5",
+        "distilling: 1/2 classes, 50/100 iterations, 4.9/s, 10 s left, loss 0.5",
         "class 1: done",
-        "distilling: 2/2 classes, 100/100 iterations, 9.09/s, loss 0.5",
+        "distilling: 2/2 classes, 100/100 iterations, 9.9/s, loss 0.5",
     ]
 
 
