@@ -265,6 +265,16 @@ def test_code_that_workers_import_is_uploaded(ignore_file, tmp_path):
     assert ignored.stdout == ""
 
 
+@pytest.mark.parametrize("name", ["job.log", "logs/job.log", "nohup.out"])
+def test_log_that_grows_while_a_job_is_packed_stays_behind(name, tmp_path):
+    if shutil.which("git") is None:
+        pytest.skip("git reads the patterns")
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    shutil.copy(ROOT / ".rayignore", tmp_path / ".gitignore")
+    command = ["git", "-C", str(tmp_path), "check-ignore", "--no-index", "--quiet", name]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
 def test_runtime_env_holds_variables_only():
     content = yaml.safe_load((ROOT / "runtime_env.yaml").read_text())
     assert set(content) == {"env_vars"}
