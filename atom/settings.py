@@ -74,8 +74,9 @@ class DistillSettings(MatchingSettings):
     """Added to the eigenvalues of the covariance before whitening. Source: MTT's and DataDAM's code."""
     seed: int = 0
     """Seed of every random stream."""
-    classes_per_group: Annotated[int, Field(ge=1)] = 5
-    """Classes distilled together, the unit of work; part of the recipe, since another grouping gives other bits."""
+    classes_per_group: Annotated[int, Field(ge=1)] | None = None
+    """Classes distilled together, the unit of work, since they share bits; default 1 on a CPU, on a GPU what 8 GiB
+    hold."""
     threads_per_actor: Annotated[int, Field(ge=1)] = 1
     """CPU threads of each actor; part of the recipe, since another count gives other bits."""
     precision: Precision = "auto"

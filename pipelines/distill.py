@@ -6,6 +6,7 @@ ray job submit --working-dir . -- python pipelines/distill.py --dataset cifar10 
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
@@ -34,6 +35,7 @@ def distill(command: DistillCommand) -> int:
     from atom.distill import IMAGES_VERSION
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
+    from pipelines.distillation import group_classes
     from pipelines.evaluation import check_baselines, check_networks, judges
     from pipelines.preparation import check_ipc, load_real, say_unwhitened, whitening_flaw
     from pipelines.resources import choose_size
@@ -51,9 +53,8 @@ def distill(command: DistillCommand) -> int:
     name = run_name(asked, real.name)
     location = output_location(command, name)
     with connect() as cluster:
-        num_groups = -(-real.train.num_classes // asked.classes_per_group)
-        size, device_kind = choose_size(
-            cluster, command, threads=asked.threads_per_actor, num_units=num_groups
+        most, device_kind = choose_size(
+            cluster, command, threads=asked.threads_per_actor, num_units=real.train.num_classes
         )
         channels, height, width = real.train.images.shape[1:]
         shape = {
@@ -66,6 +67,8 @@ def distill(command: DistillCommand) -> int:
         settings = resolve.resolve_settings(
             asked, device_kind=device_kind, symbols=real.symbols, whitenable=flaw is None, **shape
         )
+        groups = group_classes(real.train.num_classes, settings.classes_per_group)
+        size = replace(most, num_actors=min(most.num_actors, len(groups)))
         evaluation = resolve.resolve_evaluation(
             command.part(EvaluateSettings), device_kind=device_kind, symbols=real.symbols
         )
@@ -85,6 +88,11 @@ def distill(command: DistillCommand) -> int:
                 "atom-distill", {**identity, **evaluation.model_dump(mode="json")}, cluster, size, store
             )
             say_unwhitened(flaw)
+            if len(groups) < min(command.num_actors or 0, real.train.num_classes):
+                say(
+                    f"Note: {len(groups)} groups of classes keep {len(groups)} workers busy; a smaller"
+                    " --classes-per-group makes more, and other bits."
+                )
             with stop_on_signals() as stop, job.tracker(name) as tracker:
                 return job.run(tracker, stop)
 

@@ -55,8 +55,9 @@ class ActorSize:
     gpus: float
 
 
-def group_classes(num_classes: int, classes_per_group: int) -> list[Group]:
+def group_classes(num_classes: int, classes_per_group: int | None) -> list[Group]:
     """Consecutive classes in groups; the last group may be smaller."""
+    assert classes_per_group is not None, "settings are resolved by the driver"
     return [
         tuple(range(start, min(start + classes_per_group, num_classes)))
         for start in range(0, num_classes, classes_per_group)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -131,8 +131,9 @@ class DistilledHere:
             classes = [class_id for class_id in sorted(real) if settings[class_id].ipc == ipc]
             of_group = settings[classes[0]]
             distiller = self._distiller_for(of_group, real[classes[0]])
-            for first in range(0, len(classes), of_group.classes_per_group):
-                group = classes[first : first + of_group.classes_per_group]
+            size = cast(int, of_group.classes_per_group)
+            for first in range(0, len(classes), size):
+                group = classes[first : first + size]
                 state = distiller.start(group, of_class)
                 state = distiller.advance(state, of_group.iterations or 0, class_ids=group, real=of_class)
                 if state.failures:

@@ -3,7 +3,7 @@
 Every network shows the features of its blocks (`atom.nets.layers.BlockNet`), so every one can distil.
 """
 
-from atom.nets.counts import count_multiply_adds, count_parameters
+from atom.nets.counts import count_multiply_adds, count_parameters, largest_map
 from atom.nets.custom import (
     build_with,
     identity,
@@ -32,6 +32,7 @@ __all__ = [
     "identity",
     "import_object",
     "known_names",
+    "largest_map",
     "module_digest",
     "parse_convnet",
     "require_blocks",

@@ -51,6 +51,28 @@ def count_multiply_adds(
     return convolutions + _num_features(net, image_size) * num_classes
 
 
+def largest_map(net: nn.Module, channels: int, image_size: Size) -> int:
+    """Numbers of the largest activation of one image's forward pass, by running it once on a blank image.
+
+    Example:
+        >>> largest_map(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2)), 3, (8, 6))
+        192
+    """
+    sizes = [0]
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            sizes.append(output.numel())
+
+    hooks = [module.register_forward_hook(note) for module in net.modules()]
+    try:
+        _run_once(net, channels, image_size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
+
+
 def _halving(spec: ConvNetSpec, image_size: Size) -> tuple[list[bool], Size]:
     depth = spec.for_size(image_size).depth or 0
     return plan_halving(stem_size(image_size), [spec.pooling != "none"] * depth)
@@ -71,14 +93,18 @@ def _num_features(spec: ConvNetSpec, image_size: Size) -> int:
 
 
 def _measured_multiply_adds(net: nn.Module, channels: int, image_size: Size) -> int:
+    with FlopCounterMode(display=False) as counter:
+        _run_once(net, channels, image_size)
+    # torch counts a multiply-add as two operations.
+    return counter.get_total_flops() // 2
+
+
+@torch.no_grad()
+def _run_once(net: nn.Module, channels: int, image_size: Size) -> None:
     parameter = next(net.parameters())
-    image_1CHW = torch.zeros(1, channels, *image_size, dtype=parameter.dtype, device=parameter.device)
     training = net.training
     net.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            net(image_1CHW)
+        net(torch.zeros(1, channels, *image_size, dtype=parameter.dtype, device=parameter.device))
     finally:
         net.train(training)
-    # torch counts a multiply-add as two operations.
-    return counter.get_total_flops() // 2

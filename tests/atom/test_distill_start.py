@@ -120,5 +120,7 @@ def test_an_unresolved_setting_is_refused(name: str, value: str | None) -> None:
 
 
 def test_settings_as_a_user_writes_them_are_refused() -> None:
-    with pytest.raises(ConfigError, match="iterations, lr_img, dsa_strategy, zca, precision, compile hold"):
+    with pytest.raises(
+        ConfigError, match="iterations, lr_img, dsa_strategy, zca, classes_per_group, precision, compile hold"
+    ):
         GroupDistiller(DistillSettings(), channels=1, height=8, width=8, num_classes=2, device=CPU)

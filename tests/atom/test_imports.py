@@ -70,11 +70,8 @@ def test_every_module_of_atom_and_a_whole_distillation_need_no_cluster(tmp_path:
     """The page on the core is run as it stands, with fewer iterations and epochs."""
     output = python(BLOCK + WALK + shrunk(EXAMPLE), tmp_path).splitlines()
     assert int(output[0]) == len(list((ROOT / "atom").rglob("*.py"))) - 1
-    assert [line.split(":")[0] for line in output[1:3]] == [
-        "classes [0, 1, 2, 3, 4]",
-        "classes [5, 6, 7, 8, 9]",
-    ]
-    assert re.fullmatch(r"test accuracy \d+\.\d ± \d+\.\d %, 3 trainings of one set", output[3])
+    assert [line.split(":")[0] for line in output[1:-1]] == [f"classes [{number}]" for number in range(10)]
+    assert re.fullmatch(r"test accuracy \d+\.\d ± \d+\.\d %, 3 trainings of one set", output[-1])
     assert (tmp_path / "digits-ipc1" / "distilled.safetensors").is_file()
 
 

