@@ -17,6 +17,7 @@ from command_runs import (
     start,
     wait_for,
 )
+from mlflow_server import MlflowServer
 from tiny_digits import NETWORK, white_digits
 
 from atom.distill import GroupDistiller
@@ -165,3 +166,21 @@ def test_killed_and_stopped_command_ends_with_the_set_of_an_uninterrupted_one(
     assert not list(output.rglob(".partial-*"))
     # A private cluster dies with its driver; two agents of Ray's own notice after half a minute.
     wait_for(lambda: not alive(left_over))
+
+
+def test_mlflow_that_hangs_holds_up_neither_chunks_nor_ctrl_c(tmp_path: Path) -> None:
+    output, server = tmp_path / "out", MlflowServer(tmp_path / "artifacts")
+    command = start(
+        *(*SMALL, "--iterations", 300, "--checkpoint-every", 10, "--eval-seeds", 0),
+        *("--tracking-uri", server.uri, "--output", output),
+    )
+    wait_for(lambda: checkpointed(output) > 0 or command.poll() is not None)
+    server.lively.clear()
+    stood_at = checkpointed(output)
+    wait_for(lambda: checkpointed(output) > stood_at + 50)
+    command.send_signal(signal.SIGINT)
+    _, errors = command.communicate(timeout=60)
+    server.close()
+    assert command.returncode == 130
+    assert errors.startswith("Stopped. The same command goes on from the last checkpoint.\nWARNING: ")
+    assert f"did not reach MLflow at {server.uri}. The same command records them" in errors
