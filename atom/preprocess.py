@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atom.errors import ArtifactError, ShapeError
+from atom.errors import ArtifactError, DataError, ShapeError
 from atom.whitening import ZCA
+
+OVERSHOOT = 0.5
+"""How far outside [0, 1] floating pixels may lie: more than a bicubic resize does, less than another scale. Chosen."""
 
 _ZCA_NAMES = ("zca_mean", "zca_whiten", "zca_unwhiten")
 
@@ -64,15 +67,25 @@ class Preprocess:
         """Preprocessed images, float32, of the same shape.
 
         Args:
-            images_NCHW: uint8 in 0..255, or floating pixels in [0, 1].
+            images_NCHW: uint8 in 0..255, or floating pixels in [0, 1]; a resize may have overshot a little.
             chunk: images a step, bounds the memory of intermediate copies.
 
         Raises:
             ShapeError: the images do not have the fitted number of channels or size.
+            DataError: floating images in 0..255, in [-1, 1], or normalised already.
         """
         images = torch.as_tensor(
             np.array(images_NCHW) if isinstance(images_NCHW, np.ndarray) else images_NCHW
         )
+        _check_pixels(images)
+        return self.apply_unbounded(images, chunk=chunk)
+
+    def apply_unbounded(self, images: Tensor, *, chunk: int = 5000) -> Tensor:
+        """As `apply`, but for pixels that may leave [0, 1], as those of made images do.
+
+        Raises:
+            ShapeError: as there.
+        """
         self._check_shape(images)
         out_NCHW = torch.empty(images.shape, dtype=torch.float32)
         for start in range(0, len(images), chunk):
@@ -148,17 +161,29 @@ class Preprocess:
                 f"images have shape {tuple(images.shape)}, but this preprocessing was fitted on"
                 f" [N, {len(self.mean_C)}, H, W]; pass images of the same source."
             )
-        if self.zca is not None and images[0].numel() != len(self.zca.mean_D):
+        if self.zca is not None and (num_values := images.shape[1:].numel()) != len(self.zca.mean_D):
             raise ShapeError(
-                f"images have {images[0].numel()} values each, but the whitening was fitted on"
+                f"images have {num_values} values each, but the whitening was fitted on"
                 f" {len(self.zca.mean_D)}; pass images of the fitted size."
             )
 
 
+def _check_pixels(images: Tensor) -> None:
+    if not images.is_floating_point() or not images.numel():
+        return
+    low, high = images.aminmax()
+    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
+        raise DataError(
+            f"floating images run from {low:.3g} to {high:.3g}, expected pixels in [0, 1], not yet normalised; pass"
+            " uint8 images, or divide those in 0..255 by 255."
+        )
+
+
 def _as_uint8(images_NCHW: np.ndarray | Tensor) -> Tensor:
     images = torch.from_numpy(images_NCHW) if isinstance(images_NCHW, np.ndarray) else images_NCHW
-    if images.ndim != 4 or images.dtype != torch.uint8:
+    if images.ndim != 4 or images.dtype != torch.uint8 or not len(images):
         raise ShapeError(
-            f"images have shape {tuple(images.shape)} and type {images.dtype}, expected uint8 [N, C, H, W]."
+            f"images have shape {tuple(images.shape)} and type {images.dtype}, expected uint8 [N, C, H, W] and at least"
+            " one of them."
         )
     return images

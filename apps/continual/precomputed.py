@@ -85,7 +85,7 @@ def _to_space(distilled: DistilledSet, preprocess: Preprocess) -> Tensor:
             " be exchanged under a grid of smaller images; pass a set with factor 1, or one distilled from the same"
             " training images, since the whitening is fitted on them."
         )
-    return preprocess.apply(own.invert(distilled.images_NCHW))
+    return preprocess.apply_unbounded(own.invert(distilled.images_NCHW))
 
 
 def _same(one: Preprocess, other: Preprocess) -> bool:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from atom.artifact import FILES, STRETCHED_SHEET
 from atom.distilled import DistilledSet, describe_source, plain, without_folders
+from atom.errors import ShapeError
 from atom.sheet import STRETCH_FROM_FRAC
 
 shapes = st.tuples(
@@ -189,6 +190,14 @@ def test_sheet_shows_every_image_and_is_wide_enough(num_classes, ipc, channels, 
     first = distilled.pixels()[0, : 3 if channels >= 3 else 1].mul(255).round().byte()
     corner = tuple(first[:, 0, 0].tolist())
     assert (corner if len(corner) == 3 else corner * 3) in colours
+
+
+def test_real_images_of_another_size_than_the_set_are_refused():
+    distilled = make_set(zca=False)
+    with pytest.raises(
+        ShapeError, match=r"images have shape \(1, 3, 9, 6\), but those of this set are \[N, 3, 8, 6\]"
+    ):
+        distilled.preprocess_images(torch.zeros(1, 3, 9, 6))
 
 
 def test_sheet_enlarges_without_smoothing():

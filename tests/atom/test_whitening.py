@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atom.errors import ArtifactError, ConfigError, ShapeError
+from atom.errors import ArtifactError, ConfigError, DataError, ShapeError
 from atom.preprocess import Preprocess
 from atom.whitening import ZCA, rank_flaw
 
@@ -110,6 +110,25 @@ def test_images_of_another_size_are_refused() -> None:
         preprocess.apply(torch.zeros(1, 2, 4, 3))
     with pytest.raises(ShapeError, match="fitted on"):
         preprocess.apply(torch.zeros(1, 3, 5, 4))
+
+
+@pytest.mark.parametrize(
+    "wrong", [real_pixels().float(), real_pixels() / 127.5 - 1, torch.full((1, 2, 5, 4), torch.nan)]
+)
+def test_floating_images_that_are_no_pixels_are_refused(wrong: torch.Tensor) -> None:
+    preprocess = Preprocess.fit(real_pixels(), zca=False)
+    with pytest.raises(DataError, match=r"floating images run from .* expected pixels in \[0, 1\]"):
+        preprocess.apply(wrong)
+    overshot = torch.full((1, 2, 5, 4), 1.2)
+    assert torch.equal(preprocess.apply(overshot), preprocess.apply_unbounded(overshot))
+
+
+@pytest.mark.parametrize("zca", [False, True])
+def test_no_images_give_no_images(zca: bool) -> None:
+    none = real_pixels()[:0]
+    assert Preprocess.fit(real_pixels(), zca=zca).apply(none).shape == none.shape
+    with pytest.raises(ShapeError, match="at least one"):
+        Preprocess.fit(none, zca=zca)
 
 
 def colours(count: int = 300, side: int = 4) -> np.ndarray:

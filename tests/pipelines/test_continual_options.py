@@ -91,7 +91,7 @@ def lot(output: Path, order: int) -> Path:
 def kept_of_class(output: Path, given: DistilledSet, memory: str, order: int, class_id: int) -> torch.Tensor:
     """The images of a class that a memory should hold, float32 [M, C, H, W], in the run's preprocessing."""
     if memory == "set":
-        white_NCHW = fitted(output, order).apply(given.preprocess.invert(given.images_NCHW))
+        white_NCHW = fitted(output, order).apply_unbounded(given.preprocess.invert(given.images_NCHW))
         white_MCHW = white_NCHW[given.labels == class_id]
     else:
         (path,) = lot(output, order).glob(f"checkpoints/class_{class_id:04d}.*")
