@@ -7,20 +7,17 @@ hence equal bits on every run, also on CUDA, where the gradient of `grid_sample`
 Shapes: N images, C channels, H height, W width; an affine row is (xx, xy, shift x, yx, yy, shift y).
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Output pixels looked at per axis around the image of a source pixel, in the gradient of the warp. Enough
-# while the inverse map stretches no axis by 2 or more: DSA reaches 1.23.
-_REACH = (-1, 0, 1, 2)
-
 
 class AffineWarp(torch.autograd.Function):
     """Bilinear sampling at affine positions, zeros outside; differentiable once, in the images only.
 
-    `AffineWarp.apply(images_NCHW, affine_N6)`; the inverse maps must stretch no axis by 2 or more.
+    `AffineWarp.apply(images_NCHW, affine_N6)`; the inverse maps must stretch an axis by no more than `_stretch` says.
     """
 
     @staticmethod
@@ -48,14 +45,30 @@ class AffineWarp(torch.autograd.Function):
         y_NHW, x_NHW = source_positions(_inverse(affine_N6), row_H1, column_1W, grad_NCHW)
         top_NHW, left_NHW = y_NHW.floor(), x_NHW.floor()
         gathered_NCHW = torch.zeros_like(grad_NCHW)
-        for dy in _REACH:
-            for dx in _REACH:
+        height, width = grad_NCHW.shape[2:]
+        for dy in _reach(height, width):
+            for dx in _reach(width, height):
                 row_NHW, column_NHW = top_NHW + dy, left_NHW + dx
                 read_y_NHW, read_x_NHW = source_positions(affine_N6, row_NHW, column_NHW, grad_NCHW)
                 weight_NHW = (1 - (read_y_NHW - row_H1).abs()).clamp_min(0)
                 weight_NHW = weight_NHW * (1 - (read_x_NHW - column_1W).abs()).clamp_min(0)
                 gathered_NCHW = gathered_NCHW + _weighted_pick(grad_NCHW, row_NHW, column_NHW, weight_NHW)
         return gathered_NCHW, None
+
+
+def _stretch(size: int, other: int) -> float:
+    """By how much an inverse map may stretch an axis of `size` pixels, the other axis having `other`.
+
+    DSA scales by 1.2 at most, and turns by 15 degrees at most, in the unit square: in pixels an oblong image is
+    sheared by sin(15 degrees) = 0.259 times its aspect ratio.
+    """
+    return max(2.0, 1 + 0.26 * size / other)
+
+
+def _reach(size: int, other: int) -> range:
+    """Output pixels to look at along an axis, around where the inverse map takes a source pixel."""
+    most = math.ceil(_stretch(size, other))
+    return range(1 - most, most + 1)
 
 
 def pixels(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:

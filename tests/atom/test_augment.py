@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atom.augment import NUM_PARAMS, _colour, _cutout, augment, draw_params
+from atom.augment import NUM_PARAMS, ROTATE_DEGREES, _colour, _cutout, augment, draw_params
 from atom.errors import ConfigError, ShapeError
 from atom.settings import DSA_OPERATIONS
 from atom.streams import stream
@@ -95,6 +95,21 @@ def test_warp_and_its_gradient_equal_grid_sample(operation):
         out = apply(images, rows)
         results.append((out, torch.autograd.grad((out * weight).sum(), images)[0]))
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 48), (48, 8), (4, 64), (8, 32)])
+def test_gradient_of_oblong_images_turned_as_far_as_dsa_turns_is_that_of_grid_sample(height, width):
+    rng = stream(0, "test/augment/oblong")
+    images = torch.from_numpy(rng.standard_normal((2, 1, height, width))).requires_grad_()
+    weight = torch.from_numpy(rng.standard_normal((2, 1, height, width)))
+    rows = torch.from_numpy(draw_params((), num_rows=2, height=height, width=width, rng=rng)).double()
+    angle = torch.deg2rad(torch.tensor([ROTATE_DEGREES, -ROTATE_DEGREES], dtype=torch.float64))
+    rows[:, 3] = rows[:, 7] = angle.cos()
+    rows[:, 4], rows[:, 6] = -angle.sin() * width / height, angle.sin() * height / width
+    ours, theirs = (
+        torch.autograd.grad((apply(images, rows) * weight).sum(), images)[0] for apply in (dense, augment)
+    )
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("operation", DSA_OPERATIONS)
