@@ -30,7 +30,7 @@ from atom.settings import DistillSettings
 
 T = TypeVar("T")
 
-IMAGES_VERSION = 2
+IMAGES_VERSION = 3
 """Part of the identity of every output; to be raised whenever equal settings come to give other images."""
 
 CACHE_PIXELS = 32 * 32 * 32

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from atom.device import autocast
 from atom.errors import ConfigError, ShapeError
 
 
@@ -46,10 +47,35 @@ def decode(images_NCHW: Tensor, factor: int) -> Tensor:
     height, width = images_NCHW.shape[2:]
     rows, columns = tile_bounds(height, factor), tile_bounds(width, factor)
     tiles = [images_NCHW[:, :, top:end, left:right] for top, end in rows for left, right in columns]
-    full = [
-        functional.interpolate(t, size=(height, width), mode="bilinear", align_corners=False) for t in tiles
-    ]
+    enlarge = enlarge_by_matrices if images_NCHW.device.type == "cuda" else _enlarge
+    full = [enlarge(tile, height, width) for tile in tiles]
     return torch.stack(full, dim=1).flatten(0, 1)
+
+
+def _enlarge(tiles_NCHW: Tensor, height: int, width: int) -> Tensor:
+    return functional.interpolate(tiles_NCHW, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def enlarge_by_matrices(tiles_NCHW: Tensor, height: int, width: int) -> Tensor:
+    """Tiles at full size by bilinear interpolation, corners not aligned, as two small matrix products.
+
+    For CUDA, where the gradient of `interpolate` has no fast form that gives the same bits on every run; on a CPU
+    `interpolate` has, and its bits are those of earlier sets.
+    """
+    rows_Hh, columns_Ww = (
+        _bilinear_matrix(size, full, tiles_NCHW)
+        for size, full in zip(tiles_NCHW.shape[2:], (height, width), strict=True)
+    )
+    # Not in a caller's bfloat16: the images are float32.
+    with autocast(tiles_NCHW.device, torch.float32):
+        return rows_Hh @ tiles_NCHW @ columns_Ww.T
+
+
+def _bilinear_matrix(size: int, full: int, like: Tensor) -> Tensor:
+    """Weights [full, size] of the pixels of a tile's axis in those of the whole; beyond its ends, the last one."""
+    places = torch.arange(size, dtype=like.dtype, device=like.device)
+    read = (torch.arange(full, dtype=like.dtype, device=like.device) + 0.5) * (size / full) - 0.5
+    return (1 - (read.clamp(0, size - 1)[:, None] - places).abs()).clamp_min(0)
 
 
 def encode(images_MCHW: Tensor, factor: int) -> Tensor:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from atom import reference
 from atom.errors import ConfigError, ShapeError
-from atom.formation import decode, encode, label_decoded, tile_bounds
+from atom.formation import decode, encode, enlarge_by_matrices, label_decoded, tile_bounds
 
 
 def stored(height: int = 7, width: int = 6) -> torch.Tensor:
@@ -20,6 +20,19 @@ def test_decoding_equals_the_reference(factor: int) -> None:
 
 def test_decoding_gradient_is_right() -> None:
     assert torch.autograd.gradcheck(lambda images: decode(images, 2), stored(4, 5).requires_grad_())
+
+
+@pytest.mark.parametrize("size", [(7, 6), (9, 17), (4, 3)])
+def test_enlarging_by_matrices_is_bilinear_interpolation_and_so_is_its_gradient(
+    size: tuple[int, int],
+) -> None:
+    tiles = stored(4, 3).requires_grad_()
+    ours = enlarge_by_matrices(tiles, *size)
+    theirs = torch.nn.functional.interpolate(tiles, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.randn(ours.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    grads = [torch.autograd.grad((full * weight).sum(), tiles)[0] for full in (ours, theirs)]
+    torch.testing.assert_close(*grads)
 
 
 @given(size=st.integers(1, 40), factor=st.integers(1, 8))
