@@ -20,7 +20,7 @@ def embed(
     seed: int,
     device: torch.device | None = None,
     batch: int = 100,
-    precision: Precision = "auto",
+    precision: Precision = "float32",
 ) -> Tensor:
     """Embeddings after the network's last block, for one draw of its random weights.
 
@@ -34,7 +34,7 @@ def embed(
         seed: of the weights, stream "coreset/weights".
         device: where to compute; default CPU.
         batch: images a forward pass.
-        precision: arithmetic of the network; "auto" depends on the machine.
+        precision: arithmetic of the network; "auto" depends on the machine, and so do the features then.
 
     Returns:
         [N, D], float32, on the CPU.
