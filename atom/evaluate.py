@@ -30,7 +30,7 @@ from atom.device import compile_apart, deterministic, kind_of, use_threads
 from atom.errors import ConfigError, NotFiniteError, ShapeError
 from atom.nets.layers import mixes_batch
 from atom.resolve import has_compiler, resolve_evaluation
-from atom.settings import EvaluateSettings
+from atom.settings import DeviceKind, EvaluateSettings, Switch
 from atom.streams import stream
 from atom.train import Forward, accuracy, compute_dtype, reestimate_statistics, run, train_network
 
@@ -88,14 +88,15 @@ def evaluate(
     settings: EvaluateSettings,
     device: torch.device,
     threads: int,
+    compile: Switch = "auto",
     symbols: bool | None = None,
     soft_labels: Tensor | np.ndarray | None = None,
     statistics_images: Tensor | np.ndarray | None = None,
 ) -> Evaluation:
     """Train one network per seed on a small set and test each once.
 
-    The accuracy of a seed depends on the sets, the network's name, the settings, the kind of device and the
-    threads, and on whether torch.compile finds its compiler (`Evaluation.compiled` tells); not on the other seeds.
+    The accuracy of a seed depends on the sets, the network's name, the settings, the kind of device, the threads, and
+    whether the network is compiled; not on the other seeds.
 
     Args:
         images_NCHW: the small set, decoded and preprocessed, float32.
@@ -108,6 +109,7 @@ def evaluate(
         settings: of the training.
         device: where to train and test.
         threads: CPU threads.
+        compile: torch.compile of the network; auto: where `worth_compiling` says so.
         symbols: whether the images show written symbols, which are not mirrored; needed where the settings leave the
             augmentation at "auto". A `DistilledSet` knows.
         soft_labels: class probabilities [N, K] to train on instead of the labels.
@@ -116,7 +118,8 @@ def evaluate(
 
     Raises:
         ShapeError: arrays do not fit together.
-        ConfigError: an image is not finite, a label is out of range, or the network or DSA is unknown.
+        ConfigError: an image is not finite, a label is out of range, the network or DSA is unknown, or no compiler is
+            there to compile with.
         NotFiniteError: every training diverged.
     """
     train_NCHW, train_N = _checked(images_NCHW, labels_N, num_classes=num_classes, what="training")
@@ -133,7 +136,7 @@ def evaluate(
         nets.build, network, channels=channels, image_size=(height, width), num_classes=num_classes
     )
     with use_threads(threads), deterministic(device):
-        compiled = _worth_compiling(build(), train_NCHW, settings, device, len(test_T))
+        compiled = _compiles(compile, build(), train_NCHW, settings, device, len(test_T))
         forward = run
         if compiled:
             forward = _compiled_forward(network, tuple(train_NCHW.shape), num_classes, settings.batch_train)
@@ -204,17 +207,49 @@ def _compiled_forward(network: str, shape: tuple[int, ...], num_classes: int, ba
     return compile_apart(run, dynamic=False)
 
 
-def _worth_compiling(
-    net: nn.Module, train_NCHW: Tensor, settings: EvaluateSettings, device: torch.device, num_test: int
+def worth_compiling(
+    net: nn.Module,
+    shape_NCHW: Sequence[int],
+    settings: EvaluateSettings,
+    *,
+    num_test: int,
+    device_kind: DeviceKind,
 ) -> bool:
-    """On a CPU, if a training and its test are enough arithmetic; never on CUDA, where none was measured."""
-    if device.type != "cpu":
+    """On a CPU, if a training and its test are enough arithmetic; never on CUDA, where none was measured.
+
+    Args:
+        net: the network.
+        shape_NCHW: of the small set, decoded.
+        settings: resolved.
+        num_test: test images.
+        device_kind: where it is trained and tested.
+    """
+    if device_kind != "cpu":
         return False
-    channels, height, width = train_NCHW.shape[1:]
+    num_images, channels, height, width = shape_NCHW
     forward_flop = 2.0 * nets.count_multiply_adds(net, channels, (height, width))
     # A training step is a forward and a backward pass, the latter twice the arithmetic.
-    images = 3 * len(train_NCHW) * cast(int, settings.epochs) + num_test
+    images = 3 * num_images * cast(int, settings.epochs) + num_test
     return forward_flop * images >= COMPILE_WORTH_FLOP and has_compiler()
+
+
+def _compiles(
+    asked: Switch,
+    net: nn.Module,
+    train_NCHW: Tensor,
+    settings: EvaluateSettings,
+    device: torch.device,
+    num_test: int,
+) -> bool:
+    kind = kind_of(device)
+    if asked == "auto":
+        return worth_compiling(net, train_NCHW.shape, settings, num_test=num_test, device_kind=kind)
+    if asked == "on" and not has_compiler(kind):
+        raise ConfigError(
+            "evaluate: this training is to be compiled, but there is no compiler with Python's headers on this machine;"
+            " install g++ here, or compute where it is."
+        )
+    return asked == "on"
 
 
 def _layout(device: torch.device, *, compiled: bool) -> torch.memory_format:

@@ -47,7 +47,8 @@ class SmallSet:
 class Row:
     """Accuracy of one network on one small set, in percent, over `n` trainings; a single one has no spread.
 
-    Beside them `failed` trainings came to no accuracy, such as diverged ones.
+    Beside them `failed` trainings came to no accuracy, such as diverged ones. `computed` says what decides bits besides
+    the settings: whether the network was compiled, the arithmetic, the CPU threads.
     With `statistics_images` above 0 the network's BatchNorm statistics were re-estimated on so many unlabelled real
     images before the test; with 0 they are those of its training on the set.
     """
@@ -62,6 +63,7 @@ class Row:
     seconds: float
     statistics_images: int = 0
     failed: int = 0
+    computed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -76,7 +78,13 @@ class Row:
         return network_label(vars(self))
 
 
-_WHERE_ANY = ("statistics_images", "failed")
+RESULTS_VERSION = 2
+"""Part of the name of every stored result; to be raised whenever equal settings come to give other numbers."""
+
+THREADS = 1
+"""CPU threads of a training."""
+
+_WHERE_ANY = ("statistics_images", "failed", "computed")
 
 
 @dataclass
@@ -130,11 +138,24 @@ def evaluate_sets(
             f"two of the sets {', '.join(small.name for small in sets)} have one name; rename one."
         )
     trials = [Trial(small.name, network, s) for network in networks for small in sets for s in seeds]
-    common = {**settings.model_dump(mode="json"), **identity, "device": device_kind}
+    common = {
+        **settings.model_dump(mode="json"),
+        **identity,
+        "device": device_kind,
+        "threads": THREADS,
+        "version": RESULTS_VERSION,
+    }
     num_statistics = 0 if statistics_NCHW is None else len(statistics_NCHW)
-    records = _record_names(sets, trials, common, test[0].shape[1:], num_classes, statistics_NCHW)
+    compiled = _compiled(sets, networks, test[0], num_classes, settings, device_kind)
+    records = _record_names(sets, trials, common, test[0].shape[1:], num_classes, statistics_NCHW, compiled)
     found = {trial: stored for trial in trials if (stored := _stored(store, records[trial])) is not None}
-    context = TrialContext(num_classes=num_classes, settings=settings, device_kind=device_kind, threads=1)
+    context = TrialContext(
+        num_classes=num_classes,
+        settings=settings,
+        device_kind=device_kind,
+        threads=THREADS,
+        compiled=compiled,
+    )
     shared = [
         ray.put({small.name: dict(small.draws) for small in sets}),
         ray.put(test[0]),
@@ -170,7 +191,7 @@ def evaluate_sets(
         row
         for network in networks
         for small in sets
-        for row in _rows(by_name[small.name], network, found, outcome.failed, settings, num_statistics)
+        for row in _rows(by_name[small.name], network, found, outcome.failed, context, num_statistics)
     ]
     return result
 
@@ -225,7 +246,7 @@ def small_set(distilled: DistilledSet, name: str) -> SmallSet:
 
 
 def row_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as plain values, for the artifact and MLflow; the last two only where there are some."""
+    """The rows as plain values, for the artifact and MLflow; the last three only where there are some."""
     return [
         {name: value for name, value in asdict(row).items() if value or name not in _WHERE_ANY}
         for row in rows
@@ -276,6 +297,29 @@ def check_baselines(names: Sequence[str]) -> None:
             raise ConfigError(f"--baselines {name}: unknown coreset; known are {', '.join(METHODS)}.")
 
 
+def _compiled(
+    sets: Sequence[SmallSet],
+    networks: Sequence[str],
+    test_NCHW: np.ndarray,
+    num_classes: int,
+    settings: EvaluateSettings,
+    device_kind: DeviceKind,
+) -> frozenset[tuple[str, str]]:
+    """Sets and networks whose trainings are worth compiling."""
+    from atom import nets
+    from atom.evaluate import worth_compiling
+
+    channels, height, width = test_NCHW.shape[1:]
+    found = set()
+    for network in networks:
+        net = nets.build(network, channels=channels, image_size=(height, width), num_classes=num_classes)
+        for small in sets:
+            shape = next(iter(small.draws.values()))[0].shape
+            if worth_compiling(net, shape, settings, num_test=len(test_NCHW), device_kind=device_kind):
+                found.add((small.name, network))
+    return frozenset(found)
+
+
 def _record_names(
     sets: Sequence[SmallSet],
     trials: Sequence[Trial],
@@ -283,6 +327,7 @@ def _record_names(
     shape_CHW: tuple[int, ...],
     num_classes: int,
     statistics_NCHW: np.ndarray | None,
+    compiled: frozenset[tuple[str, str]],
 ) -> dict[Trial, str]:
     """Where the result of each trial is kept: a name made from all that decides it, images included."""
     from atom import nets
@@ -308,6 +353,7 @@ def _record_names(
                 **restated.get(trial.network, {}),
                 "train": content,
                 "network": sources[trial.network],
+                "compiled": (trial.set_name, trial.network) in compiled,
                 "seed": trial.seed,
             }
         )
@@ -337,7 +383,7 @@ def _rows(
     network: str,
     found: Mapping[Trial, dict[str, Any]],
     failed: Iterable[Trial],
-    settings: EvaluateSettings,
+    context: TrialContext,
     num_statistics: int,
 ) -> Iterator[Row]:
     """The row of the strict protocol, and after it that with re-estimated statistics, where there is one."""
@@ -348,16 +394,21 @@ def _rows(
         accuracies = [value[key] for value in own if key in value]
         if not accuracies:
             continue
-        assert settings.epochs is not None, "settings are resolved by the driver"
+        assert context.settings.epochs is not None, "settings are resolved by the driver"
         yield Row(
             method=small.name,
             network=network,
             mean=statistics.fmean(accuracies),
             std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
             n=len(accuracies),
-            epochs=settings.epochs,
+            epochs=context.settings.epochs,
             stored_images=small.stored_images,
             seconds=round(sum(value["seconds"] for value in own), 1),
             statistics_images=count,
             failed=num_failed,
+            computed={
+                "compiled": this in context.compiled,
+                "precision": context.settings.eval_precision,
+                "threads": context.threads,
+            },
         )

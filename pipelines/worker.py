@@ -128,6 +128,8 @@ class TrialContext:
     settings: EvaluateSettings
     device_kind: DeviceKind
     threads: int
+    compiled: frozenset[tuple[str, str]] = frozenset()
+    """Sets and networks whose trainings are compiled: decided once by the driver, since it decides bits."""
 
 
 REAL_STATISTICS = "with_real_statistics"
@@ -168,6 +170,7 @@ def run_trial(
         settings=context.settings,
         device=resolve_device(context.device_kind),
         threads=context.threads,
+        compile="on" if (trial.set_name, trial.network) in context.compiled else "off",
         statistics_images=None if statistics_NCHW is None else as_tensor(statistics_NCHW),
     )
     value = {"accuracy": result.accuracies[0], "seconds": time.perf_counter() - started}

@@ -83,6 +83,11 @@ def test_finished_trainings_are_kept_and_only_new_ones_are_run(
     assert [(r.method, r.network, r.n) for r in both.rows] == [("atom", NARROW, 2), ("random", NARROW, 2)]
     assert first.rows[0].n == 1
     assert first.rows[0].std is None
+    assert row_dicts(first.rows)[0]["computed"] == {
+        "compiled": False,
+        "precision": "float32",
+        "threads": 1,
+    }
     records = sorted(path.name.rpartition("-")[0] + ".json" for path in tmp_path.rglob("*.json"))
     assert records == [f"{name}-{NARROW}-s{s}.json" for name in ("atom", "random") for s in range(2)]
 
@@ -242,6 +247,23 @@ def test_table_has_a_line_a_set_and_a_column_a_network() -> None:
         ["atom", "10", "50.0 ± 1.2", "40.0 ± 1.2", "2"],
         ["random", "10", "20.0 (one training)", "failed", "1"],
     ]
+
+
+def test_a_result_is_known_by_whether_its_training_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atom.evaluate.has_compiler", lambda: True)
+    sets, trials = two_sets(), [Trial("atom", NARROW, 0), Trial("random", NARROW, 0)]
+    test = some_images(6)[0]
+
+    def names() -> tuple[frozenset[tuple[str, str]], dict[Trial, str]]:
+        compiled = evaluation._compiled(sets, [NARROW], test, NUM_CLASSES, FAST, "cpu")
+        shape = test.shape[1:]
+        return compiled, evaluation._record_names(sets, trials, {}, shape, NUM_CLASSES, None, compiled)
+
+    eager, of_eager = names()
+    monkeypatch.setattr("atom.evaluate.COMPILE_WORTH_FLOP", 0.0)
+    compiled, of_compiled = names()
+    assert (eager, compiled) == (frozenset(), {("atom", NARROW), ("random", NARROW)})
+    assert not set(of_eager.values()) & set(of_compiled.values())
 
 
 def test_trainings_that_failed_show_beside_the_accuracy_of_the_others() -> None:
