@@ -53,6 +53,7 @@ class Manifest(BaseModel):
     source: dict[str, Any] = {}
     versions: dict[str, Any] = {}
     git_commit: str | None = None
+    earlier_programs: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
 
 
@@ -110,6 +111,7 @@ def read_set(path: str | Path) -> DistilledSet:
         preprocess=_read_preprocess(directory / PREPROCESS),
         **manifest.model_dump(include={"ipc", "factor", "method", "settings", "source", "versions"}),
         git_commit=manifest.git_commit,
+        earlier_programs=manifest.earlier_programs,
         results=manifest.results,
     )
     distilled.validate(str(directory))
@@ -162,6 +164,7 @@ def _manifest(distilled: DistilledSet) -> Manifest:
         source=dict(distilled.source),
         versions=dict(distilled.versions),
         git_commit=distilled.git_commit,
+        earlier_programs=[dict(one) for one in distilled.earlier_programs],
         results=[dict(row) for row in distilled.results],
     )
 

@@ -32,6 +32,8 @@ def write_file(path: Path, content: bytes) -> None:
 def write_directory(directory: Path, files: Mapping[str, bytes], *, owns: Callable[[str], bool]) -> None:
     """Write or replace a directory; a reader sees the old files or the new ones, never a mixture.
 
+    One that holds these very files already is left as it is.
+
     A directory cannot be renamed over another, so for an instant between two renames neither is there; the
     old one then lies beside it as `.NAME.old-*`.
 
@@ -46,6 +48,8 @@ def write_directory(directory: Path, files: Mapping[str, bytes], *, owns: Callab
     """
     directory = directory.resolve()
     _refuse_foreign(directory, owns)
+    if _holds(directory, files):
+        return
     temporary = _sibling(directory, "tmp")
     try:
         for name, content in files.items():
@@ -91,6 +95,11 @@ def _swap(temporary: Path, directory: Path) -> None:
         os.rename(old, directory)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _holds(directory: Path, files: Mapping[str, bytes]) -> bool:
+    found = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
+    return found == files.keys() and all((directory / n).read_bytes() == c for n, c in files.items())
 
 
 def _refuse_foreign(directory: Path, owns: Callable[[str], bool]) -> None:

@@ -107,6 +107,9 @@ def _how_it_was_made(distilled: "DistilledSet", title: str) -> str:
     rows += [("preprocessing", "mean, std, ZCA whitening" if zca else "mean, std")]
     rows += [("commit", distilled.git_commit or "not known")]
     rows += [(f"{name} version", version) for name, version in distilled.versions.items()]
+    for one in distilled.earlier_programs:
+        libraries = ", ".join(f"{name} {version}" for name, version in (one.get("versions") or {}).items())
+        rows += [("begun by commit", f"{one.get('git_commit') or 'not known'} {libraries}".strip())]
     table = _table(("what", "value"), [(_text(name), _text(value)) for name, value in rows])
     settings = [(_code(name), _code(value)) for name, value in _flat(distilled.settings)]
     return table if not settings else f"{table}\n\n{_table(('setting', 'value'), settings)}"

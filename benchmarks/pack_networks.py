@@ -32,7 +32,7 @@ from pipelines.architecture.tuning import run_units
 from pipelines.cluster import connect
 from pipelines.distillation import ActorSize
 from pipelines.pool import Limits
-from pipelines.recording import library_versions
+from pipelines.provenance import library_versions
 
 WAYS: dict[str, dict[str, Any]] = {
     "packed, processes reused": {"packs_per_worker": 4, "reuse_actors": True},

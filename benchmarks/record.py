@@ -34,7 +34,7 @@ def record(output: Path) -> dict[str, Any]:
             for row in distilled.results
         ],
         "distill_s": facts.get("distill_s"),
-        "hardware": facts.get("hardware"),
+        "hardware": facts.get("distill_hardware") or facts.get("hardware"),
         "versions": dict(distilled.versions),
         "git_commit": distilled.git_commit,
     }

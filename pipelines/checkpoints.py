@@ -12,12 +12,15 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from atom.errors import StoreError
+from pipelines.provenance import UNKNOWN_PROGRAM, distinct, program
 from pipelines.store import Store
 
 logger = logging.getLogger(__name__)
@@ -67,14 +70,16 @@ class Checkpoints:
     def __init__(self, store: Store, settings: str) -> None:
         self._store = store
         self._settings = settings
+        self._programs: dict[int, list[dict[str, Any]]] = {}
 
     def save(self, iteration: int, states: Mapping[int, ClassState]) -> None:
-        """Write the states of a group at `iteration`, then remove its older ones.
+        """Write the states of a group at `iteration`, with the programs that computed them, then remove its older ones.
 
         Raises:
             StoreError: the disk is full, or the like; the group's older generation stays usable.
         """
         for class_id, state in states.items():
+            made_by = distinct([*self._programs.get(class_id, []), self._program])
             arrays = {"images": state.images, "momentum": state.momentum, "losses": state.losses}
             arrays = {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in arrays.items()}
             metadata = {
@@ -83,9 +88,19 @@ class Checkpoints:
                 "settings": self._settings,
                 "digest": _digest(arrays),
                 "failure": state.failure,
+                "programs": json.dumps(made_by),
             }
             self._store.write_bytes(_name(class_id, iteration), save(arrays, metadata))
+            self._programs[class_id] = made_by
         self.prune(list(states), keep=iteration)
+
+    @cached_property
+    def _program(self) -> dict[str, Any]:
+        return program()
+
+    def programs(self, class_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """All programs that computed a part of what `save` and `latest` have seen of these classes."""
+        return distinct(one for class_id in class_ids for one in self._programs.get(class_id, []))
 
     def prune(self, class_ids: Sequence[int], *, keep: int) -> None:
         """Remove the checkpoints of these classes at iterations before `keep`."""
@@ -126,6 +141,7 @@ class Checkpoints:
             metadata = _metadata(data)
             failure = metadata.get("failure", "")
             state = ClassState(arrays["images"], arrays["momentum"], arrays["losses"], failure)
+            made_by = json.loads(metadata.get("programs", "null")) or [UNKNOWN_PROGRAM]
         except (StoreError, SafetensorError, ValueError, KeyError) as error:
             logger.warning("Checkpoint %s is unreadable and is ignored: %s", self._store.where(name), error)
             return None
@@ -134,6 +150,7 @@ class Checkpoints:
                 "Checkpoint %s is damaged or of other settings and is ignored.", self._store.where(name)
             )
             return None
+        self._programs[class_id] = made_by
         return state
 
 

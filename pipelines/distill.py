@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python pipelines/distill.py --dataset cifar10 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -186,9 +186,10 @@ class Job:
         )
 
     def add_distill_seconds(self, seconds: float, worker_seconds: float) -> None:
-        """Count wall time, and the same summed over workers, which is what other work is compared with."""
-        from pipelines.recording import DISTILL_WORKER_S, add_seconds
+        """Note who works, and count wall time and its sum over workers, which other work is compared with."""
+        from pipelines.recording import DISTILL_WORKER_S, add_seconds, note_maker
 
+        note_maker(self.store, self.size)
         add_seconds(self.store, "distill_s", seconds)
         add_seconds(self.store, DISTILL_WORKER_S, worker_seconds)
 
@@ -212,9 +213,9 @@ class Job:
         import torch
 
         from atom.distilled import DistilledSet, describe_source, without_folders
-        from pipelines.provenance import git_commit
-        from pipelines.recording import library_versions
+        from pipelines.provenance import UNKNOWN_PROGRAM
 
+        *earlier, last = outcome.programs or [UNKNOWN_PROGRAM]
         num_classes = self.real.train.num_classes
         images = np.concatenate([outcome.states[c].images for c in range(num_classes)])
         return DistilledSet(
@@ -231,9 +232,18 @@ class Job:
                 "device": self.device_kind,
             },
             source=describe_source(self.real, image_size=self.command.image_size),
-            versions=library_versions(),
-            git_commit=git_commit(),
+            **last,
+            earlier_programs=earlier,
+            results=self.standing_results(),
         )
+
+    def standing_results(self) -> Sequence[Mapping[str, Any]]:
+        """Accuracies of the set that stands in the output: true of the same images until there are newer ones."""
+        from atom.artifact import MANIFEST, SET_NAME
+        from pipelines.recording import read_record
+
+        rows = read_record(self.store, f"{SET_NAME}/{MANIFEST}").get("results")
+        return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else ()
 
     def publish(self, distilled: "DistilledSet") -> None:
         """Write the artifact into the output, on a disk or a URI."""
@@ -292,13 +302,15 @@ class Job:
         from pipelines.evaluation import print_evaluation, remarks, row_dicts
         from pipelines.recording import log_accuracies, log_artifact, log_distilled, run_facts, times
 
-        facts = run_facts(self.store, self.size)
+        facts = run_facts(self.store)
+        distillation = {"distill_s": facts["distill_s"], "distill_hardware": facts["hardware"]}
         rows = [
-            {**row, "network": without_folders(row["network"]), "hardware": facts["hardware"]}
-            | ({"distill_s": facts["distill_s"]} if row["method"] == distilled.method else {})
+            {**row, "network": without_folders(row["network"])}
+            | (distillation if row["method"] == distilled.method else {})
             for row in row_dicts(judged.rows)
         ]
-        distilled = distilled.with_results(rows)
+        # A rerun that judges nothing keeps the accuracies that stand.
+        distilled = distilled.with_results(rows) if rows else distilled
         self.publish(distilled)
         title = f"{distilled.method}, ipc {distilled.ipc}: accuracy on {self.real.source.title}, %"
         print_evaluation(judged, title=title)

@@ -37,6 +37,7 @@ class Distillation:
         stopped: whether a signal ended it early.
         retries: chunks tried again after machine faults.
         iterations_run: iterations of groups computed by this process.
+        programs: all that computed a part of the images, see `provenance.program`; the last one finished them.
     """
 
     states: dict[int, ClassState] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Distillation:
     stopped: bool = False
     retries: int = 0
     iterations_run: int = 0
+    programs: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,7 @@ def distil_classes(
     if tracker is not None and len(result.states) == num_classes:
         tracker.log_history(_total_points([run.states[group].losses for group in groups]))
     result.iterations_run = run.done(groups) - run.at_start
+    result.programs = checkpoints.programs([class_id for group in groups for class_id in group])
     return result
 
 

@@ -22,6 +22,7 @@ from pipelines.claim import settings_hash
 from pipelines.faults import Failure
 from pipelines.pool import Limits
 from pipelines.progress import Progress, print_table
+from pipelines.provenance import distinct, program
 from pipelines.store import Store
 from pipelines.tasks import run_tasks
 from pipelines.worker import REAL_STATISTICS, Trial, TrialContext, run_trial
@@ -50,7 +51,8 @@ class Row:
     Beside them `failed` trainings came to no accuracy, such as diverged ones. `computed` says what decides bits besides
     the settings: whether the network was compiled, the arithmetic, the CPU threads.
     With `statistics_images` above 0 the network's BatchNorm statistics were re-estimated on so many unlabelled real
-    images before the test; with 0 they are those of its training on the set.
+    images before the test; with 0 they are those of its training on the set. `hardware` and `commits` are those of the
+    trainings when they were done, each once; a later run finds these trainings and adds nothing of its own.
     """
 
     method: str
@@ -64,6 +66,8 @@ class Row:
     statistics_images: int = 0
     failed: int = 0
     computed: Mapping[str, Any] = field(default_factory=dict)
+    hardware: str = ""
+    commits: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -84,7 +88,7 @@ RESULTS_VERSION = 2
 THREADS = 1
 """CPU threads of a training."""
 
-_WHERE_ANY = ("statistics_images", "failed", "computed")
+_MAY_LACK = ("statistics_images", "failed", "computed", "hardware", "commits")
 
 
 @dataclass
@@ -163,12 +167,13 @@ def evaluate_sets(
         context,
         None if statistics_NCHW is None else ray.put(statistics_NCHW),
     ]
-    result = Evaluation()
+    result, now = Evaluation(), program()
     with Progress(
         "evaluating", len(trials), num_items=len(trials), unit="trainings", item="trainings", done=len(found)
     ) as progress:
 
         def keep(trial: Trial, value: dict[str, Any]) -> None:
+            value = {**value, "program": now}
             store.write_json(records[trial], {**asdict(trial), **value})
             found[trial] = value
             progress.update(len(found), items_done=len(found))
@@ -246,10 +251,9 @@ def small_set(distilled: DistilledSet, name: str) -> SmallSet:
 
 
 def row_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as plain values, for the artifact and MLflow; the last three only where there are some."""
+    """The rows as plain values, for the artifact and MLflow; what a row may lack only where it has it."""
     return [
-        {name: value for name, value in asdict(row).items() if value or name not in _WHERE_ANY}
-        for row in rows
+        {name: value for name, value in asdict(row).items() if value or name not in _MAY_LACK} for row in rows
     ]
 
 
@@ -390,6 +394,7 @@ def _rows(
     this = (small.name, network)
     own = [value for trial, value in found.items() if (trial.set_name, trial.network) == this]
     num_failed = sum((trial.set_name, trial.network) == this for trial in failed)
+    programs = distinct({"git_commit": value["program"]["git_commit"]} for value in own if "program" in value)
     for key, count in (("accuracy", 0), (REAL_STATISTICS, num_statistics)):
         accuracies = [value[key] for value in own if key in value]
         if not accuracies:
@@ -411,4 +416,6 @@ def _rows(
                 "precision": context.settings.eval_precision,
                 "threads": context.threads,
             },
+            hardware="; ".join(dict.fromkeys(value["hardware"] for value in own if "hardware" in value)),
+            commits=tuple(one["git_commit"] or "not known" for one in programs),
         )

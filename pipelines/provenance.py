@@ -1,17 +1,28 @@
-"""Which program made a result: the git commit of this checkout, the Ray job it ran in, and how it was called."""
+"""Which program made a result: the git commit of this checkout, its libraries, the Ray job, and how it was called.
+
+A result is found again by later drivers, of other commits and other libraries. So what made it is kept with it when
+it is computed, and never asked for when it is reported.
+"""
 
 import json
 import os
+import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from atom.redact import without_secrets
+from pipelines.command import project_version
 
 COMMIT_VARIABLE = "ATOM_GIT_COMMIT"
 """Environment variable that names the commit where there is no .git, as in the copy a Ray job runs from."""
 
+_LIBRARIES = ("torch", "numpy", "scipy", "ray", "mlflow", "safetensors")
+_COMMIT_TAG, _LATER_COMMITS_TAG = "mlflow.source.git.commit", "continued_by_commits"
 _ROOT = Path(__file__).resolve().parent.parent
 _GIT_S = 5.0
 
@@ -21,6 +32,42 @@ def git_commit() -> str | None:
     if commit := os.environ.get(COMMIT_VARIABLE):
         return commit
     return _git("rev-parse", "HEAD") or None
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of this project, Python and the libraries that compute."""
+    return {
+        "atom-distill": project_version(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def program() -> dict[str, Any]:
+    """What computes now, to be kept with what it computes: its commit, None if not known, and its libraries."""
+    return {"git_commit": git_commit(), "versions": library_versions()}
+
+
+UNKNOWN_PROGRAM: dict[str, Any] = {"git_commit": None, "versions": {}}
+"""What computed a result that does not say."""
+
+
+def distinct(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each record once, in order of appearance."""
+    found: list[dict[str, Any]] = []
+    for one in records:
+        if one not in found:
+            found.append(dict(one))
+    return found
+
+
+def continued_tags(known: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Tags for a run that another driver goes on with: those it began with stay, and a new commit is added."""
+    commit, later = now.get(_COMMIT_TAG), known.get(_LATER_COMMITS_TAG, "").split()
+    added = {name: value for name, value in now.items() if name not in known}
+    if commit and _COMMIT_TAG in known and commit not in (known[_COMMIT_TAG], *later):
+        added[_LATER_COMMITS_TAG] = " ".join([*later, commit])
+    return added
 
 
 def run_tags() -> dict[str, str]:

@@ -1,20 +1,21 @@
 """What a run leaves behind besides its images: the MLflow run, source and versions, times and hardware."""
 
 import json
-import platform
-from importlib.metadata import version
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from atom.data import RealData
 from atom.device import describe_hardware
 from atom.distilled import DistilledSet
 from atom.redact import without_secrets
-from pipelines.command import project_version, say
+from pipelines.command import say
 from pipelines.distillation import ActorSize
 from pipelines.evaluation import Evaluation, Row, remarks, table_rows
 from pipelines.options import CommandSettings, TrackingSettings
 from pipelines.preparation import notes_on_images, on_symbols
 from pipelines.progress import format_table
+from pipelines.provenance import program
 from pipelines.store import Store
 from pipelines.tracking import Tracker, default_tracking_uri
 from pipelines.worker import network_slug
@@ -22,10 +23,9 @@ from pipelines.worker import network_slug
 _RUN_NAME = "mlflow_run.json"
 TIMES_NAME = "times.json"
 _SOURCE_NAME = "source.json"
+_MAKERS_NAME = "made_by.json"
 DISTILL_WORKER_S = "distill_worker_s"
 """Distillation's wall time times its workers, seconds: to be compared with times that are summed over workers."""
-
-_LIBRARIES = ("torch", "numpy", "scipy", "ray", "mlflow", "safetensors")
 
 
 def start_tracker(
@@ -38,7 +38,7 @@ def start_tracker(
     """
     asked = command.part(TrackingSettings)
     uri = asked.tracking_uri or default_tracking_uri(store.local_path)
-    known = _read(store, _RUN_NAME)
+    known = read_record(store, _RUN_NAME)
     tracker = Tracker.start(
         tracking_uri=uri,
         experiment=asked.experiment,
@@ -107,15 +107,6 @@ def log_artifact(tracker: Tracker, distilled: DistilledSet, name: str) -> None:
     tracker.log_artifacts(lambda folder: distilled.save(folder / name))
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of this project, Python and the libraries that compute."""
-    return {
-        "atom-distill": project_version(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in _LIBRARIES},
-    }
-
-
 def note_source(store: Store, real: RealData) -> None:
     """Keep where the real images lie, if they have a place of their own: the set beside it is passed on without it."""
     kind, colon, place = real.spec.partition(":")
@@ -125,7 +116,7 @@ def note_source(store: Store, real: RealData) -> None:
 
 def noted_source(store: Store) -> str:
     """The spec that `note_source` kept, or an empty string."""
-    return str(_read(store, _SOURCE_NAME).get("spec", ""))
+    return str(read_record(store, _SOURCE_NAME).get("spec", ""))
 
 
 def add_seconds(store: Store, name: str, seconds: float) -> None:
@@ -136,18 +127,48 @@ def add_seconds(store: Store, name: str, seconds: float) -> None:
 
 def times(store: Store) -> dict[str, float]:
     """Wall times of the output so far, seconds by name."""
-    return {key: float(value) for key, value in _read(store, TIMES_NAME).items()}
+    return {key: float(value) for key, value in read_record(store, TIMES_NAME).items()}
 
 
-def run_facts(store: Store, size: ActorSize) -> dict[str, Any]:
-    """Hardware and wall time, to stand beside every accuracy."""
+def note_maker(store: Store, size: ActorSize) -> None:
+    """Keep with what is computed which program computed it, on what: later drivers find it and are others."""
+    maker = {**program(), "hardware": f"{describe_hardware()} (driver), {size.num_actors} workers"}
+    known = makers(store)
+    if maker not in known:
+        store.write_json(_MAKERS_NAME, {"makers": [*known, maker]})
+
+
+def makers(store: Store) -> list[dict[str, Any]]:
+    """Commit, libraries and hardware of all drivers that computed what an output holds, in order."""
+    found = read_record(store, _MAKERS_NAME).get("makers", [])
+    return [maker for maker in found if isinstance(maker, dict)] if isinstance(found, list) else []
+
+
+def maker_facts(store: Store) -> dict[str, str]:
+    """Hardware, versions and commits of all that computed what an output holds, for its report."""
+    known = makers(store)
+    versions = [", ".join(f"{k} {v}" for k, v in dict(one.get("versions", {})).items()) for one in known]
     return {
-        "hardware": f"{describe_hardware()} (driver), {size.num_actors} workers",
+        "hardware": _joined(str(one.get("hardware", "")) for one in known),
+        "versions": _joined(versions),
+        "commit": _joined(str(one.get("git_commit") or "not known") for one in known),
+    }
+
+
+def run_facts(store: Store) -> dict[str, Any]:
+    """Hardware and wall time of a distillation, to stand beside every accuracy."""
+    return {
+        "hardware": maker_facts(store)["hardware"],
         "distill_s": round(times(store).get("distill_s", 0.0), 1),
     }
 
 
-def _read(store: Store, name: str) -> dict[str, Any]:
+def _joined(texts: Iterable[str]) -> str:
+    return "; then ".join(dict.fromkeys(text for text in texts if text)) or "not known"
+
+
+def read_record(store: Store, name: str) -> dict[str, Any]:
+    """A JSON file of an output; empty if it is missing or damaged."""
     if not store.exists(name):
         return {}
     try:

@@ -144,7 +144,7 @@ def run_trial(
     context: TrialContext,
     statistics_NCHW: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Test accuracy in percent, and the seconds of training and test.
+    """Test accuracy in percent, the seconds of training and test, and the hardware that took them.
 
     Args:
         trial: what to train.
@@ -153,7 +153,7 @@ def run_trial(
         context: settings and where to compute.
         statistics_NCHW: see `atom.evaluate.evaluate`.
     """
-    from atom.device import resolve_device
+    from atom.device import describe_hardware, resolve_device
     from atom.evaluate import evaluate
 
     draws = sets[trial.set_name]
@@ -173,7 +173,8 @@ def run_trial(
         compile="on" if (trial.set_name, trial.network) in context.compiled else "off",
         statistics_images=None if statistics_NCHW is None else as_tensor(statistics_NCHW),
     )
-    value = {"accuracy": result.accuracies[0], "seconds": time.perf_counter() - started}
+    value: dict[str, Any] = {"accuracy": result.accuracies[0], "seconds": time.perf_counter() - started}
+    value["hardware"] = describe_hardware()
     if result.with_real_statistics is not None:
         value[REAL_STATISTICS] = result.with_real_statistics[0]
     return value

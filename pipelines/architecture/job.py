@@ -25,7 +25,7 @@ from pipelines.options import NasCommand
 from pipelines.pool import Limits
 from pipelines.preparation import preprocessing, say_unwhitened, whitening_flaw
 from pipelines.progress import Progress
-from pipelines.recording import add_seconds, log_distilled, log_real, start_tracker
+from pipelines.recording import add_seconds, log_distilled, log_real, note_maker, start_tracker
 from pipelines.signals import StopSignal
 from pipelines.store import Store
 from pipelines.tracking import Tracker
@@ -113,7 +113,12 @@ class NasJob:
         rows: list[Row] = []
         if self.store.exists(TABLE):
             rows = from_parquet(self.store.read_bytes(TABLE), where=self.store.where(TABLE))
-        return Table(lambda content: self.store.write_bytes(TABLE, content), rows=rows)
+
+        def write(content: bytes) -> None:
+            note_maker(self.store, self.size)
+            self.store.write_bytes(TABLE, content)
+
+        return Table(write, rows=rows)
 
     @property
     def primary(self) -> Proxy:

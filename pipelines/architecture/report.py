@@ -8,14 +8,13 @@ from apps.nas.reference import write_reference
 from apps.nas.report import render_report, render_scores
 from apps.nas.summary import summary
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
-from atom.device import describe_hardware
 from pipelines.architecture.job import NasJob
 from pipelines.architecture.recorded import REFERENCE, REPORT, log_stored, record
 from pipelines.architecture.scored import Scored
-from pipelines.command import project_version, say
+from pipelines.command import say
 from pipelines.progress import format_duration, print_table
-from pipelines.provenance import command_line, git_commit
-from pipelines.recording import library_versions, times
+from pipelines.provenance import command_line
+from pipelines.recording import maker_facts, times
 from pipelines.sets import held_out
 from pipelines.tracking import Tracker
 
@@ -181,12 +180,10 @@ def facts(job: NasJob, scored: Scored) -> dict[str, str]:
             f"{command.seeds} a proxy, {command.reference_seeds} for the reference; of coresets and bootstrap"
             f" {command.seed}"
         ),
-        "hardware": f"{describe_hardware()} (driver), {job.size.num_actors} workers",
+        **maker_facts(job.store),
         "wall time": ", ".join(walls) or "nothing was left to do",
         "share of the wall time that is work": _busy(job, scored),
         "command": command_line("atom-nas"),
-        "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
-        "commit": git_commit() or f"not known (version {project_version()})",
     }
 
 

@@ -28,7 +28,7 @@ from pipelines.architecture.winner_files import WINNER, Record, candidate_of, co
 from pipelines.cluster import as_tensor
 from pipelines.faults import Failure
 from pipelines.progress import Progress
-from pipelines.recording import add_seconds
+from pipelines.recording import add_seconds, note_maker
 from pipelines.signals import StopSignal
 from pipelines.store import Store
 from pipelines.tasks import run_tasks
@@ -152,6 +152,7 @@ def _train(
     if not left:
         return Winners()
     begun_s = time.monotonic()
+    note_maker(job.store, job.size)
     with Progress(
         "retraining", len(units), num_items=len(units), unit="trainings", item="trainings", done=len(found)
     ) as progress:

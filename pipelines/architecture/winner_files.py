@@ -11,8 +11,7 @@ from apps.nas.space import Candidate, Space
 from apps.nas.winner import winner_files
 from atom.preprocess import Preprocess
 from pipelines.preparation import PREPROCESS_NAME
-from pipelines.provenance import git_commit
-from pipelines.recording import library_versions
+from pipelines.provenance import git_commit, library_versions
 
 if TYPE_CHECKING:
     from pipelines.architecture.job import NasJob

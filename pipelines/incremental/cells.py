@@ -26,6 +26,7 @@ from pipelines.incremental.memories import Memories
 from pipelines.incremental.plan import NONE
 from pipelines.incremental.worker import CellStep, Held, StepContext, StepInputs, run_cell_step, training_seed
 from pipelines.progress import Progress
+from pipelines.recording import note_maker
 from pipelines.tasks import run_tasks
 from pipelines.worker import network_slug
 
@@ -73,6 +74,7 @@ class Cells:
         if not items:
             return False
         job, total = self._job, len(self.steps)
+        note_maker(job.store, job.size)
         context = ray.put(self._context(items))
         begun_s, done = time.monotonic(), sum(len(steps) > step for steps in self.steps.values())
         with Progress(

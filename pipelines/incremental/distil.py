@@ -21,7 +21,7 @@ from pipelines.claim import claim, settings_hash
 from pipelines.distillation import ActorSize, Group, distil_classes, stored_curves
 from pipelines.incremental.plan import DISTILLED
 from pipelines.incremental.views import ALL
-from pipelines.recording import DISTILL_WORKER_S, add_seconds, times
+from pipelines.recording import DISTILL_WORKER_S, add_seconds, note_maker, times
 from pipelines.store import Store
 from pipelines.worker import Problem
 
@@ -184,6 +184,12 @@ class Distiller:
         job, store = self._job, self._store(lot)
         checkpoints = Checkpoints(store, claim(store, self.identity(lot)))
         problem = Problem(self.settings(lot), *job.plan.shape, job.real.train.num_classes, job.device_kind)
+
+        def worked(_: float, worker_seconds: float) -> None:
+            note_maker(job.store, job.size)
+            # Beside the images: another lot of this output, such as that of another budget, has its own time.
+            add_seconds(store, DISTILL_WORKER_S, worker_seconds)
+
         classes = [class_id for group in groups for class_id in group]
         train = job.views.view(lot.view).train
         # A run of its own for the losses: two steps, or two sizes, would write into one curve.
@@ -198,8 +204,7 @@ class Distiller:
                 limits=job.limits,
                 tracker=child,
                 stop=stop,
-                # Beside the images: another lot of this output, such as that of another budget, has its own time.
-                on_seconds=lambda _, worker_seconds: add_seconds(store, DISTILL_WORKER_S, worker_seconds),
+                on_seconds=worked,
             )
             if outcome.stopped:
                 child.mark("KILLED")

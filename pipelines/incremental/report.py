@@ -14,13 +14,12 @@ from apps.continual.results import (
     on_whitening,
     summarise,
 )
-from atom.device import describe_hardware
-from pipelines.command import project_version, say
+from pipelines.command import say
 from pipelines.incremental.job import ContinualJob, metric_name, orders_text, together
 from pipelines.incremental.plan import SET
 from pipelines.progress import format_duration, format_table, print_table
-from pipelines.provenance import command_line, git_commit
-from pipelines.recording import DISTILL_WORKER_S, library_versions, times
+from pipelines.provenance import command_line
+from pipelines.recording import DISTILL_WORKER_S, maker_facts, times
 from pipelines.sets import held_out
 from pipelines.tracking import Tracker
 
@@ -204,11 +203,9 @@ def _circumstances(job: ContinualJob) -> dict[str, str]:
     labels = {"distil_wait_s": "waiting for distillation", "learn_s": "learners"}
     walls = [f"{label} {format_duration(spent[key])}" for key, label in labels.items() if key in spent]
     return {
-        "hardware": f"{describe_hardware()} (driver), {job.size.num_actors} workers",
+        **maker_facts(job.store),
         "wall time": ", ".join(walls) or "nothing was left to do",
         "command": command_line("atom-continual"),
-        "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
-        "commit": git_commit() or f"not known (version {project_version()})",
     }
 
 

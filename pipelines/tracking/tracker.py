@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from atom.redact import without_secrets
-from pipelines.provenance import run_tags
+from pipelines.provenance import continued_tags, run_tags
 from pipelines.tracking.backend import answering, dataset_input, describe_run, open_client
 from pipelines.tracking.history import History
 from pipelines.tracking.opening import child_run, open_run, take_up
@@ -104,8 +104,9 @@ class Tracker:
                 resume_run_id=resume_run_id,
             )
             tracker = cls(client, sender, run.info.run_id, experiment_id=run.info.experiment_id)
+            own = continued_tags(run.data.tags, run_tags()) if resumed else run_tags()
             try:
-                tracker._describe(run, params, run_tags() | dict(tags or {}) | told, resumed=resumed)
+                tracker._describe(run, params, own | dict(tags or {}) | told, resumed=resumed)
             except BaseException as error:
                 # Nobody else knows of the run yet, so nobody else would ever end it.
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)

@@ -43,6 +43,7 @@ def assert_same(left: DistilledSet, right: DistilledSet) -> None:
         "source",
         "versions",
         "git_commit",
+        "earlier_programs",
         "results",
     ):
         assert getattr(left, name) == getattr(right, name), name

@@ -30,6 +30,7 @@ from pipelines.evaluation import (
     table_rows,
 )
 from pipelines.faults import Failure
+from pipelines.provenance import COMMIT_VARIABLE
 from pipelines.recording import log_accuracies
 from pipelines.signals import StopSignal
 from pipelines.store import Store
@@ -99,7 +100,10 @@ def test_finished_trainings_are_kept_and_only_new_ones_are_run(
         return real_run_tasks(function, items, **options)
 
     monkeypatch.setattr(evaluation, "run_tasks", listen)
+    monkeypatch.setenv(COMMIT_VARIABLE, "later")
     assert judge(tmp_path).rows == both.rows
+    assert both.rows[0].hardware
+    assert len(both.rows[0].commits) == 1
     assert asked == []
     judge(tmp_path, seeds=[0], identity={"set": "y"}, sets=two_sets()[:1])
     judge(tmp_path, seeds=[0], settings=FAST.model_copy(update={"epochs": 1}), sets=two_sets()[:1])

@@ -19,9 +19,10 @@ from atom.errors import ConfigError
 from atom.preprocess import Preprocess
 from pipelines import sets
 from pipelines.distill import Job
-from pipelines.distillation import Distillation
+from pipelines.distillation import ActorSize, Distillation
 from pipelines.options import DataSettings
-from pipelines.recording import DISTILL_WORKER_S
+from pipelines.provenance import COMMIT_VARIABLE
+from pipelines.recording import DISTILL_WORKER_S, maker_facts, note_maker
 from pipelines.sets import check_same_source, distil_seconds, local_set, real_source
 from pipelines.store import Store
 from pipelines.tracking import Tracker
@@ -130,9 +131,12 @@ def photos(folder: Path) -> RealData:
     return data.load(f"folder:{folder}", data_dir=folder.parent / "data")
 
 
-def publish(home: Path, *, network: str = "convnet", results: tuple[dict[str, Any], ...] = ()) -> Path:
+def publish(home: Path, *, network: str = "convnet", results: Any = (), programs: Any = ()) -> Path:
     """An output whose distillation is done, published by the job; returns the output."""
-    real = photos(home / "photos")
+    there = (home / "photos").exists()
+    real = (
+        data.load(f"folder:{home / 'photos'}", data_dir=home / "data") if there else photos(home / "photos")
+    )
     settings = problem().settings.model_copy(update={"network": network})
     store = Store.open(home / "out")
     command: Any = SimpleNamespace(image_size=None)
@@ -141,7 +145,9 @@ def publish(home: Path, *, network: str = "convnet", results: tuple[dict[str, An
     preprocess = Preprocess.fit(real.train.images, zca=False)
     white = preprocess.apply(real.train.images).numpy()
     states: Any = {c: SimpleNamespace(images=white[real.train.indices_of(c)[:1]]) for c in range(2)}
-    job.publish(job.assemble(Distillation(states=states), preprocess).with_results(results))
+    outcome = Distillation(states=states, programs=list(programs))
+    distilled = job.assemble(outcome, preprocess)
+    job.publish(distilled.with_results(results) if results else distilled)
     return home / "out"
 
 
@@ -194,3 +200,44 @@ def test_another_shape_names_the_flag_and_the_own_source_is_not_asked_for() -> N
     renamed = replace(digits_set(), class_names=tuple("abcdefghij"))
     with pytest.raises(ConfigError, match="it has changed since"):
         check_same_source(renamed, real)
+
+
+BY_FIRST = {"git_commit": "first", "versions": {"torch": "2.1"}}
+BY_SECOND = {"git_commit": "second", "versions": {"torch": "2.2"}}
+RESULTS = [{"method": "atom", "network": "convnet", "mean": 50.0, "std": 1.0, "n": 2}]
+
+
+def test_a_set_says_who_computed_its_images_and_not_who_published_it(tmp_path: Path) -> None:
+    output = publish(tmp_path, programs=[BY_FIRST, BY_SECOND])
+    distilled = DistilledSet.load(output)
+    assert (distilled.git_commit, distilled.versions) == ("second", {"torch": "2.2"})
+    assert distilled.earlier_programs == (BY_FIRST,)
+    card = (output / "set" / "README.md").read_text()
+    assert "| commit | second |" in card
+    assert "| begun by commit | first torch 2.1 |" in card
+    unknown = DistilledSet.load(publish(tmp_path / "unknown"))
+    assert (unknown.git_commit, unknown.versions, unknown.earlier_programs) == (None, {}, ())
+
+
+def test_a_set_that_stands_is_not_published_again_and_keeps_its_accuracies(tmp_path: Path) -> None:
+    output = publish(tmp_path, programs=[BY_FIRST], results=RESULTS)
+    written = {path: path.stat().st_mtime_ns for path in (output / "set").rglob("*")}
+    publish(tmp_path, programs=[BY_FIRST])
+    assert {path: path.stat().st_mtime_ns for path in (output / "set").rglob("*")} == written
+    assert [row["mean"] for row in DistilledSet.load(output).results] == [50.0]
+    (output / "set" / "sheet.png").unlink()
+    publish(tmp_path, programs=[BY_FIRST])
+    assert (output / "set" / "sheet.png").exists()
+
+
+def test_reports_name_everybody_who_computed_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(tmp_path)
+    assert maker_facts(store)["commit"] == "not known"
+    for commit, workers in (("first", 1), ("second", 2), ("second", 2)):
+        monkeypatch.setenv(COMMIT_VARIABLE, commit)
+        note_maker(store, ActorSize(workers, cpus=1, gpus=0))
+    monkeypatch.setenv(COMMIT_VARIABLE, "third")
+    facts = maker_facts(store)
+    assert facts["commit"] == "first; then second"
+    assert [text[-9:] for text in facts["hardware"].split("; then ")] == ["1 workers", "2 workers"]
+    assert "; then " not in facts["versions"]

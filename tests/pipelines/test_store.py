@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.fs as pafs
 import pytest
+from safetensors.numpy import load, save
 
 from atom.errors import StoreError
 from pipelines.checkpoints import Checkpoints, ClassState
 from pipelines.claim import claim, lock, settings_hash
+from pipelines.provenance import COMMIT_VARIABLE
 from pipelines.store import Store
 
 
@@ -159,6 +161,41 @@ def test_checkpoint_round_trip(store: Store) -> None:
         np.testing.assert_array_equal(loaded[class_id].images, expected.images)
         np.testing.assert_array_equal(loaded[class_id].momentum, expected.momentum)
         np.testing.assert_array_equal(loaded[class_id].losses, expected.losses)
+
+
+def test_checkpoints_know_every_program_that_computed_a_part(
+    disk: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commits(checkpoints: Checkpoints) -> list[str | None]:
+        return [one["git_commit"] for one in checkpoints.programs([3, 12])]
+
+    monkeypatch.setenv(COMMIT_VARIABLE, "first")
+    Checkpoints(disk, "hash").save(10, {3: state(3), 12: state(12)})
+    monkeypatch.setenv(COMMIT_VARIABLE, "second")
+    looked = Checkpoints(disk, "hash")
+    looked.latest([3, 12])
+    assert commits(looked) == ["first"]
+    looked.save(20, {3: state(3)})
+    monkeypatch.setenv(COMMIT_VARIABLE, "third")
+    again = Checkpoints(disk, "hash")
+    again.latest([3])
+    again.latest([12])
+    assert commits(again) == ["first", "second"]
+    assert again.programs([3])[0]["versions"]["torch"]
+
+
+def test_a_checkpoint_that_does_not_say_was_computed_by_an_unknown_program(disk: Store) -> None:
+    checkpoints = Checkpoints(disk, "hash")
+    checkpoints.save(10, {3: state(3)})
+    (name,) = disk.list("checkpoints")
+    content = disk.read_bytes(name)
+    arrays, length = load(content), int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    del metadata["programs"]
+    disk.write_bytes(name, save(arrays, metadata))
+    older = Checkpoints(disk, "hash")
+    assert older.latest([3]) is not None
+    assert older.programs([3]) == [{"git_commit": None, "versions": {}}]
 
 
 def test_older_generations_are_removed_after_the_newer_is_whole(disk: Store) -> None:

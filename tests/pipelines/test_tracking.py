@@ -106,6 +106,21 @@ def test_run_of_other_parameters_is_not_continued(start: Start, client: MlflowCl
         assert third.run_id == second.run_id
 
 
+def test_a_run_keeps_the_commit_that_began_it_and_adds_later_ones(
+    start: Start, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COMMIT_VARIABLE, "first")
+    with start() as begun:
+        pass
+    for commit in ("first", "second", "third", "second"):
+        monkeypatch.setenv(COMMIT_VARIABLE, commit)
+        with start(resume_run_id=begun.run_id):
+            pass
+    tags = client.get_run(begun.run_id).data.tags
+    assert tags["mlflow.source.git.commit"] == "first"
+    assert tags["continued_by_commits"] == "second third"
+
+
 def test_restarted_driver_continues_its_run(start: Start, client: MlflowClient) -> None:
     killed = start()
     killed.log_metrics({"loss/total": 3.0}, step=1)
