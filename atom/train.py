@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from atom.augment import augment, draw_params
+from atom.batches import batches_of, needs_pairs
 from atom.device import autocast, kind_of, own_generators
 from atom.errors import ConfigError, NotFiniteError
 from atom.resolve import resolve_evaluation
@@ -88,10 +89,11 @@ def train_network(
     )
     clock = _Clock(settings, budget, device, steps_per_epoch=-(-len(images_NCHW) // settings.batch_train))
     dtype, layout = compute_dtype(settings), _layout_of(net)
+    pairs = needs_pairs(net, images_NCHW, settings.batch_train)
     with own_generators(device, int(stream(seed, "evaluate/network").integers(2**63))):
         for epoch in count():
             net.train()
-            for batch_BCHW, rows_B in _batches(images_NCHW, epoch, settings=settings, seed=seed):
+            for batch_BCHW, rows_B in _batches(images_NCHW, epoch, settings=settings, seed=seed, pairs=pairs):
                 if clock.ended():
                     return clock.steps
                 optimizer.param_groups[0]["lr"] = settings.lr_net * clock.lr_factor()
@@ -142,14 +144,14 @@ class _Clock:
 
 
 def _batches(
-    images_NCHW: Tensor, epoch: int, *, settings: EvaluateSettings, seed: int
+    images_NCHW: Tensor, epoch: int, *, settings: EvaluateSettings, seed: int, pairs: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented images [B, C, H, W] and their rows [B], every image once an epoch."""
+    """Augmented images [B, C, H, W] and their rows [B], every image once an epoch; see `batches_of`."""
     device, (height, width) = images_NCHW.device, images_NCHW.shape[2:]
     operations = parse_dsa_strategy(settings.eval_dsa_strategy)
     order_N = stream(seed, "evaluate/order", epoch).permutation(len(images_NCHW))
-    for number, start in enumerate(range(0, len(order_N), settings.batch_train)):
-        rows_B = torch.from_numpy(order_N[start : start + settings.batch_train]).to(device)
+    for number, rows in enumerate(batches_of(order_N, settings.batch_train, pairs=pairs)):
+        rows_B = torch.from_numpy(rows).to(device)
         batch_BCHW = images_NCHW[rows_B]
         if operations:
             rng = stream(seed, "evaluate/augment", epoch, number)

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from apps.continual.settings import LearnerSettings
 from atom.augment import augment, draw_params
+from atom.batches import batches_of, needs_pairs
 from atom.device import autocast, own_generators
 from atom.settings import parse_dsa_strategy
 from atom.streams import stream
@@ -170,9 +171,13 @@ def train_beside(
             logits_BK = net(images_BCHW.contiguous(memory_format=layout))
         return logits_BK.float()
 
+    # With a memory, er shows the two in one pass, in which no image is alone.
+    alone = memory is None or objective is not er_loss
+    pairs = alone and needs_pairs(net, current.images_BCHW, settings.batch_current)
+    batches = _batches(current, settings=settings, seed=seed, step=step, pairs=pairs)
     net.train()
     with own_generators(device, int(stream(seed, "continual/network", step).integers(2**63))):
-        for number, batch in enumerate(_batches(current, settings=settings, seed=seed, step=step)):
+        for number, batch in enumerate(batches):
             draw = None
             if memory is not None:
                 draw = partial(_draw, memory, settings=settings, seed=seed, step=step, number=number)
@@ -181,13 +186,14 @@ def train_beside(
             optimizer.step()
 
 
-def _batches(current: Batch, *, settings: LearnerSettings, seed: int, step: int) -> Iterator[Batch]:
+def _batches(
+    current: Batch, *, settings: LearnerSettings, seed: int, step: int, pairs: bool
+) -> Iterator[Batch]:
     """Augmented batches of all epochs, one after the other; the last one of an epoch may be smaller."""
     number = 0
     for epoch in range(cast(int, settings.step_epochs)):
         order_N = stream(seed, "continual/order", step, epoch).permutation(len(current.labels_B))
-        for start in range(0, len(order_N), settings.batch_current):
-            rows_B = order_N[start : start + settings.batch_current]
+        for rows_B in batches_of(order_N, settings.batch_current, pairs=pairs):
             rng = stream(seed, "continual/augment", step, number)
             yield _augmented(current, rows_B, rng=rng, settings=settings)
             number += 1

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from apps.continual.replay import Batch, cross_entropy_among, der_loss, er_ace_loss, er_loss, train_beside
+from apps.continual.replay import (
+    Batch,
+    cross_entropy_among,
+    der_loss,
+    er_ace_loss,
+    er_loss,
+    objective_of,
+    train_beside,
+)
 from apps.continual.settings import LearnerSettings
 from atom.streams import stream
 
@@ -130,3 +138,29 @@ def test_memory_batches_hold_distinct_images_and_two_draws_differ():
 def test_a_memory_smaller_than_a_batch_is_drawn_whole():
     _, drawn = watched(batch_memory=50)
     assert all(sorted(batch) == [100, 101, 102, 103] for two in drawn for batch in two)
+
+
+@pytest.mark.parametrize("learner", ["er", "er-ace"])
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_a_last_batch_of_one_is_filled_up_only_where_batchnorm_would_refuse_it(learner, with_memory):
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(C, 4, (H, W)), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(4, K)
+    )
+    seen = []
+    net.register_forward_pre_hook(
+        lambda module, inputs: seen.append(len(inputs[0])) if module.training else None
+    )
+    objective = objective_of(learner, SETTINGS, step_classes=(1, 4), seen_classes=(0, 1, 3, 4))
+    train_beside(
+        net,
+        Batch(CURRENT[0][:9], CURRENT[1][:9]),
+        Batch(*MEMORY) if with_memory else None,
+        objective=objective,
+        settings=SETTINGS.model_copy(update={"step_epochs": 1, "replay_dsa_strategy": "none"}),
+        dtype=torch.float32,
+        layout=torch.contiguous_format,
+        seed=0,
+        step=1,
+    )
+    together = {("er", True): [7, 7, 4], ("er-ace", True): [4, 3, 4, 3, 2, 3]}
+    assert seen == together.get((learner, with_memory), [4, 4, 2])

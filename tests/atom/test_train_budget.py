@@ -213,3 +213,43 @@ def test_a_training_leaves_the_generator_alone_even_where_a_budget_cuts_it():
     before = torch.get_rng_state()
     train(budget=Budget(steps=2))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class OneByOne(nn.Module):
+    """BatchNorm on maps of one pixel, which PyTorch refuses to train on one image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(C, 4, (H, W)), nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, K)
+        self.seen = []
+
+    def forward(self, images):
+        if self.training:
+            self.seen.append(len(images))
+        return self.linear(self.norm(self.conv(images)).flatten(1))
+
+
+def test_a_last_batch_of_one_is_filled_up_where_batchnorm_would_refuse_it():
+    net = OneByOne()
+    assert train(count=17, net=net)[1] == 3 * 4
+    assert net.seen == [8, 8, 2] * 4
+    assert net.norm.num_batches_tracked == 3 * 4
+    assert net.training
+
+
+def test_a_last_batch_of_one_stays_alone_where_batchnorm_takes_it():
+    net = network()
+    seen = []
+    net.register_forward_pre_hook(
+        lambda module, inputs: seen.append(len(inputs[0])) if module.training else None
+    )
+    train(count=17, net=net)
+    assert seen == [8, 8, 1] * 4
+
+
+@pytest.mark.parametrize(("count", "batch"), [(5, 1), (1, 8)])
+def test_batches_of_one_that_batchnorm_refuses_are_said(count, batch):
+    settings = SETTINGS.model_copy(update={"batch_train": batch})
+    with pytest.raises(ConfigError, match=f"batches of {batch} from {count} images hold one image each"):
+        train(count=count, net=OneByOne(), settings=settings)
