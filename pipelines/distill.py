@@ -31,13 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def distill(command: DistillCommand) -> int:
     """Load, distil, evaluate, record; the work of the command, see `run_command` for what it returns."""
-    from atom import nets, resolve
+    from atom import resolve
     from atom.distill import IMAGES_VERSION
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
     from pipelines.distillation import group_classes
     from pipelines.evaluation import check_baselines, check_networks, judges
-    from pipelines.preparation import check_ipc, load_real, say_unwhitened, whitening_flaw
+    from pipelines.preparation import (
+        check_ipc,
+        load_real,
+        network_identity,
+        say_unwhitened,
+        whitening_flaw,
+    )
     from pipelines.resources import choose_size
     from pipelines.signals import stop_on_signals
     from pipelines.store import Store
@@ -76,7 +82,7 @@ def distill(command: DistillCommand) -> int:
         with lock(store):
             identity = {
                 **settings.model_dump(mode="json"),
-                "network": nets.identity(settings.network),
+                "network": network_identity(settings.network, real),
                 "dataset": real.name,
                 "fingerprint": real.train.fingerprint,
                 "device": device_kind,

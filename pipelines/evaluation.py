@@ -347,7 +347,8 @@ def _record_names(
             # The other networks have no statistics, and their results are what they were.
             restated[network] = {"statistics": content} if mixes_batch(net) else {}
     contents = {(small.name, seed): _content(*draw) for small in sets for seed, draw in small.draws.items()}
-    sources = {network: nets.identity(network) for network in {trial.network for trial in trials}}
+    shape = {"channels": channels, "image_size": (size[0], size[1]), "num_classes": num_classes}
+    sources = {network: nets.identity(network, **shape) for network in {trial.network for trial in trials}}
     names = {}
     for trial in trials:
         content = contents.get((trial.set_name, trial.seed)) or contents[trial.set_name, None]

@@ -16,6 +16,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from atom import data as real_data
+from atom import nets
 from atom.data import ImageSet, RealData
 from atom.data.sources import NEED_PATH
 from atom.device import use_threads
@@ -125,6 +126,18 @@ def on_symbols(real: RealData) -> str | None:
             " if they are none."
         )
     return "a mirrored image counts as one of its class; pass --symbols on if these show digits, letters or the like."
+
+
+def network_identity(name: str, real: RealData) -> str:
+    """What results of a network depend on, for these images; see `atom.nets.identity`.
+
+    Raises:
+        ConfigError: it is a user's own and cannot be built.
+    """
+    channels, height, width = real.train.images.shape[1:]
+    return nets.identity(
+        name, channels=channels, image_size=(height, width), num_classes=real.train.num_classes
+    )
 
 
 def check_ipc(real: RealData, *, ipc: int, factor: int, init: str, baselines: Sequence[str] = ()) -> None:

@@ -174,13 +174,15 @@ class DistilledHere:
             )
 
     def _key(self, settings: Mapping[int, DistillSettings], real: Mapping[int, Tensor]) -> str:
+        channels, height, width = next(iter(real.values())).shape[1:]
+        shape = {"channels": channels, "image_size": (height, width), "num_classes": self._num_classes}
         content = {
             "version": [FILE_VERSION, IMAGES_VERSION],
             "settings": {
                 class_id: settings[class_id].model_dump(mode="json", exclude={"zca", "zca_eps"})
                 for class_id in sorted(real)
             },
-            "network": nets.identity(self._settings.network),
+            "network": nets.identity(self._settings.network, **shape),
             "num_classes": self._num_classes,
             "storage": self._storage,
             "preprocess": self._preprocess.digest if self._storage == "uint8" else None,

@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from apps.nas.user_space import Builder, builder_identity, user_entries
+from apps.nas.user_space import user_entries
 from atom import nets
-from atom.errors import ConfigError
+from atom.errors import AtomError, ConfigError
 from atom.nets.shapes import Size
 from atom.streams import stream
 
@@ -31,7 +31,9 @@ class Candidate:
         parameters: number of them; None where the network cannot be built.
         multiply_adds: of one image's forward pass; a user's own number, or counted; None where unknown.
         axes: its choices by axis, such as {"width": 64}; empty for a user's network.
-        identity: what a stored result depends on: the name, and for a user's network the digest of its source.
+        identity: what a stored result depends on: the name, and for a user's network the digest of its sources and
+            of what they build.
+        problem: why it cannot be built; then every proxy reports it as failed.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Candidate:
     multiply_adds: int | None
     axes: Mapping[str, int | str] = field(default_factory=dict, hash=False)
     identity: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,8 @@ def load_space(spec: str, *, channels: int, image_size: Size, num_classes: int) 
             f"--space {spec}: unknown; known are {', '.join(NAMED)}, and your own as module:object or"
             " path/to/file.py:object."
         )
-    entries = user_entries(spec)
     empty = Space(spec, (), **shape)
-    found = [_user_candidate(empty, name, *entry) for name, entry in entries.items()]
-    return empty.with_candidates(found)
+    return empty.with_candidates([describe(name, empty) for name in user_entries(spec)])
 
 
 def sample(space: Space, number: int, *, seed: int) -> Space:
@@ -191,14 +192,23 @@ def _convnet_candidate(
     )
 
 
-def _user_candidate(space: Space, name: str, builder: Builder | str, cost: int | None) -> Candidate:
-    """A network that cannot be built stays in the space: every proxy reports it as failed, with the reason."""
-    identity = builder_identity(space.spec, builder)
+def describe(name: str, space: Space) -> Candidate:
+    """A user's network with what building it shows; one that cannot be built stays in the space, and says why."""
+    builder, cost = user_entries(space.spec)[name]
+    shape = {"channels": space.channels, "image_size": space.image_size}
     try:
         net = space.build(name)
-        parameters = nets.count_parameters(net, space.channels, space.image_size)
+        parameters = nets.count_parameters(net, **shape)
         if cost is None:
-            cost = nets.count_multiply_adds(net, space.channels, space.image_size)
-    except Exception:  # whatever the user's function does; the reason comes with the failed units
-        parameters = None
-    return Candidate(name, parameters, cost, identity=f"{space.spec}:{name}@{identity}")
+            cost = nets.count_multiply_adds(net, **shape)
+        if isinstance(builder, str):
+            built = nets.identity(builder, **shape, num_classes=space.num_classes)
+        else:
+            # A partial or a closure takes numbers from the space's own file, whatever file its code is in.
+            listed = nets.import_module(space.spec.rpartition(":")[0], what=f"--space {space.spec}")
+            built = f"{nets.sources_digest(listed, builder)}-{nets.network_digest(net, **shape)}"
+    except (Exception, SystemExit) as error:  # whatever the user's function does
+        text = " ".join(str(error).split())
+        problem = text if isinstance(error, AtomError) else f"{type(error).__name__}: {text}"
+        return Candidate(name, None, cost, identity=name, problem=problem)
+    return Candidate(name, parameters, cost, identity=f"{name}@{built}")

@@ -1,8 +1,10 @@
 """A user's own list of networks, checked entry by entry."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from numbers import Real
+from pathlib import Path
 
 from torch import nn
 
@@ -14,16 +16,24 @@ Builder = Callable[..., nn.Module]
 
 
 def user_entries(spec: str) -> dict[str, tuple[Builder | str, int | None]]:
-    """Builder and cost by name.
+    """Builder and cost by name; the user's function is asked once a process.
 
     Raises:
         ConfigError: the object is not a list of (name, builder, multiply-adds), is empty, or repeats a name.
     """
+    return _entries(spec, Path.cwd())
+
+
+@functools.cache
+def _entries(spec: str, _here: Path) -> dict[str, tuple[Builder | str, int | None]]:
     value = nets.import_object(spec, what=f"--space {spec}")
     try:
         if isinstance(value, Iterator):
             raise TypeError("an iterator can be read only once")
-        listed = list(value() if callable(value) else value)  # pyrefly: ignore
+        if callable(value):
+            # In one go: the body of a generator runs when it is read.
+            value = nets.call(functools.wraps(value)(lambda: list(value())))
+        listed = list(value)  # pyrefly: ignore
     except Exception as error:
         raise ConfigError(
             f"--space {spec}: gave no list of networks ({type(error).__name__}: {error}); expected a list of"
@@ -57,14 +67,3 @@ def _is_entry(entry: object) -> bool:
         and (callable(builder) or isinstance(builder, str))
         and (cost is None or number)
     )
-
-
-def builder_identity(spec: str, builder: Builder | str) -> str:
-    """What results of a user's network depend on beside its name: digests of the files that define it."""
-    if not isinstance(builder, str):
-        # A partial or a closure takes numbers from the space's own file, whatever file its code is in.
-        return f"{nets.module_digest(spec, what=f'--space {spec}')}-{nets.source_digest(builder)}"
-    try:
-        return nets.identity(builder)
-    except ConfigError:  # cannot be imported, hence not built either
-        return builder

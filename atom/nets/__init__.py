@@ -4,14 +4,8 @@ Every network shows the features of its blocks (`atom.nets.layers.BlockNet`), so
 """
 
 from atom.nets.counts import count_multiply_adds, count_parameters, largest_map
-from atom.nets.custom import (
-    build_with,
-    identity,
-    import_object,
-    module_digest,
-    require_blocks,
-    source_digest,
-)
+from atom.nets.custom import build_with, call, import_module, import_object, require_blocks
+from atom.nets.identity import identity, network_digest, sources_digest
 from atom.nets.layers import BlockNet
 from atom.nets.registry import build, build_from, known_names, with_batch_norm
 from atom.nets.spec import ConvNetSpec, convnet_space, default_depth, parse_convnet
@@ -24,18 +18,20 @@ __all__ = [
     "build",
     "build_from",
     "build_with",
+    "call",
     "convnet_space",
     "count_multiply_adds",
     "count_parameters",
     "default_depth",
     "fill_weights",
     "identity",
+    "import_module",
     "import_object",
     "known_names",
     "largest_map",
-    "module_digest",
+    "network_digest",
     "parse_convnet",
     "require_blocks",
-    "source_digest",
+    "sources_digest",
     "with_batch_norm",
 ]

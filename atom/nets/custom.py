@@ -1,6 +1,5 @@
 """A user's own network, named `module:function` or `path/to/file.py:function`."""
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,8 @@ from atom.device import settings_kept
 from atom.errors import ConfigError
 from atom.nets.layers import BlockNet
 from atom.nets.shapes import Size
+
+T = TypeVar("T")
 
 
 def build_custom(name: str, *, channels: int, image_size: Size, num_classes: int) -> nn.Module:
@@ -29,7 +30,7 @@ def build_custom(name: str, *, channels: int, image_size: Size, num_classes: int
             not give logits (N, num_classes), or its `blocks` not what `atom.nets.BlockNet` says.
     """
     return build_with(
-        _import_function(name), name, channels=channels, image_size=image_size, num_classes=num_classes
+        import_function(name), name, channels=channels, image_size=image_size, num_classes=num_classes
     )
 
 
@@ -47,7 +48,7 @@ def build_with(
         ConfigError: as for `build_custom`.
     """
     try:
-        net = function(channels=channels, image_size=image_size, num_classes=num_classes)
+        net = call(function, channels=channels, image_size=image_size, num_classes=num_classes)
     except Exception as error:
         raise ConfigError(
             f"network {name!r}: the function failed with {type(error).__name__}: {error}; it is called as "
@@ -59,6 +60,33 @@ def build_with(
         )
     _try_out(net, name, channels=channels, image_size=image_size, num_classes=num_classes)
     return net
+
+
+def module_of(thing: Callable[..., object]) -> ModuleType | None:
+    """The module that defines a function, class, partial or callable object; None where it is not known."""
+    thing = inspect.unwrap(thing)
+    while isinstance(thing, partial):
+        thing = inspect.unwrap(thing.func)
+    if not (inspect.isroutine(thing) or inspect.isclass(thing)):
+        thing = type(thing)  # an instance with a __call__
+    return sys.modules.get(getattr(thing, "__module__", None) or "")
+
+
+def call(function: Callable[..., T], **arguments: object) -> T:
+    """What a user's function returns, which may import the neighbours of its file only now.
+
+    PyTorch's settings are put back after it.
+
+    Raises:
+        RuntimeError: it wanted to end the process.
+        Exception: whatever it raises.
+    """
+    file = getattr(module_of(function), "__file__", None)
+    try:
+        with settings_kept(), importable(*([Path(file).resolve().parent] if file else [])):
+            return function(**arguments)
+    except SystemExit as error:
+        raise RuntimeError(f"it called exit({error.code!r})") from error
 
 
 def require_blocks(net: nn.Module, name: str) -> BlockNet:
@@ -75,63 +103,28 @@ def require_blocks(net: nn.Module, name: str) -> BlockNet:
     return cast(BlockNet, net)  # a user's class need not inherit from it
 
 
-def identity(name: str) -> str:
-    """The name of a network, and for a user's own the digest of its source: what a stored result depends on.
-
-    Raises:
-        ConfigError: the user's function cannot be imported.
-    """
-    if ":" not in name:
-        return name
-    return f"{name}@{source_digest(_import_function(name))}"
-
-
-def module_digest(name: str, *, what: str) -> str:
-    """Digest of the file of a `module:attribute` or `path/to/file.py:attribute`, as of `source_digest`.
+@contextmanager
+def importable(*folders: Path) -> Iterator[None]:
+    """Within, modules are found in the working directory, which a console command has not on its path, and in folders.
 
     Args:
-        name, what: as for `import_object`.
-
-    Raises:
-        ConfigError: it cannot be imported.
+        folders: such as that of a file, whose neighbours it imports.
     """
-    return _digest_of_file(_import_module(name.rpartition(":")[0], what=what))
-
-
-def source_digest(function: Callable[..., object]) -> str:
-    """Digest of the file that defines a function, class, partial or callable object, 16 characters.
-
-    What has no file, such as a builtin, has the digest of no bytes.
-    """
-    function = inspect.unwrap(function)
-    while isinstance(function, partial):
-        function = inspect.unwrap(function.func)
-    if not (inspect.isroutine(function) or inspect.isclass(function)):
-        function = type(function)  # an instance with a __call__
-    return _digest_of_file(function)
-
-
-def _digest_of_file(thing: ModuleType | Callable[..., object]) -> str:
-    try:
-        source = inspect.getsourcefile(thing)
-        content = Path(source).read_bytes() if source else b""
-    except (TypeError, OSError):  # written in C, typed at a prompt, or in an archive
-        content = b""
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    """A console command has its own directory on the import path, not the one it is run in."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+    added = list(dict.fromkeys(str(folder) for folder in (Path.cwd(), *folders)))
+    sys.path[:0] = added
     try:
         yield
     finally:
-        sys.path.remove(here)
+        for folder in added:
+            sys.path.remove(folder)
 
 
-def _import_function(name: str) -> Callable[..., object]:
+def import_function(name: str) -> Callable[..., object]:
+    """The function that a user's `module:function` or `path/to/file.py:function` means.
+
+    Raises:
+        ConfigError: it cannot be imported, or is none.
+    """
     function = import_object(name, what=f"network {name!r}")
     if not callable(function):
         raise ConfigError(
@@ -154,18 +147,20 @@ def import_object(name: str, *, what: str) -> object:
     where, _, attribute = name.rpartition(":")
     if not where or not attribute:
         raise ConfigError(f"{what}: expected module:name or path/to/file.py:name.")
-    module = _import_module(where, what=what)
+    module = import_module(where, what=what)
     if not hasattr(module, attribute):
         raise ConfigError(f"{what}: {where} has no {attribute!r}; name something defined there.")
     return getattr(module, attribute)
 
 
-def _import_module(where: str, *, what: str) -> ModuleType:
+def import_module(where: str, *, what: str) -> ModuleType:
+    """The module or the file before the colon of a name; arguments and errors as for `import_object`."""
+    path = Path(where) if where.endswith(".py") else None
     try:
         # What a module sets when it is imported would hold for the first network of a process only.
-        with settings_kept(), _working_directory_importable():
-            return _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:  # whatever the user's module does when it runs
+        with settings_kept(), importable(*([path.resolve().parent] if path else [])):
+            return importlib.import_module(where) if path is None else _load_file(path)
+    except (Exception, SystemExit) as error:  # whatever the user's module does when it runs
         raise ConfigError(
             f"{what}: cannot import {where} ({type(error).__name__}: {error}); give a module "
             "on the import path or in the working directory, or the path of a .py file."
@@ -202,7 +197,7 @@ def _try_out(net: nn.Module, name: str, *, channels: int, image_size: Size, num_
         logits = net(images_NCHW)
         blocks = getattr(net, "blocks", None)
         features = blocks(images_NCHW) if callable(blocks) else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"network {name!r}: failed on images of shape {tuple(images_NCHW.shape)} with "
             f"{type(error).__name__}: {error}."

@@ -77,8 +77,10 @@ def build_from(
     make: Callable[..., nn.Module], *, channels: int, image_size: Size, num_classes: int
 ) -> nn.Module:
     """What `make` builds for these sizes, with the weights and the attribute that `build` promises."""
-    # Constructors initialise from torch's global generator, which is not ours to advance.
+    # Constructors initialise from torch's global generator, which is not ours to advance; and a buffer that one draws
+    # has to come out the same in every process.
     with settings_kept(), torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(0)
         net = make(channels=channels, image_size=tuple(image_size), num_classes=num_classes)
     if not hasattr(net, "mixes_batch"):
         net.mixes_batch = mixes_batch(net)  # pyrefly: ignore[bad-argument-type]

@@ -18,13 +18,13 @@ import ray
 from apps.continual.learner import RESTARTING, RESULTS_VERSION, deciding
 from apps.continual.results import Cell, CellResult, StepResult
 from apps.continual.state import LearnerState
-from atom import nets
 from atom.errors import ArtifactError, StoreError
 from pipelines.claim import settings_hash
 from pipelines.distillation import ActorSize
 from pipelines.incremental.memories import Memories
 from pipelines.incremental.plan import NONE
 from pipelines.incremental.worker import CellStep, Held, StepContext, StepInputs, run_cell_step, training_seed
+from pipelines.preparation import network_identity
 from pipelines.progress import Progress
 from pipelines.recording import note_maker
 from pipelines.tasks import run_tasks
@@ -166,7 +166,7 @@ class Cells:
         common = {
             **job.data_key(cell.order),
             "device": job.device_kind,
-            "network": nets.identity(job.command.network),
+            "network": network_identity(job.command.network, job.real),
             "learner": cell.learner,
             "version": RESULTS_VERSION,
         }

@@ -4,9 +4,9 @@ import json
 from typing import TYPE_CHECKING
 
 from apps.continual.selection import KINDS
-from atom import nets
 from pipelines.claim import settings_hash
 from pipelines.incremental.worker import Choice, choose_rows
+from pipelines.preparation import network_identity
 from pipelines.progress import Progress
 from pipelines.tasks import run_tasks
 
@@ -83,7 +83,7 @@ class Choices:
         key = {
             **vars(choice),
             "seed": job.command.seed,
-            "embedding": nets.identity(job.command.distil_network),
+            "embedding": network_identity(job.command.distil_network, job.real),
             "preprocess": job.views.digest(choice.view),
             "fingerprint": job.real.train.fingerprint,
             "device": job.device_kind,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.continual.budget import equal_groups
-from atom import nets
 from atom.distill import IMAGES_VERSION
 from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
@@ -21,6 +20,7 @@ from pipelines.claim import claim, settings_hash
 from pipelines.distillation import ActorSize, Group, distil_classes, stored_curves
 from pipelines.incremental.plan import DISTILLED
 from pipelines.incremental.views import ALL
+from pipelines.preparation import network_identity
 from pipelines.recording import DISTILL_WORKER_S, add_seconds, note_maker, times
 from pipelines.store import Store
 from pipelines.worker import Problem
@@ -102,7 +102,7 @@ class Distiller:
         job, settings = self._job, self.settings(lot)
         return {
             **settings.model_dump(mode="json"),
-            "network": nets.identity(settings.network),
+            "network": network_identity(settings.network, job.real),
             "dataset": job.real.name,
             "fingerprint": job.real.train.fingerprint,
             "preprocess": job.views.digest(lot.view),

@@ -14,7 +14,6 @@ import torch
 
 from apps.continual import lossless
 from apps.continual.memory import Exemplars, Memory, Reservoir, from_distilled, keep_distilled, select
-from atom import nets
 from atom.device import use_threads
 from atom.errors import AtomError, StoreError
 from pipelines.claim import settings_hash
@@ -23,6 +22,7 @@ from pipelines.incremental.distil import Distiller
 from pipelines.incremental.picture import memory_picture
 from pipelines.incremental.plan import DISTILLED, DRAWN, RESERVOIR, SET
 from pipelines.incremental.worker import Held
+from pipelines.preparation import network_identity
 from pipelines.sets import fingerprint
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Memories:
             return {**found, "capacity": job.plan.capacity()}
         found |= {
             "quota": job.plan.quota(memory, order, step),
-            "embedding": nets.identity(job.command.distil_network),
+            "embedding": network_identity(job.command.distil_network, job.real),
         }
         if memory == SET:
             return {**found, "set": self._set_digest, "storage": job.plan.storage}

@@ -12,7 +12,7 @@ from torch import nn
 
 from apps.nas.space import load_space, sample
 from atom.errors import ConfigError
-from atom.nets import build, count_multiply_adds, count_parameters
+from atom.nets import build, count_multiply_adds, count_parameters, import_object
 
 ROOT = Path(__file__).parents[2]
 TINY = {"channels": 1, "image_size": (8, 8), "num_classes": 3}
@@ -134,6 +134,7 @@ def test_a_network_that_cannot_be_built_stays_in_the_space_and_says_why_when_bui
     good, bad = space.candidates
     assert good.parameters is not None
     assert (bad.name, bad.parameters, bad.multiply_adds) == ("bad", None, 50)
+    assert (good.problem, "network" in bad.problem) == ("", True)
     with pytest.raises(ConfigError, match="network"):
         space.build("bad")
 
@@ -146,12 +147,20 @@ def test_the_cost_of_a_network_that_cannot_be_built_is_unknown(workdir):
         space.build("bad")
 
 
-def test_a_list_that_loses_a_network_is_said(workdir):
-    body = "import itertools\ncalls = itertools.count()\n"
-    body += "def networks():\n    return [(f'n{next(calls)}', linear, 1)]\n"
-    space = load_space(user_space(workdir, body), **TINY)
+def test_a_list_that_lacks_a_network_is_said(workdir):
+    space = load_space(user_space(workdir, "networks = [('a', linear, 1)]\n"), **TINY)
     with pytest.raises(ConfigError, match=r"no longer lists 'n0'; give the same networks at every call"):
         space.build("n0")
+
+
+def test_a_list_function_is_called_once_a_process(workdir):
+    body = "calls = []\ndef networks():\n    calls.append(1)\n    import torch\n"
+    body += "    return [('a', linear, None), ('b', linear, None)]\n"
+    spec = user_space(workdir, body)
+    space = load_space(spec, **TINY)
+    for name in (*space.names, *space.names):
+        space.build(name)
+    assert import_object(spec.replace(":networks", ":calls"), what="it") == [1]
 
 
 def test_a_users_network_has_the_same_weights_every_time_and_leaves_the_generator_alone(workdir):
@@ -165,26 +174,33 @@ def test_a_users_network_has_the_same_weights_every_time_and_leaves_the_generato
 def identities(folder, body, name, **shape):
     file = f"{name}.py"
     return [
-        c.identity for c in load_space(user_space(folder, body, file=file), **{**TINY, **shape}).candidates
+        c.identity
+        for c in load_space(f"{folder}/{user_space(folder, body, file=file)}", **{**TINY, **shape}).candidates
     ]
 
 
-def test_an_identity_changes_with_the_file_of_the_builder_and_with_that_of_the_list(workdir):
+def test_an_identity_changes_with_the_network_and_with_what_the_list_imports(workdir):
     (workdir / "parts_of_test.py").write_text(HEAD, encoding="utf-8")
     body = "import parts_of_test\nnetworks = [('a', partial(parts_of_test.linear, inner={}), 1)]\n"
     # Results of inner=4 must not be taken for those of inner=5, though the code of both is in one file.
     first, second = (identities(workdir, body.format(inner), f"space_{inner}")[0] for inner in (4, 5))
-    digests = [each.partition("@")[2].split("-") for each in (first, second)]
-    assert digests[0][0] != digests[1][0]
-    assert digests[0][1] == digests[1][1]
+    assert first != second
+    (workdir / "parts_of_test.py").write_text(HEAD + "# edited", encoding="utf-8")
+    assert identities(workdir, body.format(4), "space_6")[0] != first
 
 
-def test_identities_of_one_file_differ_by_name_and_those_of_known_names_follow_the_name(workdir):
-    body = "networks = [('a', linear, 1), ('b', linear, 1), ('c', 'convnet-w8-d1', 1)]\n"
+def test_an_identity_does_not_depend_on_where_the_file_lies(workdir):
+    (workdir / "deeper").mkdir()
+    body = "networks = [('a', linear, 1)]\n"
+    here, there = (identities(folder, body, "placed") for folder in (workdir, workdir / "deeper"))
+    assert here == there
+
+
+def test_identities_of_one_file_differ_by_network_and_those_of_known_names_follow_the_name(workdir):
+    body = "networks = [('a', linear, 1), ('b', partial(linear, inner=5), 1), ('c', 'convnet-w8-d1', 1)]\n"
     a, b, c = identities(workdir, body, "several")
-    assert a.replace(":a@", ":b@") == b
-    assert a != b
-    assert c == "several.py:networks:c@convnet-w8-d1"
+    assert a.partition("@")[2] != b.partition("@")[2]
+    assert c == "c@convnet-w8-d1"
 
 
 def test_a_pickled_space_builds_in_another_process_where_the_file_lies(workdir):

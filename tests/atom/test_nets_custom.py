@@ -1,10 +1,8 @@
 """A user's own network: the printed example runs, and what does not fit is said."""
 
-import hashlib
 import math
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,16 +10,7 @@ import torch
 from torch import nn
 
 from atom.errors import ConfigError
-from atom.nets import (
-    build,
-    build_with,
-    count_multiply_adds,
-    identity,
-    import_object,
-    module_digest,
-    require_blocks,
-    source_digest,
-)
+from atom.nets import build, build_with, count_multiply_adds, import_object, require_blocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-network.md"
 SIZES = {"channels": 1, "image_size": (8, 8), "num_classes": 10}
@@ -189,63 +178,22 @@ def test_importing_leaves_the_import_path_as_it_was(workdir):
     assert sys.path == before
 
 
-CALLABLES = """
-import functools
-
-def plain(): pass
-
-class Klass:
-    def method(self): pass
-    def __call__(self): pass
-
-@functools.wraps(plain)
-def wrapped(*args): return plain(*args)
-
-@functools.cache
-def cached(): pass
-
-def closure():
-    def inner(): pass
-    return inner
-
-lam = lambda: None
-instance, bound, inner = Klass(), Klass().method, closure()
-part, part_of_part = functools.partial(plain), functools.partial(functools.partial(plain, 1), 2)
-part_of_class, part_of_instance = functools.partial(Klass), functools.partial(Klass())
-"""
-NAMES = ["plain", "Klass", "wrapped", "cached", "lam", "instance", "bound", "inner"]
-NAMES += ["part", "part_of_part", "part_of_class", "part_of_instance"]
+@pytest.mark.parametrize("body", ["sys.exit(0)", HEAD + "    sys.exit(0)", HEAD + "    return Quits()"])
+def test_code_that_wants_to_end_the_process_is_a_network_that_fails(workdir, body):
+    body = (
+        f"import sys\nclass Quits(nn.Module):\n    def forward(self, images):\n        sys.exit(0)\n{body}\n"
+    )
+    with pytest.raises(ConfigError, match=r"import net\.py \(SystemExit|called exit\(0\)|with SystemExit"):
+        build(write(workdir, body), **SIZES)
 
 
-def test_every_kind_of_callable_has_the_digest_of_its_file(workdir):
-    (workdir / "callables.py").write_text(CALLABLES, encoding="utf-8")
-    expected = hashlib.sha256(CALLABLES.encode()).hexdigest()[:16]
-    assert module_digest("callables.py:plain", what="it") == expected
-    for name in NAMES:
-        found = import_object(f"callables.py:{name}", what="it")
-        assert source_digest(found) == expected, name  # pyrefly: ignore
-        assert identity(f"callables.py:{name}") == f"callables.py:{name}@{expected}"
-
-
-def test_a_change_of_the_file_changes_the_digest(workdir):
-    digests = set()
-    for number in range(2):
-        (workdir / f"changed_{number}.py").write_text(f"def make():\n    return {number}\n", encoding="utf-8")
-        digests.add(source_digest(import_object(f"changed_{number}.py:make", what="it")))  # pyrefly: ignore
-    assert len(digests) == 2
-
-
-@pytest.mark.parametrize("builtin", [max, dict, partial(max), partial(dict), [].append])
-def test_what_has_no_file_has_the_digest_of_nothing(builtin):
-    assert source_digest(builtin) == hashlib.sha256(b"").hexdigest()[:16]
-
-
-def test_a_function_typed_at_a_prompt_has_a_digest_all_the_same():
-    scope = {"__name__": "__main__"}
-    exec("def typed(): pass\nclass Typed: pass\n", scope)
-    for name in ("typed", "Typed"):
-        assert len(source_digest(scope[name])) == 16  # pyrefly: ignore
-
-
-def test_the_identity_of_a_known_network_is_its_name():
-    assert identity("convnet-w64") == "convnet-w64"
+def test_a_file_finds_its_neighbours_when_it_is_imported_and_when_it_builds(workdir):
+    (workdir / "part").mkdir()
+    for name in ("neighbour_now", "neighbour_later"):
+        (workdir / "part" / f"{name}.py").write_text("WIDTH = 64\n", encoding="utf-8")
+    body = "import neighbour_now\n" + HEAD + "    import neighbour_later\n"
+    body += "    return nn.Sequential(nn.Flatten(), nn.Linear(neighbour_later.WIDTH, num_classes))\n"
+    write(workdir / "part", body)
+    before = list(sys.path)
+    assert isinstance(build("part/net.py:make", **SIZES), nn.Module)
+    assert sys.path == before

@@ -1,5 +1,6 @@
 """Trainings as tasks: kept when finished, repeated when anything changed, failed one by one."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -124,6 +125,12 @@ def test_edited_network_is_trained_again(ray_cluster: None, tmp_path: Path) -> N
     for depth in (1, 2):
         file.write_text(source.format(depth))
         judge(tmp_path / "out", networks=[f"{file}:net"], seeds=[0], sets=two_sets()[:1])
+        # A later command is a process of its own, which has imported nothing yet.
+        sys.modules["atom.nets.identity"]._identity.cache_clear()
+        for name in [
+            name for name, module in sys.modules.items() if getattr(module, "__file__", "") == str(file)
+        ]:
+            del sys.modules[name]
     assert len(list((tmp_path / "out" / "results").iterdir())) == 2
 
 
