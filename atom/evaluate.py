@@ -165,9 +165,8 @@ def evaluate(
                 with suppress(NotFiniteError):
                     again.append(accuracy(net, *test, dtype=dtype, forward=forward))
     if diverged and not trials:
-        raise NotFiniteError(
-            f"evaluate {network}, all of {len(diverged)} trainings: {next(iter(diverged.values()))}"
-        )
+        each = f", all {len(diverged)} trainings" if len(diverged) > 1 else ""
+        raise NotFiniteError(f"evaluate {network}{each}: {next(iter(diverged.values()))}")
     accuracies, train_seconds, test_seconds = zip(*trials.values(), strict=True) if trials else ((), (), ())
     return Evaluation(
         network=network,

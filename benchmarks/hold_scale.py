@@ -28,7 +28,7 @@ from atom.data import load
 from atom.device import describe_hardware, resolve_device
 from atom.distill import GroupDistiller
 from atom.embedding import embed
-from atom.errors import ConfigError
+from atom.errors import ConfigError, NotFiniteError
 from atom.evaluate import evaluate
 from atom.formation import decode, label_decoded
 from atom.preprocess import Preprocess
@@ -315,19 +315,24 @@ def judge(stored: np.ndarray, problem: Problem, arguments: argparse.Namespace, f
         settings = resolve_evaluation(
             EvaluateSettings(epochs=epochs), device_kind=problem.device.type, symbols=problem.symbols
         )
-        result = evaluate(
-            training,
-            labels,
-            test_images=problem.held[0],
-            test_labels=problem.held[1],
-            network=name,
-            num_classes=problem.num_classes,
-            seeds=range(arguments.trainings),
-            settings=settings,
-            device=problem.device,
-            threads=arguments.threads,
-        )
-        row[name] = [round(a, 2) for a in result.accuracies]
+        try:
+            result = evaluate(
+                training,
+                labels,
+                test_images=problem.held[0],
+                test_labels=problem.held[1],
+                network=name,
+                num_classes=problem.num_classes,
+                seeds=range(arguments.trainings),
+                settings=settings,
+                device=problem.device,
+                threads=arguments.threads,
+            )
+        except NotFiniteError as error:
+            print(error, flush=True)
+            row[name] = []
+        else:
+            row[name] = [round(a, 2) for a in result.accuracies]
     return row
 
 

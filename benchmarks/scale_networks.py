@@ -21,6 +21,7 @@ from torch import nn
 from atom.data import load
 from atom.device import describe_hardware, resolve_device
 from atom.distill import GroupDistiller
+from atom.errors import NotFiniteError
 from atom.evaluate import evaluate
 from atom.formation import decode, label_decoded
 from atom.preprocess import Preprocess
@@ -106,18 +107,22 @@ def judge(
         EvaluateSettings(epochs=arguments.epochs), device_kind=problem.device.type, symbols=problem.symbols
     )
 
-    return evaluate(
-        decode(images_NCHW, factor),
-        label_decoded(labels, factor),
-        test_images=problem.held[0],
-        test_labels=problem.held[1],
-        network=network,
-        num_classes=problem.num_classes,
-        seeds=seeds,
-        settings=settings,
-        device=problem.device,
-        threads=arguments.threads,
-    ).accuracies
+    try:
+        return evaluate(
+            decode(images_NCHW, factor),
+            label_decoded(labels, factor),
+            test_images=problem.held[0],
+            test_labels=problem.held[1],
+            network=network,
+            num_classes=problem.num_classes,
+            seeds=seeds,
+            settings=settings,
+            device=problem.device,
+            threads=arguments.threads,
+        ).accuracies
+    except NotFiniteError as error:
+        print(error, flush=True)
+        return ()
 
 
 def looks(stored: np.ndarray, problem: Problem, factor: int) -> dict[str, float]:
@@ -146,8 +151,9 @@ def run(arguments: argparse.Namespace, problem: Problem, ipc: int, factor: int) 
                 judge(images, problem, arguments, factor, network, seeds)
                 if single
                 else [
-                    judge(draw, problem, arguments, 1, network, [s])[0]
+                    accuracy
                     for s, draw in zip(seeds, images, strict=True)
+                    for accuracy in judge(draw, problem, arguments, 1, network, [s])
                 ]
             )
             row = {
