@@ -1,5 +1,7 @@
 """What every command does around its work: exit codes, one-sentence errors, a plain log, the output's place."""
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -45,6 +47,8 @@ def run_command(
     logs.setFormatter(_Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[logs])
     sys.excepthook = _print_traceback
+    # Else Python's last collections walk through all that torch, Ray and MLflow made: seconds after Ctrl-C.
+    atexit.register(gc.freeze)
     # Torch without a GPU and libraries under way to their next version warn of what no user can change.
     warnings.simplefilter("ignore")
     try:
