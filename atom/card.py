@@ -42,7 +42,7 @@ _USE = """```python
 from atom.distilled import DistilledSet
 
 distilled = DistilledSet.load(".")  # this directory
-images, labels = distilled.decode()  # float32 [M, C, H, W] to train on, int64 [M]
+images, labels = distilled.decode()  # float32 [M, C, H, W] to train on; int64 [M], soft labels float32 [M, K]
 dataset = distilled.dataset()  # the same as a torch Dataset of (image, label)
 pixels = distilled.pixels()  # [M, C, H, W] in [0, 1], to look at
 ```
@@ -175,11 +175,14 @@ def _limits(distilled: "DistilledSet") -> str:
         else "The pixels are learned, not photographed, and may still show training images or parts of them,"
         " persons included: the set is no means of anonymising data."
     )
+    soft = ["* Its soft labels are in `distilled.safetensors` alone; `data/` holds the classes."]
+    soft = soft if distilled.soft_labels is not None else []
     return "\n".join(
         [
             f"* {nature}",
             "* The 8-bit pictures in `data/` and `sheet.png` are clipped to [0, 1], which the images"
             " themselves exceed; train on `distilled.safetensors`.",
+            *soft,
             "* The set was made for one image size and one number of images per class, and with one"
             " family of networks; others often do less well on it.",
             "* Biases and label errors of the source are in it, and rare cases of a class are likely lost.",

@@ -130,10 +130,16 @@ class DistilledSet:
         soundness.check_set(self, where)
 
     def decode(self) -> tuple[Tensor, Tensor]:
-        """What a network trains on: images float32 [M, C, H, W] and labels int64 [M], preprocessed space."""
-        return formation.decode(self.images_NCHW, self.factor), formation.label_decoded(
-            self.labels, self.factor
-        )
+        """What a network trains on: images float32 [M, C, H, W] in preprocessed space, and targets.
+
+        The targets are labels int64 [M], or float32 [M, K] where the set has soft labels; `cross_entropy` takes both.
+        """
+        targets = self.labels if self.soft_labels is None else self.soft_labels
+        return formation.decode(self.images_NCHW, self.factor), formation.label_decoded(targets, self.factor)
+
+    def decoded_labels(self) -> Tensor:
+        """The class of each decoded image, int64 [M], soft labels or not."""
+        return formation.label_decoded(self.labels, self.factor)
 
     def preprocess_images(self, real_NCHW: np.ndarray | Tensor) -> Tensor:
         """Real images in the space of the distilled ones, float32: what a network trained on the set expects.
@@ -184,9 +190,9 @@ class DistilledSet:
     def dataset(
         self,
         transform: Callable[[Tensor], Any] | None = None,
-        target_transform: Callable[[int], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
     ) -> "DistilledDataset":
-        """The decoded images as a `torch.utils.data.Dataset` of (image, int label)."""
+        """The decoded images as a `torch.utils.data.Dataset` of (image, int label), or (image, soft label [K])."""
         return DistilledDataset(self, transform=transform, target_transform=target_transform)
 
     def sheet(self, *, stretched: bool = False) -> "Image":
@@ -203,6 +209,8 @@ class DistilledSet:
 class DistilledDataset(Dataset[tuple[Any, Any]]):
     """The decoded images of a set with the attributes of torchvision's datasets, without torchvision.
 
+    An item is (image, label); the label is a class as int, or float32 [K] where the set has soft labels.
+
     Attributes:
         data: float32 [M, C, H, W], preprocessed.
         targets: M int labels.
@@ -216,12 +224,11 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
         distilled: DistilledSet,
         *,
         transform: Callable[[Tensor], Any] | None = None,
-        target_transform: Callable[[int], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.data, labels_M = distilled.decode()
-        self.targets: list[int] = labels_M.tolist()
-        soft = distilled.soft_labels
-        self.soft_targets = None if soft is None else soft.repeat_interleave(distilled.factor**2, dim=0)
+        self.data, targets = distilled.decode()
+        self.targets: list[int] = distilled.decoded_labels().tolist()
+        self.soft_targets = None if distilled.soft_labels is None else targets
         self.classes = list(distilled.class_names)
         self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
         self.transform = transform
@@ -232,7 +239,8 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        image, target = self.data[index], self.targets[index]
+        image = self.data[index]
+        target = self.targets[index] if self.soft_targets is None else self.soft_targets[index]
         if self.transform is not None:
             image = self.transform(image)
         return image, target if self.target_transform is None else self.target_transform(target)

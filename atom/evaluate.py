@@ -100,7 +100,7 @@ def evaluate(
 
     Args:
         images_NCHW: the small set, decoded and preprocessed, float32.
-        labels_N: its classes, integers.
+        labels_N: its classes, integers; or, as `DistilledSet.decode` gives soft labels, probabilities float [N, K].
         test_images: real test images [T, C, H, W] float32, preprocessed in the same way.
         test_labels: their classes [T], integers.
         network: a name `atom.nets.build` knows.
@@ -122,6 +122,9 @@ def evaluate(
             there to compile with.
         NotFiniteError: every training diverged.
     """
+    given = _as_tensor(labels_N)
+    if soft_labels is None and given.ndim == 2 and given.is_floating_point():
+        soft_labels, labels_N = given, given.argmax(1)
     train_NCHW, train_N = _checked(images_NCHW, labels_N, num_classes=num_classes, what="training")
     test_TCHW, test_T = _checked(test_images, test_labels, num_classes=num_classes, what="test")
     if train_NCHW.shape[1:] != test_TCHW.shape[1:]:

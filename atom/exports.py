@@ -30,10 +30,17 @@ def export_dc_pt(distilled: DistilledSet, path: str | Path) -> Path:
     give them `distilled.preprocess` instead, whitening included.
 
     Raises:
-        ArtifactError: the set is not sound.
+        ArtifactError: the set is not sound, or has soft labels, for which such files have no place.
         StoreError: the file cannot be written.
     """
     distilled.validate()
+    if distilled.soft_labels is not None:
+        fail(
+            "export_dc_pt",
+            "a set with soft labels",
+            "class labels, all that these files hold",
+            "pass it to export_dd_ranking",
+        )
     images_MCHW, labels_M = distilled.decode()
     accuracies: dict[str, list[float]] = {}
     for row in distilled.results:
@@ -122,10 +129,7 @@ def export_dd_ranking(distilled: DistilledSet, directory: str | Path, *, lr_net:
         StoreError: the directory cannot be written, or holds something else.
     """
     distilled.validate()
-    images_MCHW, labels_M = distilled.decode()
-    targets = labels_M
-    if distilled.soft_labels is not None:
-        targets = distilled.soft_labels.repeat_interleave(distilled.factor**2, dim=0)
+    images_MCHW, targets = distilled.decode()
     files = {
         "images.pt": _torch_bytes(_own(images_MCHW)),
         "labels.pt": _torch_bytes(_own(targets)),
@@ -133,7 +137,7 @@ def export_dd_ranking(distilled: DistilledSet, directory: str | Path, *, lr_net:
     }
     folders = [f"{index:05d}_{folder_name(name)}" for index, name in enumerate(distilled.class_names)]
     for index, (picture, label) in enumerate(
-        zip(to_pictures(distilled.pixels()), labels_M.tolist(), strict=True)
+        zip(to_pictures(distilled.pixels()), distilled.decoded_labels().tolist(), strict=True)
     ):
         files[f"images/{folders[label]}/{index:05d}.png"] = png_bytes(picture)
     directory = Path(directory).expanduser().absolute()

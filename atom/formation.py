@@ -104,5 +104,5 @@ def encode(images_MCHW: Tensor, factor: int) -> Tensor:
 
 
 def label_decoded(labels_N: Tensor, factor: int) -> Tensor:
-    """Labels of the decoded images, in the order of `decode`."""
-    return labels_N.repeat_interleave(factor**2)
+    """Labels of the decoded images, [N] or soft [N, K], in the order of `decode`."""
+    return labels_N.repeat_interleave(factor**2, dim=0)

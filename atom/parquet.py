@@ -27,5 +27,5 @@ def parquet_bytes(distilled: "DistilledSet") -> bytes:
         metadata={"huggingface": json.dumps(features)},
     )
     buffer = io.BytesIO()
-    pq.write_table(pa.table([images, distilled.decode()[1].tolist()], schema=schema), buffer)
+    pq.write_table(pa.table([images, distilled.decoded_labels().tolist()], schema=schema), buffer)
     return buffer.getvalue()

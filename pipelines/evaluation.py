@@ -30,7 +30,9 @@ from pipelines.worker import REAL_STATISTICS, Trial, TrialContext, run_trial
 
 @dataclass(frozen=True, eq=False)
 class SmallSet:
-    """What a network is trained on: preprocessed float32 images and int64 labels, one pair a training seed.
+    """What a network is trained on: preprocessed float32 images and targets, one pair a training seed.
+
+    The targets are int64 labels, or float32 probabilities of each class, which `_content` hashes alike.
 
     Attributes:
         name: such as "atom" or "random".

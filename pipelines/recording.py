@@ -81,7 +81,7 @@ def log_distilled(tracker: Tracker, distilled: DistilledSet, *, source: str) -> 
     tracker.log_dataset(
         f"{distilled.method}-ipc{distilled.ipc}",
         distilled.images_NCHW.numpy(),
-        distilled.labels.numpy(),
+        (distilled.labels if distilled.soft_labels is None else distilled.soft_labels).numpy(),
         context="distilled",
         source=source,
     )

@@ -157,7 +157,7 @@ def check_same_source(distilled: DistilledSet, real: RealData) -> None:
 
 
 def fingerprint(distilled: DistilledSet) -> str:
-    """Digest of what networks are trained on: the decoded images and labels."""
+    """Digest of what networks are trained on: the decoded images and labels, soft ones where the set has them."""
     images, labels = distilled.decode()
     return hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 

@@ -148,7 +148,7 @@ def run_trial(
 
     Args:
         trial: what to train.
-        sets: by set name and training seed (None: all seeds), preprocessed float32 images and int64 labels.
+        sets: by set name and training seed (None: all seeds), preprocessed float32 images and labels, soft ones too.
         test_NCHW, test_labels_N: preprocessed test images and labels.
         context: settings and where to compute.
         statistics_NCHW: see `atom.evaluate.evaluate`.

@@ -28,7 +28,7 @@ ZERO_COST_BATCH = 64
 _REFERENCE_SEEDS = 1_000_000
 
 Labelled = tuple[Tensor, Tensor]
-"""Preprocessed float32 images [N, C, H, W] and their int64 labels [N]."""
+"""Preprocessed float32 images [N, C, H, W] and int64 labels [N]; of a tiny set also soft ones, float32 [N, K]."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def run_unit(
         unit: what to score.
         proxy: by what.
         space: where the network's name comes from.
-        small: tiny sets by proxy, and by training seed or under None for all seeds: images and labels.
+        small: tiny sets by proxy, and by training seed or under None for all seeds: images and labels, soft ones too.
         real: real images by preprocessing, as tensors on `device`.
         recipe: of the training.
         device: where to compute.
@@ -232,7 +232,8 @@ def _without_training(net: nn.Module, unit: Unit, space: Space, train: Labelled)
 
 def _on(device: torch.device, images_NCHW: np.ndarray, labels_N: np.ndarray) -> Labelled:
     # A tiny set: copied, so that nothing can write to what others read.
-    return torch.tensor(images_NCHW, device=device), torch.tensor(labels_N, device=device).long()
+    labels = torch.tensor(labels_N, device=device)
+    return torch.tensor(images_NCHW, device=device), labels if labels.is_floating_point() else labels.long()
 
 
 def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:

@@ -1,5 +1,6 @@
 """Which images of a class are kept, in which order, and how a distilled set from disk becomes a memory."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -166,3 +167,9 @@ def test_set_that_does_not_fit_the_stream_is_refused(changes, message):
 def test_whitening_under_a_grid_of_images_cannot_be_exchanged():
     with pytest.raises(ConfigError, match="factor 2 and another ZCA whitening than this run"):
         take(make_set(factor=2), preprocess=preprocessing(zca=True, seed=40))
+
+
+def test_a_set_with_soft_labels_is_refused_and_the_way_out_named():
+    soft = replace(make_set(), soft_labels=torch.eye(len(NAMES)).repeat_interleave(4, dim=0))
+    with pytest.raises(ConfigError, match=r"has soft labels, .*replace\(distilled, soft_labels=None\)"):
+        take(soft)

@@ -283,6 +283,15 @@ def test_the_key_of_a_set_changes_with_its_images_and_that_of_a_coreset_with_its
         assert all(key(unmoved) == key(unmoved, other) for other in others)
 
 
+def test_the_key_of_a_set_changes_with_its_soft_labels():
+    plain = distilled()
+    keys = {
+        key("atom", gathered(sets=[replace(plain, soft_labels=soft)]))
+        for soft in (None, torch.eye(K).repeat_interleave(2, dim=0), torch.full((6, K), 1 / K))
+    }
+    assert len(keys) == 3
+
+
 def test_a_users_own_cost_is_part_of_the_key_of_a_score_without_training():
     keys = {
         key("parameters", network="n", space=SPACE.with_candidates([Candidate("n", 1, cost, identity="n")]))

@@ -381,3 +381,12 @@ def test_a_network_that_changes_pytorchs_settings_leaves_its_neighbours_alone(tm
     assert torch.ones(1).dtype == torch.float32
     assert torch.get_num_threads() == 1
     assert torch.is_grad_enabled()
+
+
+def test_soft_labels_of_a_tiny_set_are_trained_on(space):
+    images_NCHW, labels_N = SMALL["atom"][None]
+    sharp = {"atom": {None: (images_NCHW, np.eye(K, dtype=np.float32)[labels_N])}}
+    shifted = {"atom": {None: (images_NCHW, np.eye(K, dtype=np.float32)[(labels_N + 1) % K])}}
+    assert run(space, "atom", small=sharp).score == pytest.approx(run(space, "atom").score, abs=4)
+    _, weights, _ = trained(space, "atom", small=sharp)
+    assert not equal(weights, trained(space, "atom", small=shifted)[1])

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from distilled_samples import RESULTS, make_set
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from atom.artifact import FILES, STRETCHED_SHEET
+from atom.artifact import FILES, PARQUET, STRETCHED_SHEET
 from atom.distilled import DistilledSet, describe_source, plain, without_folders
 from atom.errors import ShapeError
 from atom.sheet import STRETCH_FROM_FRAC
@@ -157,12 +158,33 @@ def test_dataset_looks_like_one_of_torchvision():
     assert dataset.soft_targets is None
 
 
-def test_dataset_applies_transforms_and_repeats_soft_labels():
-    distilled = make_set(factor=2, soft_labels=torch.eye(4).repeat_interleave(2, 0))
-    dataset = distilled.dataset(transform=lambda image: image.mean(), target_transform=str)
+def test_dataset_applies_transforms():
+    dataset = make_set(factor=2).dataset(transform=lambda image: image.mean(), target_transform=str)
     assert dataset[31][0].shape == ()
     assert dataset[31][1] == "3"
-    assert dataset.soft_targets.argmax(1).tolist() == dataset.targets
+
+
+def test_soft_labels_are_what_a_network_trains_on():
+    soft = torch.rand(8, 4).softmax(1)
+    distilled = make_set(factor=2, soft_labels=soft)
+    images, targets = distilled.decode()
+    assert torch.equal(targets, soft.repeat_interleave(4, dim=0))
+    assert distilled.decoded_labels().tolist() == make_set(factor=2).decode()[1].tolist()
+    dataset = distilled.dataset()
+    assert torch.equal(dataset[31][1], soft[7])
+    assert torch.equal(dataset.soft_targets, targets)
+    assert dataset.targets == distilled.decoded_labels().tolist()
+    batch, labels = next(iter(torch.utils.data.DataLoader(dataset, batch_size=3)))
+    logits = batch.flatten(1)[:, :4]
+    expected = torch.nn.functional.cross_entropy(images[:3].flatten(1)[:, :4], targets[:3])
+    assert torch.equal(torch.nn.functional.cross_entropy(logits, labels), expected)
+    assert distilled.dataset(target_transform=torch.argmax)[31][1] == soft[7].argmax()
+
+
+def test_views_of_a_set_with_soft_labels_show_the_classes(tmp_path):
+    path = make_set(soft_labels=torch.rand(8, 4).softmax(1)).save(tmp_path / "set")
+    assert pq.read_table(path / PARQUET)["label"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert "Its soft labels are in `distilled.safetensors` alone" in (path / "README.md").read_text()
 
 
 def test_dataset_feeds_a_data_loader():

@@ -147,3 +147,11 @@ def test_unsound_set_is_not_exported(tmp_path):
     with pytest.raises(ArtifactError):
         export_dd_ranking(broken, tmp_path / "ranking")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dc_file_of_soft_labels_is_refused_with_the_way_out(tmp_path):
+    with pytest.raises(
+        ArtifactError, match=r"a set with soft labels, expected class labels.*export_dd_ranking"
+    ):
+        export_dc_pt(make_set(soft_labels=torch.rand(8, 4).softmax(1)), tmp_path / "res.pt")
+    assert list(tmp_path.iterdir()) == []

@@ -116,6 +116,7 @@ def test_one_hot_soft_labels_train_like_hard_labels():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     result = run_evaluate(soft_labels=np.eye(CLASSES, dtype=np.float32)[labels.numpy()])
     assert result.accuracies == run_evaluate().accuracies
+    assert run_evaluate(train=(images, torch.eye(CLASSES)[labels])).accuracies == result.accuracies
 
 
 @pytest.mark.parametrize("norm", ["", "-batch"])

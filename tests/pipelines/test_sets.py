@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from tiny_digits import NUM_CLASSES, digits_set, problem
+from tiny_digits import NUM_CLASSES, digits_set, problem, white_digits
 
 from atom import data
 from atom.artifact import CORE_FILES
@@ -17,15 +18,18 @@ from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.preprocess import Preprocess
+from atom.settings import EvaluateSettings
 from pipelines import sets
 from pipelines.distill import Job
 from pipelines.distillation import ActorSize, Distillation
+from pipelines.evaluation import small_set
 from pipelines.options import DataSettings
 from pipelines.provenance import COMMIT_VARIABLE
 from pipelines.recording import DISTILL_WORKER_S, maker_facts, note_maker
-from pipelines.sets import check_same_source, distil_seconds, local_set, real_source
+from pipelines.sets import check_same_source, distil_seconds, fingerprint, local_set, real_source
 from pipelines.store import Store
 from pipelines.tracking import Tracker
+from pipelines.worker import Trial, TrialContext, run_trial
 
 
 def names_in(folder: Path) -> set[str]:
@@ -241,3 +245,24 @@ def test_reports_name_everybody_who_computed_a_part(tmp_path: Path, monkeypatch:
     assert facts["commit"] == "first; then second"
     assert [text[-9:] for text in facts["hardware"].split("; then ")] == ["1 workers", "2 workers"]
     assert "; then " not in facts["versions"]
+
+
+def with_soft_labels(peak: float) -> DistilledSet:
+    distilled = digits_set()
+    soft = torch.full((len(distilled.labels), NUM_CLASSES), (1 - peak) / (NUM_CLASSES - 1))
+    return replace(distilled, soft_labels=soft.scatter(1, distilled.labels[:, None], peak))
+
+
+def test_soft_labels_are_trained_on_and_told_apart() -> None:
+    sharp, blunt, white = with_soft_labels(1.0), with_soft_labels(0.0), white_digits()
+    assert len({fingerprint(one) for one in (digits_set(), sharp, blunt)}) == 3
+    settings = EvaluateSettings(epochs=40, batch_train=16, eval_precision="float32", eval_dsa_strategy="none")
+    context = TrialContext(NUM_CLASSES, settings, device_kind="cpu", threads=1)
+    trial = Trial("set", "convnet-w8-d1", 0)
+
+    def accuracy(distilled: DistilledSet) -> float:
+        draws: Any = {"set": small_set(distilled, "set").draws}
+        return run_trial(trial, draws, white[0][:100], white[1][:100], context)["accuracy"]
+
+    # Labels that say "any class but this one" teach a network to be wrong.
+    assert accuracy(blunt) < 10 < accuracy(sharp)
