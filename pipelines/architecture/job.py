@@ -176,7 +176,7 @@ class NasJob:
         labels = {"seconds": "scoring, equal seconds", "whole": "reference"}
         for kinds in (("set", "steps", "zero-cost"), ("seconds",), ("whole",)):
             proxies = [proxy for proxy in self.material.proxies if proxy.kind in kinds]
-            seconds = self._equal_seconds(scored) if kinds == ("seconds",) else None
+            seconds = self._equal_seconds(scored) if proxies and kinds == ("seconds",) else None
             units = [
                 Unit(network, proxy.name, seed)
                 for network in self.space.names

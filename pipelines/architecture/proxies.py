@@ -175,12 +175,8 @@ def keys_of(
             elif proxy.kind == "steps":
                 key["steps"] = recipe.steps
             else:
-                # What it takes its seconds from; the seconds themselves are the clock's.
-                key["shared_by"] = [
-                    sorted(identities.values()),
-                    material.seeds,
-                    round(material.prepare_seconds),
-                ]
+                # What it takes its seconds from; the seconds themselves, those of coresets too, are the clock's.
+                key["shared_by"] = [sorted(identities.values()), material.seeds]
                 key["first"] = sorted(
                     content
                     for name, content in material.contents.items()

@@ -193,6 +193,11 @@ def test_equal_seconds_depend_on_the_set_that_they_are_taken_from():
     assert key("early-seconds") != key("early-seconds", gathered(tuple(reversed(NAMES))))
 
 
+def test_no_key_depends_on_how_long_a_set_took():
+    slower = replace(MATERIAL, proxies=tuple(replace(p, prepare_seconds=99.0) for p in MATERIAL.proxies))
+    assert all(key(proxy, slower) == key(proxy) for proxy in PROXIES)
+
+
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_every_key_changes_with_seed_network_and_kind_of_device(proxy):
     changed = [
