@@ -89,10 +89,15 @@ def run(job: "NasJob", tracker: "Tracker", stop: "StopSignal") -> int:
 
     job.log_inputs(tracker)
     scored = job.search(stop) if job.command.mode == "search" else job.rank(stop)
-    winners = None if scored.stopped else job.retrain(scored, stop)
-    if scored.stopped or (winners is not None and winners.stopped):
+    if scored.stopped:
         return stopped(tracker, stop.signal_name)
-    failures = publish(job, scored, winners, tracker)
+    failures = publish(job, scored, None, tracker)
+    if job.command.retrain:
+        # Only now: whatever becomes of the long trainings, the scores are told.
+        winners = job.retrain(scored, stop)
+        if winners.stopped:
+            return stopped(tracker, stop.signal_name)
+        failures = publish(job, scored, winners, tracker)
     if failures:
         tracker.mark("FAILED", reason=f"{failures} scores failed")
     say(job.store.where("report.html"))

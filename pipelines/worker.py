@@ -4,6 +4,7 @@ Workers decide nothing and know no MLflow: settings arrive resolved, results lea
 torch is imported inside, so that importing this module in a driver is cheap.
 """
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,9 +116,25 @@ class Trial:
         return f"{self.set_name}-{network_slug(self.network)}-s{self.seed}"
 
 
+MAX_SLUG_BYTES = 100
+"""A file's name may have 255 bytes, and a key, a seed and an ending follow."""
+
+
 def network_slug(network: str) -> str:
-    """A network's name as files and metrics can carry it, a user's own `path.py:function` included."""
-    return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in network)
+    """A network's name as files and metrics can carry it, a user's own `path.py:function` included.
+
+    A long one is cut, and a digest makes it unique.
+
+    Example:
+        >>> network_slug("net.py:make"), len(network_slug("sep_conv_3x3 " * 20))
+        ('net.py_make', 100)
+    """
+    slug = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in network)
+    content = slug.encode()
+    if len(content) <= MAX_SLUG_BYTES:
+        return slug
+    digest = hashlib.blake2b(network.encode(), digest_size=8).hexdigest()
+    return f"{content[: MAX_SLUG_BYTES - 17].decode(errors='ignore')}-{digest}"
 
 
 @dataclass(frozen=True)

@@ -271,10 +271,8 @@ class NasJob:
 
         return search_best(self, stop)
 
-    def retrain(self, scored: Scored, stop: StopSignal) -> "Winners | None":
+    def retrain(self, scored: Scored, stop: StopSignal) -> "Winners":
         """The best networks by the first proxy, trained on the whole set."""
-        if not self.command.retrain:
-            return None
         from pipelines.architecture.winner import retrain
 
         return retrain(self, scored, stop)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tracker) -> int:
-    """Print, write and record everything; returns how many scores failed."""
+    """Print, write and record everything; returns how many scores failed.
+
+    Where networks are trained in full, it is called before without them, and after with them, to add them.
+    """
     if job.command.mode == "search":
         from pipelines.architecture.search import publish_search
 
@@ -40,17 +43,12 @@ def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tra
         "failures": failures,
         "winners": best,
     }
-    print_ranking(job, scored)
     verdict = verdict_of(job, scored)
+    if winners is None:
+        print_ranking(job, scored)
+        if verdict is not None:
+            print_verdict(verdict)
     if verdict is not None:
-        say()
-        print_table(f"Against {verdict.reference_name}", *table(verdict))
-        if verdict.differences:
-            say()
-            print_table("Differences between proxies on the same networks", *difference_table(verdict))
-        say()
-        for sentence in summary(verdict):
-            say(sentence)
         lost = len(job.space.names) - len(verdict.truth)
         if lost:
             page["facts"]["networks without a reference"] = (
@@ -67,19 +65,35 @@ def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tra
         job.store.write_bytes(
             REFERENCE, write_reference(sorted(whole, key=lambda row: (row.network, row.seed)))
         )
-    if failures:
+    new = failures if winners is None else [one for one in failures if "retrain" in one[1]]
+    if new:
         say()
         say("Failed; the others are ranked")
-        for network, proxies, reason in failures:
+        for network, proxies, reason in new:
             say(f"  {network} ({proxies}): {reason}")
     if best:
         say()
         print_winners(best)
         say(f"delivered in {winners.directory if winners else ''}")
-    record(job, scored, verdict, tracker, html=html)
-    if winners is not None and winners.directory:
-        log_stored(job.store, tracker, job.store.list("winner"), path="winner")
+    if winners is None:
+        record(job, scored, verdict, tracker, html=html)
+    else:
+        tracker.log_text(html, REPORT)
+        if winners.directory:
+            log_stored(job.store, tracker, job.store.list("winner"), path="winner")
     return len(failed)
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """How the proxies agree with the reference."""
+    say()
+    print_table(f"Against {verdict.reference_name}", *table(verdict))
+    if verdict.differences:
+        say()
+        print_table("Differences between proxies on the same networks", *difference_table(verdict))
+    say()
+    for sentence in summary(verdict):
+        say(sentence)
 
 
 def grouped(failed: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:

@@ -24,6 +24,8 @@ _COLUMNS = ["network", "validation accuracy, %", "epochs", "parameters", "multip
 def publish_search(job: "NasJob", scored: "Scored", winners: "Winners | None", tracker: "Tracker") -> int:
     """Print, write and record what came of a search; returns how many networks failed, retrained ones included.
 
+    Where networks are trained in full, it is called before without them, and after with them, to add them.
+
     Args:
         job: whose search it was.
         scored: from `search_best`.
@@ -35,7 +37,7 @@ def publish_search(job: "NasJob", scored: "Scored", winners: "Winners | None", t
     from pipelines.architecture.report import facts, print_winners
 
     tried = tried_networks(job, scored)
-    sentences = search_sentences(job, tried, retrained=winners is not None)
+    sentences = search_sentences(job, tried, retrained=bool(job.command.retrain))
     best = winners.rows if winners is not None else []
     failures = [(one.network, "search", one.reason) for one in tried if one.status == "failed"]
     if winners is not None:
@@ -43,10 +45,11 @@ def publish_search(job: "NasJob", scored: "Scored", winners: "Winners | None", t
             (unit.network, f"retrain, seed {unit.seed}", f.reason) for unit, f in winners.failed.items()
         ]
     screen = f"The best {min(10, len(tried))} of {len(tried)} networks tried", _COLUMNS, _cells(tried)
-    print_table(*screen)
-    for sentence in (*sentences, NOT_COMPARABLE):
-        say(sentence)
-    if failures:
+    if winners is None:
+        print_table(*screen)
+        for sentence in (*sentences, NOT_COMPARABLE):
+            say(sentence)
+    if failures and (winners is None or winners.failed):
         say()
         print_table("Failed", ["network", "in", "reason"], failures)
     if best:
