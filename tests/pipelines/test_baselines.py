@@ -21,7 +21,7 @@ def test_coresets_depend_neither_on_the_arithmetic_nor_on_the_threads_of_the_mac
                 [method],
                 images,
                 labels,
-                ipc=3,
+                ipc=60,
                 num_classes=NUM_CLASSES,
                 seed=0,
                 seeds=[0],
