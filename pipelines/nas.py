@@ -7,6 +7,7 @@ ray job submit --working-dir . -- python pipelines/nas.py --set /srv/atom/c10/se
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from atom.errors import ConfigError
@@ -32,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def search(command: NasCommand) -> int:
     """Load, score, judge, report; see `run_command` for what it returns."""
     from apps.nas.proxies import DISTILLED, WHOLE, check_names
+    from pipelines.architecture.building import build_space
     from pipelines.architecture.job import NasJob
     from pipelines.architecture.plan import plan
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
+    from pipelines.pool import Limits
     from pipelines.preparation import load_real
     from pipelines.resources import choose_size
     from pipelines.sets import real_source
@@ -60,10 +63,14 @@ def search(command: NasCommand) -> int:
         elif not data.dataset:
             data = data.model_copy(update={"dataset": "digits"})
         real = load_real(data, smoke=command.smoke, given=given[0][0] if given else None)
-        decided = plan(command, given, real)
-        name = f"{'search' if command.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
-        location = output_location(command, f"nas-{name}")
+        # What is wrong with the input is said before Ray starts, but a user's code never runs in this process.
+        early = None if ":" in command.space else plan(command, given, real)
+        output_location(command, "nas")
         with connect() as cluster:
+            load = partial(build_space, limits=Limits(command.max_retries, command.timeout_s))
+            decided = early or plan(command, given, real, load=load)
+            name = f"{'search' if command.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
+            location = output_location(command, f"nas-{name}")
             size, device_kind = choose_size(cluster, command, threads=1, num_units=decided.num_units)
             store = Store.open(location)
             with lock(store):

@@ -20,6 +20,7 @@ from pipelines.architecture.proxies import Material, gather, keys_of
 from pipelines.architecture.scored import Scored
 from pipelines.architecture.trials import Shared
 from pipelines.architecture.tuning import run_units
+from pipelines.command import say
 from pipelines.distillation import ActorSize
 from pipelines.options import NasCommand
 from pipelines.pool import Limits
@@ -62,6 +63,8 @@ class NasJob:
         self.material = self._gather()
         self.table = self._table()
         self._shared: Shared | None = None
+        # Why a network is not scored; one that took too long joins them.
+        self.problems = {c.name: c.problem for c in self.space.candidates if c.problem}
         known = [c.multiply_adds for c in self.space.candidates if c.multiply_adds is not None]
         average = fmean(known) if known else 0.0
         self.costs = {c.name: c.multiply_adds or average for c in self.space.candidates}
@@ -203,8 +206,17 @@ class NasJob:
         """Score what the table does not have yet, and add everything to `scored`."""
         keys = keys_of(units, self.material, self.space, self.recipe, self.device_kind)
         known = {unit for unit, row in self.table.select(keys).items() if row.status == "done"}
-        left = [unit for unit in units if unit not in known]
+        for unit in units:
+            if unit not in known and unit.network in self.problems:
+                self.table.append(Row.failure(unit, self.problems[unit.network], key=keys[unit]))
+        left = [unit for unit in units if unit not in known and unit.network not in self.problems]
         done = len(known)
+        outdated = {row.unit for row in self.table.rows if row.status == "done"} & set(left)
+        if outdated:
+            say(
+                f"Note: {len(outdated)} of the scores in this output are of other code, settings or images; they are"
+                " kept under keys of their own, and found anew."
+            )
         begun_s = time.monotonic()
         with Progress(
             label, len(units), num_items=len(units), unit="scores", item="scores", done=done
@@ -235,6 +247,7 @@ class NasJob:
                     )
                 for unit, failure in outcome.failed.items():
                     self.table.append(Row.failure(unit, failure.reason, key=keys[unit]))
+                self.problems |= outcome.too_long
             finally:
                 self.table.flush()
         scored.rows |= self.table.select(keys)

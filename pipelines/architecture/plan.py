@@ -1,7 +1,6 @@
 """What a search comes to before any work: which networks, which reference, which size of sets; and what it refuses."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pipelines.architecture.proxies import say_held_out
 from pipelines.options import NasCommand
 from pipelines.preparation import check_ipc
 from pipelines.sets import check_same_source
+from pipelines.worker import network_slug
 
 Given = Sequence[tuple[DistilledSet, float | None]]
 """Distilled sets and the seconds that each took, None where unknown."""
@@ -32,8 +32,7 @@ class Plan:
     @property
     def space_name(self) -> str:
         """For names of runs and directories."""
-        spec = re.sub(r"[^\w.-]+", "_", self.space.spec)
-        return f"{spec}-{len(self.space.candidates)}"
+        return f"{network_slug(self.space.spec)}-{len(self.space.candidates)}"
 
     @property
     def num_units(self) -> int:
@@ -51,8 +50,14 @@ class Plan:
         return {**asked, **identity, "networks": len(self.space.candidates), "ipc": self.ipc}
 
 
-def plan(command: NasCommand, given: Given, real: RealData) -> Plan:
+def plan(
+    command: NasCommand, given: Given, real: RealData, *, load: Callable[..., Space] = load_space
+) -> Plan:
     """Check what was asked for against the images, and settle it.
+
+    Args:
+        command, given, real: what was asked for.
+        load: finds the networks of a space, see `load_space`.
 
     Raises:
         ConfigError, DataError: it does not fit.
@@ -63,7 +68,7 @@ def plan(command: NasCommand, given: Given, real: RealData) -> Plan:
         say_held_out(distilled, real, validation_frac=command.validation_frac)
     ipc = given[0][0].ipc if given else command.ipc
     check_ipc(real, ipc=ipc, factor=1, init="real")
-    space = load_space(
+    space = load(
         command.space, channels=channels, image_size=(height, width), num_classes=real.train.num_classes
     )
     if command.sample is not None:

@@ -23,7 +23,7 @@ from pipelines.architecture.search_proposals import Proposals
 from pipelines.architecture.search_record import SearchRecord
 from pipelines.architecture.search_report import publish_search
 from pipelines.architecture.search_trial import SearchTrial
-from pipelines.architecture.tune_round import Watch, error_of, fit, tune_environment
+from pipelines.architecture.tune_round import Watch, error_of, fit, took_too_long, tune_environment
 from pipelines.command import say
 from pipelines.faults import Failure, is_machine_fault, reason_of
 from pipelines.progress import Progress
@@ -51,6 +51,8 @@ def search_best(job: NasJob, stop: StopSignal) -> Scored:
     if job.command.reference == WHOLE:
         say("Note: --mode search trains no reference; give --reference a table, or use --mode rank.")
     record = SearchRecord(job, report_epochs(_epochs(job), grace=grace, factor=factor))
+    for network, problem in job.problems.items():
+        record.fail(network, problem)
     asha = ASHAScheduler(
         time_attr="epochs",
         metric="score",
@@ -63,10 +65,10 @@ def search_best(job: NasJob, stop: StopSignal) -> Scored:
     begun_s = time.monotonic()
     with tune_environment():
         proposals = Proposals(
-            job.space,
+            job.space.with_candidates([c for c in job.space.candidates if not c.problem]),
             trials=job.command.search_trials,
             known={network: reports[-1].score.score for network, reports in record.curves.items()},
-            first=record.failed,
+            first=[network for network in record.failed if network not in job.problems],
             seed=job.command.seed,
         )
     try:
@@ -157,7 +159,7 @@ class _SearchWatch(Watch):
     """Collects reports, keeps them when their trial ends, and has lost networks tried again."""
 
     def __init__(self, job: NasJob, proposals: Proposals, record: SearchRecord, **watching: Any) -> None:
-        super().__init__(limits=job.limits, **watching)
+        super().__init__(limits=job.limits, timeout_s=job.command.timeout_s, **watching)
         self._proposals, self._record = proposals, record
         self._reports: dict[str, list[Report]] = {}
         self._deaths: Counter[str] = Counter()
@@ -167,7 +169,7 @@ class _SearchWatch(Watch):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Collect a report."""
-        self.answered()
+        self.answered(trial)
         if result["report"] is not None:
             self._reports.setdefault(trial.trial_id, []).append(result["report"])
 
@@ -183,12 +185,15 @@ class _SearchWatch(Watch):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Have a network tried again whose worker was lost, unless that happened too often."""
-        self.answered()
         self._spend(self._reports.pop(trial.trial_id, []))
         network, error = trial.config["network"], error_of(trial)
         failure = reason_of(error) if error is not None else Failure("its worker was lost", "")
         self._deaths[network] += 1
-        if error is not None and not is_machine_fault(error):
+        too_long = self.too_long(trial)
+        self.answered()
+        if too_long:
+            self._give_up(network, took_too_long(self.timeout_s))
+        elif error is not None and not is_machine_fault(error):
             self._give_up(network, failure)
         elif self._deaths[network] > self._limits.max_retries:
             self._give_up(network, failure.after(self._deaths[network]))
@@ -196,6 +201,10 @@ class _SearchWatch(Watch):
             tries = f"retry {self._deaths[network]} of {self._limits.max_retries}"
             logger.warning("%s: %s; %s", network, failure.reason, tries)
             self._proposals.again(network)
+
+    def doing(self, trial: Any) -> str:
+        """The network in training."""
+        return str(trial.config["network"])
 
     def _give_up(self, network: str, failure: Failure) -> None:
         self._proposals.give_up(network)

@@ -2,6 +2,7 @@
 
 import faulthandler
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from ray import tune
 
 from atom.errors import ClusterError
 from pipelines.distillation import ActorSize
+from pipelines.faults import Failure
 from pipelines.pool import Limits
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ _TUNE_ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
 }
+_SLOW_S = 600.0
+"""After so long, what a worker is at is named. Chosen."""
 _LOUD = ("ray.tune", "ray.train", "optuna")
 
 
@@ -39,6 +43,7 @@ class Watch(tune.Callback):
 
     Args:
         limits: how long no worker may be up, and how long none may answer.
+        timeout_s: how long a worker may take for one step; then it ends itself, see `watchdog`.
         on_tick: called about once a second.
         stop: ends the run when set.
 
@@ -47,8 +52,18 @@ class Watch(tune.Callback):
         error: what taking a result raised in the driver; it ends the run, and `fit` raises it.
     """
 
-    def __init__(self, *, limits: Limits, on_tick: Callable[[], None], stop: threading.Event | None) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        timeout_s: float,
+        on_tick: Callable[[], None],
+        stop: threading.Event | None,
+    ) -> None:
         self._limits, self._on_tick, self._stop = limits, on_tick, stop
+        self.timeout_s = timeout_s
+        self._begun_s: dict[str, float] = {}
+        self._told: set[tuple[str, float]] = set()
         self.problem = ""
         self.error: Exception | None = None
         self._answer_s = self._running_s = self._tick_s = time.monotonic()
@@ -57,9 +72,27 @@ class Watch(tune.Callback):
         # Tune pickles its callbacks for a restore that never comes; locks and closures cannot be.
         return {}
 
-    def answered(self) -> None:
-        """A worker gave a sign of life."""
+    def answered(self, trial: Any = None) -> None:
+        """A worker gave a sign of life; that of a trial begins its next step."""
         self._answer_s = time.monotonic()
+        if trial is not None:
+            self._begun_s[trial.trial_id] = self._answer_s
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Its first step begins."""
+        self._begun_s[trial.trial_id] = time.monotonic()
+
+    def too_long(self, trial: Any) -> bool:
+        """Whether a trial that was lost had used up the time of a step. Ray tells a hang as it tells a crash."""
+        return time.monotonic() - self._begun_s.get(trial.trial_id, math.inf) >= self.timeout_s
+
+    def doing(self, trial: Any) -> str:
+        """What a trial is at, for people."""
+        return str(trial)
+
+    def skips(self, result: dict[str, Any]) -> bool:
+        """Whether a trial ends after this result, though it has more to do."""
+        return False
 
     def ended(self) -> bool:
         """Whether the run is to be ended."""
@@ -70,7 +103,8 @@ class Watch(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Look at the clock."""
         now_s = time.monotonic()
-        if any(trial.status == "RUNNING" for trial in trials):
+        running = [trial for trial in trials if trial.status == "RUNNING"]
+        if running:
             self._running_s = now_s
         silent_s = self._limits.chunk_timeout_s + self._limits.pending_timeout_s
         pending_s = self._limits.pending_timeout_s
@@ -80,13 +114,28 @@ class Watch(tune.Callback):
                 " resources, or pass a smaller --num-actors or --gpus-per-actor, then run the same command again."
             )
         elif now_s - self._answer_s > silent_s:
+            shown = ", ".join(self.doing(trial) for trial in running[:3]) or "none is at work"
             self.problem = (
-                f"No worker answered for {silent_s:g} s; look into the cluster's log, or pass a larger"
+                f"No worker answered for {silent_s:g} s ({shown}); look into the cluster's log, or pass a larger"
                 " --timeout-s, then run the same command again."
             )
         if now_s - self._tick_s >= 1.0:
             self._tick_s = now_s
+            self._tell_slow(running, now_s)
             self._on_tick()
+
+    def _tell_slow(self, running: list[Any], now_s: float) -> None:
+        for trial in running:
+            begun_s = self._begun_s.get(trial.trial_id, now_s)
+            step = trial.trial_id, begun_s
+            if now_s - begun_s >= min(_SLOW_S, self.timeout_s / 2) and step not in self._told:
+                self._told.add(step)
+                logger.warning(
+                    "waiting for %s, %.0f s so far; at %g s (--timeout-s) it is given up",
+                    self.doing(trial),
+                    now_s - begun_s,
+                    self.timeout_s,
+                )
 
 
 class _EndWith(tune.Stopper):
@@ -96,7 +145,7 @@ class _EndWith(tune.Stopper):
         self._watch = watch
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return self._watch.skips(result)
 
     def stop_all(self) -> bool:
         return self._watch.ended()
@@ -174,6 +223,11 @@ def tune_environment() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def took_too_long(limit_s: float) -> Failure:
+    """The failure of what passed its time limit."""
+    return Failure(f"took longer than {limit_s:g} s; if it is slow, not stuck, pass a larger --timeout-s", "")
 
 
 @contextmanager

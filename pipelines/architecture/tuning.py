@@ -19,7 +19,7 @@ from apps.nas.packing import pack
 from apps.nas.trial import Score, Unit
 from atom.errors import ClusterError
 from pipelines.architecture.trials import PackTrial, Shared
-from pipelines.architecture.tune_round import Watch, error_of, fit
+from pipelines.architecture.tune_round import Watch, error_of, fit, took_too_long
 from pipelines.distillation import ActorSize
 from pipelines.faults import Failure, is_machine_fault, reason_of
 from pipelines.pool import Limits
@@ -36,12 +36,14 @@ class Ranked:
         stopped: whether the stop event ended it early.
         retries: rounds' units that were tried again after a worker was lost.
         unit_seconds: summed wall time of all units, on all workers.
+        too_long: why a network is tried no more, under any proxy: one of its units passed the time limit.
     """
 
     failed: dict[Unit, Failure] = field(default_factory=dict)
     stopped: bool = False
     retries: int = 0
     unit_seconds: float = 0.0
+    too_long: dict[str, str] = field(default_factory=dict)
 
 
 def run_units(
@@ -80,7 +82,9 @@ def run_units(
     failed_starts = 0
     while left and not result.stopped:
         packs = _packs(left, cost, size=size, packs_per_worker=packs_per_worker)
-        watch = _Watch(packs, on_score=on_score, on_tick=on_tick, limits=limits, stop=stop)
+        watch = _Watch(
+            packs, on_score=on_score, on_tick=on_tick, limits=limits, timeout_s=shared.timeout_s, stop=stop
+        )
         fit(
             tune.with_parameters(PackTrial, shared=shared, packs=packs),
             watch,
@@ -91,7 +95,13 @@ def run_units(
         result.unit_seconds += watch.unit_seconds
         result.failed |= watch.failed
         done |= watch.done
+        result.too_long |= watch.too_long_networks
+        for unit in left:
+            if unit.network in result.too_long and unit not in done:
+                result.failed.setdefault(unit, Failure(result.too_long[unit.network], ""))
         for unit, failure in watch.lost.items():
+            if unit in result.failed:
+                continue
             deaths[unit] += 1
             if deaths[unit] > limits.max_retries:
                 result.failed[unit] = failure.after(deaths[unit])
@@ -158,13 +168,15 @@ class _Watch(Watch):
         on_score: Callable[[Unit, Score], None],
         on_tick: Callable[[], None],
         limits: Limits,
+        timeout_s: float,
         stop: threading.Event | None,
     ) -> None:
-        super().__init__(limits=limits, on_tick=on_tick, stop=stop)
+        super().__init__(limits=limits, timeout_s=timeout_s, on_tick=on_tick, stop=stop)
         self._packs, self._on_score = packs, on_score
         self.done: set[Unit] = set()
         self.failed: dict[Unit, Failure] = {}
         self.lost: dict[Unit, Failure] = {}
+        self.too_long_networks: dict[str, str] = {}
         self.unstarted: Failure | None = None
         self.unit_seconds = 0.0
 
@@ -178,7 +190,7 @@ class _Watch(Watch):
     ) -> None:
         """Pass a score on."""
         unit, value = result["unit"], result["value"]
-        self.answered()
+        self.answered(trial)
         self.unit_seconds += result["unit_seconds"]
         if isinstance(value, Failure):
             self.failed[unit] = value
@@ -191,13 +203,37 @@ class _Watch(Watch):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note which unit a lost worker was at, if any; the rest of its pack is done in the next round."""
-        left = [u for u in self._packs[trial.config["pack"]] if u not in self.done and u not in self.failed]
-        error = error_of(trial)
+        left = self._left(trial)
+        error, too_long = error_of(trial), self.too_long(trial)
         failure = reason_of(error) if error is not None else Failure("its worker was lost", "")
         self.answered()
         if isinstance(error, RayActorError) and error.actor_init_failed:
             self.unstarted = failure
+        elif left and too_long:
+            unit, failure = left[0], took_too_long(self.timeout_s)
+            logger.warning("%s %s", _named(unit), failure.reason)
+            self.failed[unit] = failure
+            self.too_long_networks[unit.network] = f"not tried, since {_named(unit)} {failure.reason}"
         elif left and error is not None and not is_machine_fault(error):
             self.failed[left[0]] = failure
         elif left:
             self.lost[left[0]] = failure
+
+    def doing(self, trial: Any) -> str:
+        """The unit at work."""
+        left = self._left(trial)
+        return _named(left[0]) if left else str(trial)
+
+    def skips(self, result: dict[str, Any]) -> bool:
+        """Whether the next unit is one of a network that took too long elsewhere; the rest of the pack comes later."""
+        pack = self._packs[result["config"]["pack"]]
+        following = pack[pack.index(result["unit"]) + 1 :]
+        return bool(following) and following[0].network in self.too_long_networks
+
+    def _left(self, trial: Any) -> list[Unit]:
+        pack = self._packs[trial.config["pack"]]
+        return [unit for unit in pack if unit not in self.done and unit not in self.failed]
+
+
+def _named(unit: Unit) -> str:
+    return f"{unit.network} ({unit.proxy}, seed {unit.seed})"

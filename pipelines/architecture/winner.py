@@ -26,6 +26,7 @@ from pipelines.architecture.search_record import search_name
 from pipelines.architecture.trials import RealArrays
 from pipelines.architecture.winner_files import WINNER, Record, candidate_of, config_of, deliver, row_of
 from pipelines.cluster import as_tensor
+from pipelines.command import say
 from pipelines.faults import Failure
 from pipelines.progress import Progress
 from pipelines.recording import add_seconds, note_maker
@@ -67,6 +68,11 @@ def retrain(job: NasJob, scored: Scored, stop: StopSignal) -> Winners:
         StoreError: the output cannot be written.
     """
     chosen = best_networks(job, scored)
+    if len(chosen) < job.command.retrain:
+        which = "were trained to the end" if job.command.mode == "search" else "have a score for every seed"
+        say(
+            f"Note: --retrain {job.command.retrain}: {len(chosen)} networks {which}, so no more are retrained."
+        )
     material = _with_whole(job.material, len(job.real.train.labels))
     units = [Unit(name, WHOLE, seed) for name in chosen for seed in range(job.command.retrain_seeds)]
     keys = keys_of(units, material, job.space, job.recipe, job.device_kind)

@@ -1,19 +1,59 @@
 """What a user's own code may do to a search, and what is told of it: without Ray where that can be."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from atom.errors import StoreError
+from apps.nas.trial import Unit
+from atom.errors import ConfigError, StoreError
 from pipelines import nas
 from pipelines.architecture import report
+from pipelines.architecture.building import build_space
 from pipelines.architecture.job import NasJob
 from pipelines.architecture.scored import Scored
+from pipelines.architecture.tuning import _Watch
+from pipelines.pool import Limits
 from pipelines.signals import StopSignal
 from pipelines.worker import network_slug
 
+SHAPE: dict[str, Any] = {"channels": 1, "image_size": (8, 8), "num_classes": 3}
 GENOTYPE = "Genotype(normal=[('sep_conv_3x3', 0), ('dil_conv_5x5', 1)], " * 5
+UNITS = (Unit("a", "random", 0), Unit("a", "herding", 0), Unit("b", "random", 0), Unit("a", "random", 1))
+SPACE = """
+import os
+import sys
+import time
+
+
+def sound(channels, image_size, num_classes):
+    from atom import nets
+
+    return nets.build("convnet-w4-d1", channels=channels, image_size=image_size, num_classes=num_classes)
+
+
+def exits(**sizes):
+    sys.exit(0)
+
+
+def crashes(**sizes):
+    os._exit(3)
+
+
+def hangs(**sizes):
+    time.sleep(600)
+
+
+networks = [("exits", exits, None), ("crashes", crashes, 7), ("hangs", hangs, None), ("sound", sound, None)]
+
+
+def leaves():
+    sys.exit(0)
+
+
+none = [("exits", exits, None)]
+"""
 
 
 def test_long_names_make_short_file_names_that_differ() -> None:
@@ -39,3 +79,95 @@ def test_scores_are_published_before_the_trainings_that_may_fail(monkeypatch: py
     with pytest.raises(StoreError, match="the disk is full"):
         nas.run(cast(NasJob, job), cast(Any, None), StopSignal())
     assert told == [None]
+
+
+def watch(timeout_s: float = 10.0, limits: Limits | None = None) -> _Watch:
+    return _Watch(
+        [UNITS],
+        on_score=lambda unit, score: None,
+        on_tick=lambda: None,
+        limits=limits or Limits(),
+        timeout_s=timeout_s,
+        stop=None,
+    )
+
+
+def lost(seen: _Watch, monkeypatch: pytest.MonkeyPatch, *, after_s: float) -> None:
+    """A trial that began, and whose worker is lost after so many seconds."""
+    trial = SimpleNamespace(trial_id="t", config={"pack": 0}, pickled_error_file="/nowhere", status="RUNNING")
+    now_s = 1000.0
+    monkeypatch.setattr("pipelines.architecture.tune_round.time.monotonic", lambda: now_s)
+    seen.on_trial_start(0, [trial], trial)
+    now_s += after_s
+    seen.on_trial_error(0, [trial], trial)
+
+
+def test_a_unit_that_took_too_long_is_said_so_and_its_network_tried_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = watch()
+    lost(seen, monkeypatch, after_s=10.1)
+    assert seen.lost == {}
+    reason = "took longer than 10 s; if it is slow, not stuck, pass a larger --timeout-s"
+    assert [failure.reason for failure in seen.failed.values()] == [reason]
+    assert seen.too_long_networks == {"a": f"not tried, since a (random, seed 0) {reason}"}
+    # A pack that comes to the same network ends there, and one that comes to another goes on.
+    assert seen.skips({"unit": UNITS[2], "config": {"pack": 0}})
+    assert not seen.skips({"unit": UNITS[1], "config": {"pack": 0}})
+    assert not seen.skips({"unit": UNITS[3], "config": {"pack": 0}})
+
+
+def test_a_worker_that_dies_sooner_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watch()
+    lost(seen, monkeypatch, after_s=9.9)
+    assert list(seen.lost) == [UNITS[0]]
+    assert (seen.failed, seen.too_long_networks) == ({}, {})
+
+
+def test_what_a_silent_worker_is_at_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = watch(timeout_s=100.0, limits=Limits(chunk_timeout_s=100.0, pending_timeout_s=50.0))
+    trial: Any = SimpleNamespace(trial_id="t", config={"pack": 0}, status="RUNNING")
+    now_s = seen._answer_s
+    monkeypatch.setattr("pipelines.architecture.tune_round.time.monotonic", lambda: now_s)
+    seen.on_trial_start(0, [trial], trial)
+    for passed_s in (49.0, 51.0, 60.0):
+        now_s = seen._answer_s + passed_s
+        seen.on_step_end(0, [trial])
+    assert [record.getMessage() for record in caplog.records] == [
+        "waiting for a (random, seed 0), 51 s so far; at 100 s (--timeout-s) it is given up"
+    ]
+    now_s = seen._answer_s + 151.0
+    seen.on_step_end(0, [trial])
+    assert "No worker answered for 150 s (a (random, seed 0)); look" in seen.problem
+
+
+def test_a_space_of_this_project_is_not_built_on_the_cluster() -> None:
+    assert len(build_space("small", **SHAPE, limits=Limits()).names) == 240
+    with pytest.raises(ConfigError, match="--space tiny: unknown"):
+        build_space("tiny", **SHAPE, limits=Limits())
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_code_that_exits_crashes_or_hangs_costs_its_network_alone(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad_space.py").write_text(SPACE)
+    spec = f"{tmp_path}/bad_space.py"
+    space = build_space(f"{spec}:networks", **SHAPE, limits=Limits(max_retries=0, chunk_timeout_s=30.0))
+    problems = {candidate.name: candidate.problem for candidate in space.candidates}
+    assert "it called exit(0)" in problems["exits"]
+    assert problems["crashes"] == (
+        "its worker ended without a word: killed, probably for memory, or its code ended the process"
+        " (gave up after 1 try)"
+    )
+    assert "30 s" in problems["hangs"]
+    assert problems["sound"] == ""
+    assert [c.parameters is not None for c in space.candidates] == [False, False, False, True]
+    assert "building 4 networks" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"bad_space.py:leaves: .*exit\(0\)"):
+        build_space(f"{spec}:leaves", **SHAPE, limits=Limits())
+    with pytest.raises(ConfigError, match=r"none of its 1 networks can be built; 'exits': .*exit\(0\)"):
+        build_space(f"{spec}:none", **SHAPE, limits=Limits())

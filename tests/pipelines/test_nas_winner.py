@@ -15,10 +15,12 @@ from apps.nas.table import Row
 from apps.nas.trial import Images, Score, Unit, run_unit
 from apps.nas.winner import load_winner
 from atom.train import accuracy
+from pipelines.architecture import job as job_module
 from pipelines.architecture import winner
 from pipelines.architecture.job import NasJob
 from pipelines.architecture.plan import plan
 from pipelines.architecture.scored import Scored
+from pipelines.architecture.tuning import Ranked
 from pipelines.architecture.winner import Winners, best_networks, retrain
 from pipelines.distillation import ActorSize
 from pipelines.options import DataSettings, NasCommand
@@ -128,6 +130,62 @@ def test_search_mode_reads_the_scores_of_the_search() -> None:
     both = scored({"a": (40.0,)}, "random@search")
     both.rows |= scored({"b": (99.0,)}, "random").rows
     assert list(best_networks(ranking_job(mode="search"), both)) == ["a"]
+
+
+def test_networks_that_cannot_be_built_or_took_too_long_fail_without_a_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def too_long(units: list[Unit], *given: Any, **options: Any) -> Ranked:
+        tried.extend(unit.network for unit in units)
+        return Ranked(too_long={"wide": "not tried, since wide (random, seed 0) took longer than 10 s"})
+
+    monkeypatch.setattr(job_module, "run_units", too_long)
+    monkeypatch.setattr(NasJob, "shared", lambda self, seconds=None: None)
+    job = nas_job(tmp_path, proxies=("parameters", "whole"))
+    failed = job.rank(StopSignal()).failed
+    # Scores without training come first, those of the whole set after them.
+    assert tried == ["narrow", "wide", "narrow", "narrow"]
+    reasons = {row.network: row.reason for row in failed}
+    assert reasons["wide"].startswith("not tried, since wide (random, seed 0) took longer than 10 s")
+    assert "network 'broken': the function failed with ValueError: no such luck" in reasons["broken"]
+
+
+def test_scores_of_an_earlier_version_of_the_code_are_said_and_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[int] = []
+
+    def score(
+        units: list[Unit], *given: Any, on_score: Callable[[Unit, Score], None], **options: Any
+    ) -> Ranked:
+        tried.append(len(units))
+        for unit in units:
+            on_score(unit, Score(1.0))
+        return Ranked()
+
+    monkeypatch.setattr(job_module, "run_units", score)
+    monkeypatch.setattr(NasJob, "shared", lambda self, seconds=None: None)
+    for space in ("first", "second", "third"):
+        # Another file stands for the next process, which would import the edited module anew.
+        text = SPACE.replace("4", "widths.NARROW").replace("8", "widths.WIDE")
+        widths = "widths_of_test" if space == "first" else "edited_widths_of_test"
+        (tmp_path / f"{widths}.py").write_text("NARROW, WIDE = 4, 8  # edited\n")
+        (tmp_path / f"{space}.py").write_text(f"import {widths} as widths\n{text}")
+        job = nas_job(tmp_path, space=f"{tmp_path}/{space}.py:networks")
+        job.rank(StopSignal())
+        said = capsys.readouterr().out
+        assert ("Note: 2 of the scores in this output are of other code" in said) == (space == "second")
+    assert tried == [2, 2, 0]
+
+
+def test_fewer_networks_than_asked_for_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert retrain(nas_job(tmp_path), scored({}), StopSignal()) == Winners()
+    assert (
+        "--retrain 2: 0 networks have a score for every seed, so no more are retrained"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.ray

@@ -1,0 +1,78 @@
+"""A user's search space, built by tasks of the cluster: code of theirs that hangs, ends its process or takes all memory
+costs one network, not the command."""
+
+import time
+from dataclasses import replace
+
+from apps.nas.space import Candidate, Space, describe, load_space
+from apps.nas.user_space import user_entries
+from atom.errors import ConfigError
+from atom.nets.shapes import Size
+from pipelines.command import say
+from pipelines.pool import Limits
+from pipelines.progress import Progress, format_duration
+from pipelines.tasks import run_tasks
+
+BUILD_TIMEOUT_S = 600.0
+"""Most seconds that a network may take to be built and tried, or the list to be made. Chosen: every score builds its
+network again, so one that takes longer is of no use."""
+_TELL_EVERY_S = 60.0
+
+
+def list_names(spec: str) -> list[str]:
+    """Names of a user's networks: what a Ray task does."""
+    return list(user_entries(spec))
+
+
+def build_space(spec: str, *, channels: int, image_size: Size, num_classes: int, limits: Limits) -> Space:
+    """The space of that name, as `apps.nas.space.load_space` gives it; a user's own is built on the cluster.
+
+    Args:
+        spec, channels, image_size, num_classes: see `load_space`.
+        limits: of a score; a build has `BUILD_TIMEOUT_S` at most, and one more try after a machine fault.
+
+    Raises:
+        ConfigError: the space is unknown, cannot be imported, is no list of networks, or none of them can be built.
+    """
+    shape = {"channels": channels, "image_size": image_size, "num_classes": num_classes}
+    if ":" not in spec:
+        return load_space(spec, **shape)
+    limit_s = min(limits.chunk_timeout_s, BUILD_TIMEOUT_S)
+    limits = replace(limits, max_retries=min(limits.max_retries, 1), chunk_timeout_s=limit_s)
+    say(f"listing the networks of {spec}")
+    names: list[str] = []
+    listed = run_tasks(list_names, [spec], limits=limits, on_result=lambda _, found: names.extend(found))
+    if listed.failed:
+        reason = listed.failed[spec].reason.removeprefix("ConfigError: ")
+        raise ConfigError(reason if reason.startswith("--space") else f"--space {spec}: {reason}.")
+    say(f"building {len(names)} networks")
+    space = Space(spec, (), **shape)
+    built = _built(space, names, limits)
+    if all(candidate.problem for candidate in built):
+        raise ConfigError(
+            f"--space {spec}: none of its {len(built)} networks can be built; {built[0].name!r}: {built[0].problem}"
+        )
+    return space.with_candidates(built)
+
+
+def _built(space: Space, names: list[str], limits: Limits) -> list[Candidate]:
+    found: dict[str, Candidate] = {}
+    told_s = begun_s = time.monotonic()
+    with Progress("building", len(names), num_items=len(names), unit="networks", item="networks") as progress:
+
+        def keep(name: str, candidate: Candidate) -> None:
+            nonlocal told_s
+            found[name], told_s = candidate, time.monotonic()
+            progress.update(len(found), items_done=len(found))
+
+        def tick(_: int) -> None:
+            nonlocal told_s
+            if time.monotonic() - told_s >= _TELL_EVERY_S:
+                told_s = time.monotonic()
+                left = [name for name in names if name not in found]
+                say(f"still building {', '.join(left[:3])} after {format_duration(told_s - begun_s)}")
+
+        outcome = run_tasks(describe, names, shared=[space], limits=limits, on_result=keep, on_tick=tick)
+    for name, failure in outcome.failed.items():
+        found[name] = Candidate(name, None, None, identity=name, problem=failure.reason)
+    return [found[name] for name in names]
