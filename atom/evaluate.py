@@ -151,8 +151,8 @@ def evaluate(
             real_NCHW = _as_tensor(statistics_images).float().to(device)
         trials, again, diverged = {}, [], {}
         for seed in seeds:
-            net = build()
-            nets.fill_weights(net, stream(seed, "evaluate/weights"))
+            rng, own = stream(seed, "evaluate/weights"), nets.is_own(network)
+            net = nets.begin(build, rng, own=own, initial_weights=settings.initial_weights)
             net = net.to(device).to(memory_format=layout)
             try:
                 trials[seed] = _train_and_test(

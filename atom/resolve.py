@@ -179,6 +179,7 @@ def _check_network(settings: DistillSettings, shape: tuple[int, int, int], num_c
     """Refuse a network that cannot distil in this mode before any worker starts."""
     channels, height, width = shape
     net = nets.build(settings.network, channels=channels, image_size=(height, width), num_classes=num_classes)
+    nets.WeightDraw(net)
     net = nets.require_blocks(net, settings.network).eval()
     with torch.no_grad():
         class_statistics(net, torch.zeros(1, *shape), num_classes=1, settings=settings)

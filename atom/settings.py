@@ -20,6 +20,7 @@ Init = Literal["real", "noise", "herding", "kcenter"]
 Switch = Literal["auto", "on", "off"]
 DeviceKind = Literal["cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
+InitialWeights = Literal["kept", "drawn"]
 
 
 class Settings(BaseModel):
@@ -109,6 +110,9 @@ class EvaluateSettings(Settings):
     """Augmentation while training on the small set, as --dsa-strategy."""
     eval_precision: Precision = "auto"
     """Arithmetic of training and testing; auto: bfloat16 where the device computes in it, else float32."""
+    initial_weights: InitialWeights = "kept"
+    """Where trainings of a network of your own begin: kept, as your function returns it; drawn, at fresh random
+    weights."""
 
     @field_validator("eval_dsa_strategy")
     @classmethod
@@ -172,6 +176,7 @@ __all__ = [
     "DistillSettings",
     "EvaluateSettings",
     "Init",
+    "InitialWeights",
     "MatchingSettings",
     "Mode",
     "Precision",

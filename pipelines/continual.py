@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from atom.errors import ConfigError
+from atom.settings import EvaluateSettings
 from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
 from pipelines.options import ContinualCommand, DataSettings
 
@@ -48,15 +49,12 @@ def learn_stream(command: ContinualCommand) -> int:
     data = command.part(DataSettings).model_copy(update={"dataset": source})
     with ExitStack() as stack:
         given = stack.enter_context(given_set(command))
-        real = load_real(data, smoke=command.smoke, given=None if given is None else given[0])
-        check_networks((command.network, command.distil_network), real)
-        decided = plan(command, real, num_steps=num_steps)
-        name = f"seq-{real.name}-{decided.num_steps}"
-        location = output_location(command, f"continual-{name}")
         if given is not None:
             data = real_source(given[0], command.set, data)
-        real = load_real(data, smoke=command.smoke)
-        check_networks((command.network, command.distil_network), real)
+        real = load_real(data, smoke=command.smoke, given=None if given is None else given[0])
+        kept = check_networks(
+            (command.network,), real, settings=command.part(EvaluateSettings), distils=command.distil_network
+        )
         decided = plan(command, real, num_steps=num_steps)
         name = f"seq-{real.name}-{decided.num_steps}"
         location = output_location(command, f"continual-{name}")
@@ -74,7 +72,7 @@ def learn_stream(command: ContinualCommand) -> int:
             identity = identity_of(command, real, decided, device_kind=device_kind)
             claim(store, identity)
             say_header("atom-continual", shown(command, decided, identity), cluster, size, store)
-            for note in [*decided.notes, *notes_on(given, real)]:
+            for note in [*kept, *decided.notes, *notes_on(given, real)]:
                 say(f"Note: {note}")
             with stop_on_signals() as stop:
                 job = ContinualJob(command, decided, given, real, store, size, learner_size, device_kind)

@@ -55,7 +55,12 @@ def distill(command: DistillCommand) -> int:
     baselines = command.baselines if command.eval_seeds else ()
     check_ipc(real, ipc=asked.ipc, factor=asked.factor, init=asked.init, baselines=baselines)
     command = command.model_copy(update={"eval_networks": judges(command.eval_networks, asked.network)})
-    check_networks((asked.network, *(command.eval_networks or ())), real)
+    notes = check_networks(
+        command.eval_networks or (),
+        real,
+        settings=command.part(EvaluateSettings),
+        distils=asked.network,
+    )
     name = run_name(asked, real.name)
     location = output_location(command, name)
     with connect() as cluster:
@@ -99,6 +104,8 @@ def distill(command: DistillCommand) -> int:
                     f"Note: {len(groups)} groups of classes keep {len(groups)} workers busy; a smaller"
                     " --classes-per-group makes more, and other bits."
                 )
+            for note in notes:
+                say(f"Note: {note}")
             with stop_on_signals() as stop, job.tracker(name) as tracker:
                 return job.run(tracker, stop)
 

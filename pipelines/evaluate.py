@@ -48,7 +48,7 @@ def evaluate(command: EvaluateCommand) -> int:
         check_same_source(distilled, real)
         networks = judges(command.eval_networks, own_network(distilled))
         command = command.model_copy(update={"eval_networks": networks})
-        check_networks(networks, real)
+        notes = check_networks(networks, real, settings=command.part(EvaluateSettings))
         digest = fingerprint(distilled)
         name = f"{distilled.method}-{real.name}-ipc{distilled.ipc}-{digest[:8]}"
         location = output_location(command, f"evaluate-{name}")
@@ -68,6 +68,8 @@ def evaluate(command: EvaluateCommand) -> int:
                 claim(store, identity)
                 shown = {**identity, **settings.model_dump(mode="json"), "networks": networks}
                 say_header("atom-evaluate", shown, cluster, size, store)
+                for note in notes:
+                    say(f"Note: {note}")
                 job = Job(command, settings, distilled, real, store, size, device_kind)
                 with stop_on_signals() as stop, job.tracker(name) as tracker:
                     return job.run(tracker, stop)

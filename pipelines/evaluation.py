@@ -6,6 +6,7 @@ import statistics
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ def evaluate_sets(
         )
     trials = [Trial(small.name, network, s) for network in networks for small in sets for s in seeds]
     common = {
-        **settings.model_dump(mode="json"),
+        **settings.model_dump(mode="json", exclude={"initial_weights"}),
         **identity,
         "device": device_kind,
         "threads": THREADS,
@@ -153,7 +154,10 @@ def evaluate_sets(
     }
     num_statistics = 0 if statistics_NCHW is None else len(statistics_NCHW)
     compiled = _compiled(sets, networks, test[0], num_classes, settings, device_kind)
-    records = _record_names(sets, trials, common, test[0].shape[1:], num_classes, statistics_NCHW, compiled)
+    starts = {network: initial_key(network, settings) for network in networks}
+    records = _record_names(
+        sets, trials, common, test[0].shape[1:], num_classes, statistics_NCHW, compiled, starts
+    )
     found = {trial: stored for trial in trials if (stored := _stored(store, records[trial])) is not None}
     context = TrialContext(
         num_classes=num_classes,
@@ -277,8 +281,19 @@ def statistics_images(images_NCHW: np.ndarray, count: int) -> np.ndarray | None:
     return images_NCHW[rows]
 
 
-def check_networks(names: Sequence[str], real: RealData) -> None:
-    """Refuse a network that cannot be built for these images, before anything is computed.
+def check_networks(
+    names: Sequence[str], real: RealData, *, settings: EvaluateSettings, distils: str = ""
+) -> list[str]:
+    """Refuse a network that no training can begin with on these images, before anything is computed.
+
+    Args:
+        names: of networks that are trained.
+        real: images of the source.
+        settings: of the trainings; their initial weights count.
+        distils: the network that distils, if one does.
+
+    Returns:
+        What becomes of the weights that functions of the user return, a sentence a network.
 
     Raises:
         ConfigError: naming what is wrong with it.
@@ -286,8 +301,40 @@ def check_networks(names: Sequence[str], real: RealData) -> None:
     from atom import nets
 
     channels, height, width = real.train.images.shape[1:]
-    for name in dict.fromkeys(names):
-        nets.build(name, channels=channels, image_size=(height, width), num_classes=real.train.num_classes)
+    notes = []
+    for name in dict.fromkeys((*names, *([distils] if distils else []))):
+        build = partial(
+            nets.build,
+            name,
+            channels=channels,
+            image_size=(height, width),
+            num_classes=real.train.num_classes,
+        )
+        if name not in names:
+            build()
+            continue
+        kept, own = settings.initial_weights, nets.is_own(name)
+        frozen, total = nets.count_frozen(
+            nets.begin(build, stream(0, "evaluate/weights"), own=own, initial_weights=kept)
+        )
+        if own and kept == "kept":
+            besides = f", {frozen:,} of {total:,} parameters frozen" if frozen else ""
+            notes.append(
+                f"{name}: training begins with the weights that the function returns{besides};"
+                " --initial-weights drawn replaces them by random ones."
+            )
+        elif own:
+            notes.append(f"{name}: training begins with random weights, not those that the function returns.")
+    if distils and nets.is_own(distils):
+        notes.append(f"{distils}: distillation takes random copies, whatever weights the function returns.")
+    return notes
+
+
+def initial_key(network: str, settings: EvaluateSettings) -> dict[str, str]:
+    """Part of a result's key: where a training of a user's own network begins; nothing for other networks."""
+    from atom import nets
+
+    return {"initial_weights": settings.initial_weights} if nets.is_own(network) else {}
 
 
 def check_baselines(names: Sequence[str]) -> None:
@@ -334,6 +381,7 @@ def _record_names(
     num_classes: int,
     statistics_NCHW: np.ndarray | None,
     compiled: frozenset[tuple[str, str]],
+    starts: Mapping[str, Mapping[str, str]],
 ) -> dict[Trial, str]:
     """Where the result of each trial is kept: a name made from all that decides it, images included."""
     from atom import nets
@@ -358,6 +406,7 @@ def _record_names(
             {
                 **common,
                 **restated.get(trial.network, {}),
+                **starts[trial.network],
                 "train": content,
                 "network": sources[trial.network],
                 "compiled": (trial.set_name, trial.network) in compiled,

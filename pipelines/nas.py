@@ -81,6 +81,11 @@ def search(command: NasCommand) -> int:
                 }
                 claim(store, identity)
                 say_header("atom-nas", decided.shown(command, identity), cluster, size, store)
+                if ":" in command.space:
+                    kept = (
+                        "those that your functions return" if command.initial_weights == "kept" else "random"
+                    )
+                    say(f"Note: the weights that your networks begin with are {kept} (--initial-weights).")
                 if not given and DISTILLED in command.proxies:
                     code, given = distil_first(command, data, store, location)
                     if code:

@@ -4,6 +4,7 @@ N images, T images asked about, C channels, H height, W width, K classes, M imag
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -52,11 +53,15 @@ STATISTICS_IMAGES = 1024
 def deciding(learner: str, settings: LearnerSettings, train_settings: EvaluateSettings) -> dict[str, Any]:
     """Those of the resolved settings that decide what a learner comes to, plain values: another one leaves it alone.
 
+    But for the initial weights: they matter for a user's own network only.
+
     Args:
         learner: one of LEARNERS.
         settings, train_settings: see `learn`.
     """
-    of_memory, of_steps = train_settings.model_dump(mode="json"), settings.model_dump(mode="json")
+    # What a network begins with depends on whose it is, too.
+    of_memory = train_settings.model_dump(mode="json", exclude={"initial_weights"})
+    of_steps = settings.model_dump(mode="json")
     joint_epochs = of_steps.pop("joint_epochs")
     if learner in RESTARTING:
         return of_memory if learner == "gdumb" else {**of_memory, "epochs": joint_epochs}
@@ -87,6 +92,9 @@ def learn(
     * er, der++: go on with the images of the step beside the memory of earlier classes; er-ace beside that of
       all classes seen, for which the memory of a step is made before it is learned. See `apps.continual.replay`.
 
+    A network of the project's starts at random weights; a user's own as its function returns it, pretrained and frozen
+    parameters included, unless `train_settings.initial_weights` is "drawn".
+
     The bits depend on the arguments, the kind of device and PyTorch's number of CPU threads, which is the
     caller's to set. In the first step there is nothing to replay: all learners but gdumb and joint are one.
 
@@ -96,7 +104,7 @@ def learn(
         data: of the step.
         network: a name `atom.nets.build` knows.
         settings: of the learners that go on, and `joint_epochs`; unresolved defaults are resolved for the device.
-        train_settings: of gdumb and joint, and the arithmetic of all; likewise.
+        train_settings: of gdumb and joint, and the arithmetic and initial weights of all; likewise.
         seed: of weights, order, augmentation and draws.
         device: where to compute.
         symbols: whether the images show written symbols, which are not mirrored; needed where an augmentation is left
@@ -211,11 +219,16 @@ class _Job:
     device: torch.device
 
     def net(self, images_NCHW: Tensor, data: StepData, state: LearnerState | None) -> nn.Module:
-        """The network of a state, or one with the step's own random weights."""
-        net = _build(self.network, images_NCHW, data.num_classes)
+        """The network of a state, or a fresh one of the step's own, see `atom.nets.begin`."""
         if state is None:
-            nets.fill_weights(net, stream(self.seed, "continual/weights", data.step))
+            net = nets.begin(
+                partial(_build, self.network, images_NCHW, data.num_classes),
+                stream(self.seed, "continual/weights", data.step),
+                own=nets.is_own(self.network),
+                initial_weights=self.train_settings.initial_weights,
+            )
         else:
+            net = _build(self.network, images_NCHW, data.num_classes)
             load_weights(net, state, network=self.network)
         return net.to(self.device).to(memory_format=_layout(net, self.device))
 
@@ -293,9 +306,11 @@ def _check_step(learner: str, state: LearnerState | None, data: StepData) -> Non
         )
 
 
-def _build(network: str, images_NCHW: Tensor, num_classes: int) -> nn.Module:
-    channels, height, width = images_NCHW.shape[1:]
-    return nets.build(network, channels=channels, image_size=(height, width), num_classes=num_classes)
+def _build(network: str, images_NCHW: Tensor, num_classes: int, *, seed: int = 0) -> nn.Module:
+    channels, *size = images_NCHW.shape[1:]
+    return nets.build(
+        network, channels=channels, image_size=(size[0], size[1]), num_classes=num_classes, seed=seed
+    )
 
 
 def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:

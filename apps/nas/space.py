@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from apps.nas.user_space import user_entries
+from apps.nas.user_space import Builder, user_entries
 from atom import nets
 from atom.errors import AtomError, ConfigError
 from atom.nets.shapes import Size
@@ -65,8 +65,17 @@ class Space:
         """Names of the networks, in order."""
         return tuple(candidate.name for candidate in self.candidates)
 
-    def build(self, name: str) -> nn.Module:
-        """The network of that name with random weights, always the same; see `atom.nets.build`.
+    def is_own(self, name: str) -> bool:
+        """Whether the network of that name is built by a user's function.
+
+        Raises:
+            ConfigError: the user's list has lost it.
+        """
+        builder = name if self.spec in NAMED else self._builder(name)
+        return not isinstance(builder, str) or nets.is_own(builder)
+
+    def build(self, name: str, *, seed: int = 0) -> nn.Module:
+        """The network of that name, always the same; arguments and weights as of `atom.nets.build`.
 
         Raises:
             ConfigError: it cannot be built, does not fit the images, or the user's list has lost it.
@@ -78,16 +87,19 @@ class Space:
         }
         if self.spec in NAMED:
             return nets.build(name, **shape)
+        builder = self._builder(name)
+        if isinstance(builder, str):
+            return nets.build(builder, **shape, seed=seed)
+        return nets.build_from(partial(nets.build_with, builder, name), **shape, seed=seed)
+
+    def _builder(self, name: str) -> Builder | str:
         entries = user_entries(self.spec)
         if name not in entries:
             raise ConfigError(
                 f"--space {self.spec}: no longer lists {name!r}; give the same networks at every call, in every"
                 " process, and draw none at random."
             )
-        builder = entries[name][0]
-        if isinstance(builder, str):
-            return nets.build(builder, **shape)
-        return nets.build_from(partial(nets.build_with, builder, name), **shape)
+        return entries[name][0]
 
     def with_candidates(self, candidates: Sequence[Candidate]) -> "Space":
         """The same space with some of its networks only."""

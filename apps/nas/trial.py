@@ -6,6 +6,7 @@ N training images, B images of a batch, T images asked about, C channels, H heig
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -142,10 +143,13 @@ def train_unit(
     """The network as the proxy left it, on `device`, and its score; arguments and errors as for `run_unit`."""
     images = real[proxy.real]
     with use_threads(recipe.threads), deterministic(device):
-        net = space.build(unit.network)
         seed = unit.seed + (_REFERENCE_SEEDS if proxy.kind == "whole" else 0)
-        nets.fill_weights(net, stream(seed, "nas/weights"))
-        net = net.to(device)
+        net = nets.begin(
+            partial(space.build, unit.network),
+            stream(seed, "nas/weights"),
+            own=space.is_own(unit.network),
+            initial_weights=recipe.settings.initial_weights,
+        ).to(device)
         if proxy.kind == "zero-cost":
             return net, _without_training(net, unit, space, images.train)
         net = net.to(memory_format=_layout(net, device))

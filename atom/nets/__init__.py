@@ -7,19 +7,22 @@ from atom.nets.counts import count_multiply_adds, count_parameters, largest_map
 from atom.nets.custom import build_with, call, import_module, import_object, require_blocks
 from atom.nets.identity import identity, network_digest, sources_digest
 from atom.nets.layers import BlockNet
-from atom.nets.registry import build, build_from, known_names, with_batch_norm
+from atom.nets.registry import build, build_from, is_own, known_names, with_batch_norm
 from atom.nets.spec import ConvNetSpec, convnet_space, default_depth, parse_convnet
+from atom.nets.starts import begin, count_frozen
 from atom.nets.weights import WeightDraw, fill_weights
 
 __all__ = [
     "BlockNet",
     "ConvNetSpec",
     "WeightDraw",
+    "begin",
     "build",
     "build_from",
     "build_with",
     "call",
     "convnet_space",
+    "count_frozen",
     "count_multiply_adds",
     "count_parameters",
     "default_depth",
@@ -27,6 +30,7 @@ __all__ = [
     "identity",
     "import_module",
     "import_object",
+    "is_own",
     "known_names",
     "largest_map",
     "network_digest",

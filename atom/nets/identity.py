@@ -10,23 +10,21 @@ import ast
 import functools
 import hashlib
 import importlib.util
-import random
 import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePath
 from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atom.device import own_generators, settings_kept
+from atom.device import settings_kept
 from atom.nets.custom import import_function, importable, module_of
 from atom.nets.registry import build
 from atom.nets.shapes import Size
+from atom.nets.starts import seeded
 from atom.streams import stream
 
 _OURS = ("atom", "apps", "pipelines")
@@ -155,7 +153,7 @@ def _answers(net: nn.Module, shape: tuple[int, ...]) -> Iterator[str]:
     images_NCHW = torch.from_numpy(rng.standard_normal(shape))
     training = net.training
     for dtype, digits in ((torch.float64, 9), (torch.float32, 3)):
-        with settings_kept(), torch.no_grad(), _all_generators():
+        with settings_kept(), torch.no_grad(), seeded(0):
             torch.set_default_dtype(dtype)
             net.to(dtype)
             for path, weight in net.named_parameters():
@@ -193,17 +191,3 @@ def _said(net: nn.Module, images_NCHW: Tensor, digits: int) -> list[str]:
         told.append(f"{tuple(output.shape)} {size:.{digits}g}")
         told += [f"{round(value / scale, digits) + 0.0}" for value in values.tolist()]
     return told
-
-
-@contextmanager
-def _all_generators() -> Iterator[None]:
-    """Every global generator that a network may draw from, seeded within and put back after."""
-    python, numpy = random.getstate(), np.random.get_state()
-    random.seed(0)
-    np.random.seed(0)
-    try:
-        with own_generators(torch.device("cpu"), 0):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

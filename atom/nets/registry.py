@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import nn
 
 from atom.device import settings_kept
@@ -15,6 +14,7 @@ from atom.nets.plain import alexnet, convnet, vgg11
 from atom.nets.resnet import ResNet18
 from atom.nets.shapes import Size
 from atom.nets.spec import WORD_NORM, Norm, parse_convnet
+from atom.nets.starts import seeded
 from atom.nets.vit import ViT
 from atom.nets.weights import fill_weights
 from atom.streams import stream
@@ -36,26 +36,33 @@ def with_batch_norm(name: str) -> str:
         ['convnet-batch', 'convnet-w64-max-batch', 'vgg11-batch', 'convnet-batch']
     """
     base, *parts = name.split("-")
-    if ":" in name or base not in ("convnet", *_WITH_NORM):
+    if is_own(name) or base not in ("convnet", *_WITH_NORM):
         return "convnet-batch"
     return "-".join([base, *(part for part in parts if part not in WORD_NORM), "batch"])
 
 
-def build(name: str, *, channels: int, image_size: Size, num_classes: int) -> nn.Module:
+def is_own(name: str) -> bool:
+    """Whether a name is that of a user's function."""
+    return ":" in name
+
+
+def build(name: str, *, channels: int, image_size: Size, num_classes: int, seed: int = 0) -> nn.Module:
     """A network by name, float32 on the CPU, in training mode, with an attribute `mixes_batch`.
 
     Names: `convnet` and any `convnet-…` of `atom.nets.parse_convnet`; `alexnet`, `vgg11`, `resnet18`, each
     also with a norm (`vgg11-batch`; nonorm, batch, layer, instance, group), by default none for AlexNet and
     instance for the others; `vit`; a user's own, `module:function` or `path/to/file.py:function`.
 
-    The weights are random and always the same for a name and sizes; `fill_weights` draws others. torch's
-    generators are left as they were.
+    The weights are random and always the same for a name and sizes; `fill_weights` draws others. A user's own network
+    has those that its function returns, which `seed` decides where they are random. Global generators are left as they
+    were.
 
     Args:
         name: as above.
         channels: of the images, at least 1.
         image_size: (height, width) in pixels.
         num_classes: at least 1.
+        seed: of global generators while a user's function runs.
 
     Raises:
         ConfigError: the name or a part of it is unknown, a size is out of range, or a user's network is not
@@ -70,26 +77,27 @@ def build(name: str, *, channels: int, image_size: Size, num_classes: int) -> nn
     for label, number in (("channels", channels), ("image side", min(image_size)), ("classes", num_classes)):
         if number < 1:
             raise ConfigError(f"network {name!r}: {label} {number}, expected at least 1.")
-    return build_from(_maker(name), channels=channels, image_size=image_size, num_classes=num_classes)
+    make, shape = _maker(name), {"channels": channels, "image_size": tuple(image_size)}
+    net = build_from(make, **shape, num_classes=num_classes, seed=seed)
+    if not is_own(name):
+        fill_weights(net, stream(0, "nets/build"))
+    return net
 
 
 def build_from(
-    make: Callable[..., nn.Module], *, channels: int, image_size: Size, num_classes: int
+    make: Callable[..., nn.Module], *, channels: int, image_size: Size, num_classes: int, seed: int = 0
 ) -> nn.Module:
-    """What `make` builds for these sizes, with the weights and the attribute that `build` promises."""
-    # Constructors initialise from torch's global generator, which is not ours to advance; and a buffer that one draws
-    # has to come out the same in every process.
-    with settings_kept(), torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(0)
+    """What a user's `make` builds for these sizes, as it returns it, with the attribute that `build` promises."""
+    # Constructors initialise from global generators, which are not ours to advance.
+    with settings_kept(), seeded(seed):
         net = make(channels=channels, image_size=tuple(image_size), num_classes=num_classes)
     if not hasattr(net, "mixes_batch"):
         net.mixes_batch = mixes_batch(net)  # pyrefly: ignore[bad-argument-type]
-    fill_weights(net, stream(0, "nets/build"))
     return net
 
 
 def _maker(name: str) -> Callable[..., nn.Module]:
-    if ":" in name:
+    if is_own(name):
         return partial(build_custom, name)
     base, _, suffix = name.partition("-")
     if base == "convnet":

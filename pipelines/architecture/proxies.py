@@ -13,6 +13,7 @@ import numpy as np
 from apps.nas.proxies import DISTILLED, EARLY_SECONDS, EARLY_STEPS, WHOLE, Proxy
 from apps.nas.space import Space
 from apps.nas.trial import ZERO_COST_BATCH, Recipe, Unit
+from atom import nets
 from atom.coreset import METHODS as CORESETS
 from atom.data import RealData
 from atom.distilled import DistilledSet
@@ -162,7 +163,10 @@ def keys_of(
             "seed": unit.seed,
             "real": material.contents[proxy.real],
         }
-        settings = recipe.settings.model_dump(mode="json")
+        settings = recipe.settings.model_dump(mode="json", exclude={"initial_weights"})
+        # By the name of the space: what is in a user's is code, which this process does not run.
+        if nets.is_own(space.spec):
+            key["initial_weights"] = recipe.settings.initial_weights
         if proxy.kind == "zero-cost":
             key |= {"batch": ZERO_COST_BATCH, "multiply_adds": costs[unit.network]}
         elif proxy.kind == "whole":

@@ -21,6 +21,7 @@ from apps.continual.state import LearnerState
 from atom.errors import ArtifactError, StoreError
 from pipelines.claim import settings_hash
 from pipelines.distillation import ActorSize
+from pipelines.evaluation import initial_key
 from pipelines.incremental.memories import Memories
 from pipelines.incremental.plan import NONE
 from pipelines.incremental.worker import CellStep, Held, StepContext, StepInputs, run_cell_step, training_seed
@@ -167,6 +168,7 @@ class Cells:
             **job.data_key(cell.order),
             "device": job.device_kind,
             "network": network_identity(job.command.network, job.real),
+            **initial_key(job.command.network, job.train_settings),
             "learner": cell.learner,
             "version": RESULTS_VERSION,
         }

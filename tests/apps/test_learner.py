@@ -126,6 +126,7 @@ OTHER_SETTINGS = {
     "batch_train": 5,
     "eval_dsa_strategy": "flip",
     "eval_precision": "bfloat16",
+    "initial_weights": "drawn",
 }
 
 

@@ -262,7 +262,9 @@ def test_keys_of_trainings_change_with_every_setting(proxy, changes):
 
 def test_every_setting_of_a_training_was_tried():
     tried = {"lr_net", "momentum_net", "weight_decay", "batch_train", "eval_dsa_strategy", "eval_precision"}
-    assert tried | {"epochs"} == set(EvaluateSettings.model_fields)
+    # Networks of the project have random weights whatever the last says.
+    assert tried | {"epochs", "initial_weights"} == set(EvaluateSettings.model_fields)
+    assert key("atom") == key("atom", recipe=changed_settings(initial_weights="drawn"))
 
 
 @pytest.mark.parametrize(

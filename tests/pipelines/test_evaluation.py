@@ -267,8 +267,10 @@ def test_a_result_is_known_by_whether_its_training_was_compiled(monkeypatch: pyt
 
     def names() -> tuple[frozenset[tuple[str, str]], dict[Trial, str]]:
         compiled = evaluation._compiled(sets, [NARROW], test, NUM_CLASSES, FAST, "cpu")
-        shape = test.shape[1:]
-        return compiled, evaluation._record_names(sets, trials, {}, shape, NUM_CLASSES, None, compiled)
+        shape, starts = test.shape[1:], {NARROW: {}}
+        return compiled, evaluation._record_names(
+            sets, trials, {}, shape, NUM_CLASSES, None, compiled, starts
+        )
 
     eager, of_eager = names()
     monkeypatch.setattr("atom.evaluate.COMPILE_WORTH_FLOP", 0.0)
@@ -323,6 +325,6 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     ):
         check_baselines(["random", "best"])
     real = data.load("digits", data_dir=Path("unused"))
-    check_networks([NARROW], real)
+    check_networks([NARROW], real, settings=EvaluateSettings())
     with pytest.raises(ConfigError, match="no-such-net"):
-        check_networks([NARROW, "no-such-net"], real)
+        check_networks([NARROW, "no-such-net"], real, settings=EvaluateSettings())

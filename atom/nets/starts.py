@@ -1,0 +1,83 @@
+"""The weights that a training begins with: random ones, or those that a user's function returns."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from atom.errors import ConfigError
+from atom.nets.weights import fill_weights
+from atom.settings import InitialWeights
+
+
+class Build(Protocol):
+    """Builds a network."""
+
+    def __call__(self, *, seed: int) -> nn.Module:
+        """The network, global generators at this seed while a user's function runs."""
+        ...
+
+
+def begin(
+    build: Build, rng: np.random.Generator, *, own: bool, initial_weights: InitialWeights = "kept"
+) -> nn.Module:
+    """A network as a training begins with it.
+
+    One of this project has random weights of `rng`. A user's own has those that its function returns: pretrained ones
+    stay, frozen ones (`requires_grad=False`) are not trained, and random ones are those of the function, under
+    generators of torch, NumPy and Python that are seeded out of `rng`. With "drawn" all of them are replaced.
+
+    Args:
+        build: such as `atom.nets.build` with a name and sizes.
+        rng: of this training.
+        own: whether it is the user's, see `atom.nets.is_own`.
+        initial_weights: of a user's own.
+
+    Raises:
+        ConfigError: no parameter is to be trained, or frozen ones are to be drawn.
+    """
+    if own and initial_weights == "kept":
+        net = build(seed=int(rng.integers(2**63)))
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            raise ConfigError(
+                "network of your own: every parameter is frozen (requires_grad=False), so there is nothing to train;"
+                " leave at least the classifier free."
+            )
+        return net
+    net = build(seed=0)
+    frozen, total = count_frozen(net)
+    if frozen:
+        raise ConfigError(
+            f"--initial-weights drawn: {frozen:,} of {total:,} parameters of the network are frozen"
+            " (requires_grad=False), and would stay as they are drawn; pass --initial-weights kept, or free them."
+        )
+    fill_weights(net, rng)
+    return net
+
+
+def count_frozen(net: nn.Module) -> tuple[int, int]:
+    """Numbers that are not trained, and numbers in all."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in net.parameters()]
+    return sum(number for number, free in counts if not free), sum(number for number, _ in counts)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators of torch, NumPy and Python at a seed, and as they were afterwards."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
+
+
+__all__ = ["Build", "begin", "count_frozen", "seeded"]
