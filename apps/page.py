@@ -20,7 +20,9 @@ p{max-width:46rem}.note,figcaption{color:var(--soft);font-size:.9rem;max-width:5
 figcaption{margin-top:.5rem}
 .summary{border-left:4px solid #c8550b;background:var(--band);padding:.75rem 1rem;max-width:52rem}
 .summary p,.summary li{margin:.35rem 0}ul.summary{padding-left:2rem}thead small{font-weight:400}
-.wide{overflow-x:auto;margin:.75rem 0}.tall{max-height:36rem;overflow:auto}
+.wide{overflow-x:auto;margin:.75rem 0;background:
+linear-gradient(to left,var(--page) 40%,transparent) 100% 0/4rem 100% no-repeat local,
+linear-gradient(to left,var(--line),transparent) 100% 0/1rem 100% no-repeat scroll}.tall{max-height:36rem;overflow:auto}
 table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .5rem;text-align:right;vertical-align:top;white-space:nowrap;border-bottom:1px solid var(--line)}
 thead th{vertical-align:bottom;font-weight:600;background:var(--band)}thead th[colspan]{text-align:center}

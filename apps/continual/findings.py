@@ -131,12 +131,13 @@ def suspicions(results: ContinualResults) -> list[str]:
     found = []
     if joint := of.get(("joint", "none")):
         above = [row for row in results.summaries if row.final_average[0] > joint.final_average[0]]
-        parts = [f"{row.memory} under {row.learner} ({percent(row.final_average)} %)" for row in above]
-        if parts:
+        if above:
+            best = max(above, key=lambda row: row.final_average[0])
+            others = f" and {len(above) - 1} others" if len(above) > 1 else ""
             found.append(
                 f"joint keeps all training images, and yet ends at {percent(joint.final_average)} %, below"
-                f" {listed(parts)}: it is no ceiling here, and was trained too shortly or at a wrong rate"
-                " (--joint-epochs, --lr-net)."
+                f" {best.memory} under {best.learner} ({percent(best.final_average)} %){others}: it is no ceiling"
+                " here, and was trained too shortly or at a wrong rate (--joint-epochs, --lr-net)."
             )
     chance = 100 / results.num_classes
     for (learner, memory), cells in cells_by_pair(results).items():
