@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipelines.incremental.job import ContinualJob
     from pipelines.incremental.plan import Plan
     from pipelines.signals import StopSignal
+    from pipelines.store import Store
     from pipelines.tracking import Tracker
 
 
@@ -70,6 +71,7 @@ def learn_stream(command: ContinualCommand) -> int:
         # What is fitted before the last checks must not outlive a refusal.
         with lock(store, scratch=(PREPROCESS_NAME, VIEWS_NAME)):
             identity = identity_of(command, real, decided, device_kind=device_kind)
+            check_pictures(command, store)
             claim(store, identity)
             say_header("atom-continual", shown(command, decided, identity), cluster, size, store)
             for note in [*kept, *decided.notes, *notes_on(given, real)]:
@@ -148,6 +150,19 @@ def check_overlap(command: ContinualCommand, size: "ActorSize") -> None:
         raise ConfigError(
             "--overlap: needs 2 workers, one to distil and one to train, but there is 1; leave it out, or pass"
             " --gpus-per-actor 0.5 where there is one GPU."
+        )
+
+
+def check_pictures(command: ContinualCommand, store: "Store") -> None:
+    """Refuse to promise that there are no pictures where an earlier run has left some.
+
+    Raises:
+        ConfigError: --no-pictures on such an output.
+    """
+    if not command.pictures and store.list("pictures"):
+        raise ConfigError(
+            f"--no-pictures: an earlier run left pictures in {store.where('pictures')}, in report.html beside it, and"
+            " in its MLflow run; pass another --output, or delete all three."
         )
 
 

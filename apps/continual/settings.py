@@ -114,5 +114,7 @@ class ContinualSettings(Settings):
     published protocols do; first-step: those of the first step, so each class order has its own."""
     score_on: Literal["test", "validation"] = "test"
     """Images the accuracies are measured on; validation, with --validation-frac, to make choices by."""
+    pictures: bool = True
+    """Pictures of what memories hold, in the output, the report and MLflow; --no-pictures leaves none, of any image."""
     overlap: bool = False
     """Distil the classes of the next step while learners train on the present one; half of the workers for each."""

@@ -179,7 +179,7 @@ class ContinualJob:
         return False
 
     def _pictures_missing(self) -> bool:
-        return any(
+        return self.command.pictures and any(
             not self.store.exists(self.memories.picture_name(memory, step))
             for memory in self.plan.memories
             for step in range(self.plan.num_steps)

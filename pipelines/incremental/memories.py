@@ -92,7 +92,7 @@ class Memories:
             # Whatever is wrong with the images of a memory, the others go on without it.
             try:
                 kept = self._made(key, step)
-                if order == self._job.plan.first and key[2] == 0:
+                if self._job.command.pictures and order == self._job.plan.first and key[2] == 0:
                     self._draw(key, step, kept)
             except StoreError:
                 raise

@@ -220,7 +220,8 @@ def record(job: ContinualJob, results: ContinualResults, tracker: Tracker, *, ht
     if results.summaries:
         said = "".join(f"\n\n{remark}" for remark in remarks(results))
         tracker.set_note(f"```\n{format_table(results.stream, *table(results.summaries))}\n```{said}")
-    tracker.log_artifacts(lambda folder: _write_pictures(job, folder), path="memories")
+    if job.command.pictures:
+        tracker.log_artifacts(lambda folder: _write_pictures(job, folder), path="memories")
     failures = dict(results.failures)
     for cell in results.cells:
         params = {**vars(cell.cell), "network": job.command.network, "budget": job.command.budget}
@@ -259,6 +260,8 @@ def _numbers(row: Summary) -> dict[str, float]:
 
 
 def _picture(job: ContinualJob, memory: str, step: int) -> bytes | None:
+    if not job.command.pictures:
+        return None
     name = job.memories.picture_name(memory, step)
     return job.store.read_bytes(name) if job.store.exists(name) else None
 

@@ -18,13 +18,15 @@ from apps.continual.stream import class_order, class_stream
 from atom import data
 from atom.data import RealData
 from atom.errors import ConfigError
-from pipelines.continual import identity_of, main
+from atom.preprocess import Preprocess
+from pipelines.continual import check_pictures, identity_of, main
 from pipelines.incremental.job import ContinualJob
 from pipelines.incremental.plan import Plan, check_names, plan, source_of
 from pipelines.incremental.report import remarks
 from pipelines.incremental.views import first_step
 from pipelines.incremental.worker import training_seed
 from pipelines.options import ContinualCommand, parse
+from pipelines.store import Store
 from pipelines.tracking.backend import open_client
 
 slow = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -63,6 +65,16 @@ def job(**asked: Any) -> ContinualJob:
 
 def pairs(decided: Plan) -> list[tuple[str, str]]:
     return list(dict.fromkeys((cell.memory, cell.learner) for cell in decided.cells))
+
+
+def test_no_pictures_are_not_promised_where_there_are_some(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    without = ContinualCommand(pictures=False)
+    check_pictures(without, store)
+    store.write_bytes("pictures/random-step0-abc.png", b"a picture")
+    check_pictures(ContinualCommand(), store)
+    with pytest.raises(ConfigError, match="--no-pictures: an earlier run left pictures in"):
+        check_pictures(without, store)
 
 
 def test_learners_without_memory_run_once() -> None:
@@ -342,8 +354,31 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return output, lines
 
 
+def images_in(folder: Path) -> list[str]:
+    """Files that hold a real image: one of the digits as they are stored or preprocessed, or any picture of pixels."""
+    train = digits().train
+    white = Preprocess.fit(train.images, zca=False).apply(train.images).numpy()
+    rows = [row for c in range(10) for row in train.indices_of(c)[:60]]
+    known = [image.tobytes() for images in (train.images, white) for image in images[rows]]
+    pictures = (b"\x89PNG\r\n", b"\xff\xd8\xff\xe0", b"image/png", b"image/jpeg", b"WEBPVP8")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    contents = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return [
+        name for name, content in contents.items() if any(part in content for part in (*pictures, *known))
+    ]
+
+
 class TestWholeRun:
     pytestmark = slow
+
+    def test_memories_of_real_images_show_them_in_pictures_report_and_mlflow(
+        self, whole: tuple[Path, list[str]]
+    ) -> None:
+        found = images_in(whole[0])
+        assert "report.html" in found
+        assert any(name.startswith("pictures/random-step0") for name in found)
+        assert any(re.match(r"mlartifacts/.*/memories/random-step0", name) for name in found)
+        assert not [name for name in found if name.startswith(("distilled/", "cells/", "choices/"))]
 
     def test_ends_with_table_results_pictures_and_report(self, whole: tuple[Path, list[str]]) -> None:
         output, lines = whole
@@ -446,7 +481,7 @@ class TestWholeRun:
     def test_cells_that_cannot_go_on_fail_alone(self, tmp_path: Path) -> None:
         output = tmp_path / "out"
         asked = ("--steps", 2, "--memories", "reservoir", "distilled", "--learners", "gdumb", "er")
-        diverging = ("--lr-replay", 1e30, "--lr-img", 1e30)
+        diverging = ("--lr-replay", 1e30, "--lr-img", 1e30, "--no-pictures")
         code, lines, errors = run(*TINY, *asked, *diverging, "--output", output, script="continual")
         assert code == 1, errors
         shown = "\n".join(lines)
@@ -456,3 +491,4 @@ class TestWholeRun:
         complete = [result.cell.name for result in results.cells if result.complete]
         assert complete == ["reservoir-gdumb-o0-s0"]
         assert len(results.failures) == 3
+        assert images_in(output) == []
