@@ -179,9 +179,10 @@ def _check_files(directory: Path) -> None:
         )
         raise ArtifactError(f"{directory} does not exist, expected the directory of a distilled set; {hint}.")
     if not directory.is_dir():
-        raise ArtifactError(
-            f"{directory} is a file, expected the directory of a distilled set; pass its directory."
-        )
+        hint = "pass its directory"
+        if directory.suffix in (".pt", ".pth"):
+            hint = "atom.exports.import_dc_pt reads those of other projects, and save(DIRECTORY) of its set writes one"
+        raise ArtifactError(f"{directory} is a file, expected the directory of a distilled set; {hint}.")
     for name in CORE_FILES:
         if not (directory / name).is_file():
             raise ArtifactError(

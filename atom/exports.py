@@ -1,4 +1,4 @@
-"""Distilled sets for and from other projects: the DC family's `res_*.pt` files, and DD-Ranking's inputs."""
+"""Distilled sets for and from other projects: the DC family's `*.pt` files, and DD-Ranking's inputs."""
 
 # N stored images, M decoded images, C channels, H height, W width, K classes
 
@@ -18,7 +18,10 @@ from atom.preprocess import Preprocess
 from atom.sheet import png_bytes, to_pictures
 from atom.soundness import fail
 
-_DC_FORM = "{'data': [[images, labels], ...]} as written by DatasetCondensation"
+_DC_FORM = (
+    "{'data': [[images, labels], ...]} as written by DatasetCondensation, [images, labels] as by IDC and NCFM, or"
+    " images alone with their labels in a file beside them as by MTT and DATM"
+)
 
 
 def export_dc_pt(distilled: DistilledSet, path: str | Path) -> Path:
@@ -59,54 +62,68 @@ def import_dc_pt(
     preprocess: Preprocess,
     class_names: Sequence[str],
     method: str,
+    factor: int = 1,
     experiment: int = -1,
     source: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> DistilledSet:
-    """A set from a `res_*.pt` file of the DC family; nothing in the file is run.
+    """A set from a file of another project; nothing in the file is run.
+
+    Three forms are read: `res_*.pt` of DatasetCondensation and its relatives, `data*.pt` of IDC and NCFM, whose images
+    are pixels in [0, 1] and are preprocessed here, and `images_*.pt` of MTT and its relatives, with `labels_*.pt`
+    beside it. DATM's labels are logits, and become soft labels.
 
     Args:
         path: the file.
-        preprocess: what the file's images were preprocessed with; the file does not say. For most it is the
-            mean and std of their `utils.py`.
+        preprocess: what the file's images were preprocessed with, or are to be; the file does not say. For most it
+            is the mean and std of their `utils.py`.
         class_names: K names, the index is the label.
         method: what to call it, such as "dm".
-        experiment: which of the file's syntheses; each adds one, and the last is -1.
+        factor: of IDC and NCFM; the file does not say.
+        experiment: which of a `res_*.pt` file's syntheses; each adds one, and the last is -1.
         source: see `DistilledSet`.
         settings: see `DistilledSet`.
 
     Raises:
-        ArtifactError: the file is missing, holds anything but plain tensors in that form, or labels that
+        ArtifactError: the file is missing, holds anything but plain tensors in such a form, or labels that
             do not give every class the same number of images.
     """
-    data = _read_dc(Path(path))
-    if not -len(data) <= experiment < len(data):
-        fail(
-            str(path),
-            f"experiment {experiment}",
-            f"one of the file's {len(data)}",
-            "pass experiment=-1 for the last",
-        )
-    entry = data[experiment]
-    if not isinstance(entry, list | tuple) or len(entry) != 2 or not all(torch.is_tensor(t) for t in entry):
-        fail(str(path), f"an entry of type {type(entry).__name__}", "two tensors, images and labels")
-    images_NCHW, labels_N = entry[0].detach().float().cpu(), entry[1].detach().long().cpu()
+    path = Path(path)
+    images_NCHW, labels, pixels = _images_and_labels(path, experiment)
+    soft_NK = None
+    if (
+        labels.ndim == 2
+        and labels.is_floating_point()
+        and labels.shape == (len(images_NCHW), len(class_names))
+    ):
+        # Learned labels may prefer another class than the image's own, which its place tells: class by class.
+        soft_NK = labels.float().softmax(1)
+        labels = torch.arange(len(labels)) // max(1, len(labels) // len(class_names))
+    labels_N = labels.long()
     if labels_N.ndim != 1 or images_NCHW.shape[:1] != labels_N.shape:
         fail(
             str(path),
             f"images {list(images_NCHW.shape)} and labels {list(labels_N.shape)}",
             "one label an image",
         )
+    if factor > 1 and images_NCHW.ndim == 4 and any(size % factor for size in images_NCHW.shape[2:]):
+        # Their grids are padded there, ours are not.
+        size = "x".join(map(str, images_NCHW.shape[2:]))
+        fail(str(path), f"images of {size} pixels", f"a size that factor {factor} divides", "pass factor=1")
+    if pixels:
+        images_NCHW = preprocess.apply(images_NCHW.clamp(0, 1))
     order_N = labels_N.argsort(stable=True)
     distilled = DistilledSet(
         images_NCHW=images_NCHW[order_N].contiguous(),
         labels=labels_N[order_N],
         class_names=tuple(class_names),
         ipc=max(1, len(labels_N) // max(1, len(class_names))),
+        factor=factor,
         method=method,
         preprocess=preprocess,
         source=source or {},
         settings=settings or {},
+        soft_labels=None if soft_NK is None else soft_NK[order_N],
     )
     distilled.validate(str(path))
     return distilled
@@ -151,18 +168,37 @@ def folder_name(class_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", class_name).strip("-")[:40]
 
 
-def _read_dc(path: Path) -> list[Any]:
-    import pickle
+def _images_and_labels(path: Path, experiment: int) -> tuple[Tensor, Tensor, bool]:
+    """Images, labels, and whether the images are pixels, of whichever form the file has."""
+    content = _read_dc(path)
+    pixels = isinstance(content, list | tuple) and len(content) == 2 and all(map(torch.is_tensor, content))
+    if pixels:
+        entry = content
+    elif torch.is_tensor(content):
+        entry = content, _labels_beside(path)
+    else:
+        entry = _experiment(content, path, experiment)
+    if not isinstance(entry, list | tuple) or len(entry) != 2 or not all(torch.is_tensor(t) for t in entry):
+        fail(str(path), f"an entry of type {type(entry).__name__}", "two tensors, images and labels")
+    return entry[0].detach().float().cpu(), entry[1].detach().cpu(), pixels
 
-    try:
-        content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Torch's own text advises to load without weights_only, the one thing not to do here.
-        _refuse_dc(path, "it holds something else", error)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        _refuse_dc(path, str(error.strerror), error)
-    except Exception as error:  # a damaged file can fail in any way
-        _refuse_dc(path, "it is damaged", error)
+
+def _labels_beside(path: Path) -> Tensor:
+    beside = path.with_name(path.name.replace("images", "labels", 1))
+    if beside == path or not beside.is_file():
+        fail(
+            str(path),
+            "images without labels",
+            f"{beside.name if beside != path else 'labels_*.pt'} beside images_*.pt",
+            "put that file there",
+        )
+    labels = _read_dc(beside)
+    if not torch.is_tensor(labels):
+        fail(str(beside), f"a {type(labels).__name__}", "a tensor of labels", "pass a file of that form")
+    return labels
+
+
+def _experiment(content: Any, path: Path, experiment: int) -> Any:
     data = content.get("data") if isinstance(content, dict) else None
     if not isinstance(data, list) or not data:
         fail(
@@ -171,7 +207,28 @@ def _read_dc(path: Path) -> list[Any]:
             _DC_FORM,
             "pass a file of that form",
         )
-    return data
+    if not -len(data) <= experiment < len(data):
+        fail(
+            str(path),
+            f"experiment {experiment}",
+            f"one of the file's {len(data)}",
+            "pass experiment=-1 for the last",
+        )
+    return data[experiment]
+
+
+def _read_dc(path: Path) -> Any:
+    import pickle
+
+    try:
+        return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Torch's own text advises to load without weights_only, the one thing not to do here.
+        _refuse_dc(path, "it holds something else", error)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        _refuse_dc(path, str(error.strerror), error)
+    except Exception as error:  # a damaged file can fail in any way
+        _refuse_dc(path, "it is damaged", error)
 
 
 def _refuse_dc(path: Path, reason: str, error: Exception) -> NoReturn:

@@ -447,12 +447,18 @@ def test_damaged_artifact_is_refused(
         ([], "--set is missing: pass the directory of a distilled set, or runs:/RUN_ID/set"),
         (["--set", "runs:/abc/set"], "runs:/abc/set names an MLflow artifact, but not where MLflow is; pass"),
         (["--set", __file__], "is a file, expected the directory of a distilled set; pass its directory"),
+        (
+            ["--set", "data_best.pt"],
+            "atom.exports.import_dc_pt reads those of other projects, and save(DIRECTORY)",
+        ),
     ],
 )
 def test_set_that_cannot_be_found_is_refused(
-    refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data_best.pt").write_bytes(b"")
     assert message in refused(*arguments, command="atom-evaluate")
 
 

@@ -155,3 +155,46 @@ def test_dc_file_of_soft_labels_is_refused_with_the_way_out(tmp_path):
     ):
         export_dc_pt(make_set(soft_labels=torch.rand(8, 4).softmax(1)), tmp_path / "res.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def imported(path, **changes):
+    made = make_set()
+    return import_dc_pt(
+        path, **{"preprocess": made.preprocess, "class_names": made.class_names, "method": "x", **changes}
+    )
+
+
+def test_images_of_idc_and_ncfm_are_pixels_and_are_preprocessed(tmp_path):
+    pixels = torch.rand(8, 3, 8, 6)
+    torch.save([pixels, torch.arange(4).repeat_interleave(2)], tmp_path / "data_best.pt")
+    distilled = imported(tmp_path / "data_best.pt", factor=2)
+    assert torch.equal(distilled.images_NCHW, make_set().preprocess.apply(pixels))
+    assert (distilled.ipc, distilled.factor, distilled.soft_labels) == (2, 2, None)
+    with pytest.raises(ArtifactError, match=r"images of 8x6 pixels, expected a size that factor 4 divides"):
+        imported(tmp_path / "data_best.pt", factor=4)
+
+
+def test_images_of_mtt_have_their_labels_beside_them(tmp_path):
+    images = torch.randn(8, 3, 8, 6)
+    torch.save(images, tmp_path / "images_best.pt")
+    with pytest.raises(ArtifactError, match=r"without labels, expected labels_best\.pt beside"):
+        imported(tmp_path / "images_best.pt")
+    torch.save(torch.arange(4).repeat(2), tmp_path / "labels_best.pt")
+    distilled = imported(tmp_path / "images_best.pt")
+    assert torch.equal(distilled.images_NCHW, images[[0, 4, 1, 5, 2, 6, 3, 7]])
+    torch.save([1], tmp_path / "labels_best.pt")
+    with pytest.raises(ArtifactError, match=r"labels_best\.pt: a list, expected a tensor of labels"):
+        imported(tmp_path / "images_best.pt")
+    torch.save(images, tmp_path / "mine.pt")
+    with pytest.raises(ArtifactError, match=r"expected labels_\*\.pt beside images_\*\.pt"):
+        imported(tmp_path / "mine.pt")
+
+
+def test_logits_of_datm_become_soft_labels_of_images_that_lie_class_by_class(tmp_path):
+    images, logits = torch.randn(8, 3, 8, 6), torch.randn(8, 4)
+    torch.save(images, tmp_path / "images_5000.pt")
+    torch.save(logits, tmp_path / "labels_5000.pt")
+    distilled = imported(tmp_path / "images_5000.pt")
+    assert torch.equal(distilled.images_NCHW, images)
+    assert torch.equal(distilled.soft_labels, logits.softmax(1))
+    assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
