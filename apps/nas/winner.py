@@ -87,7 +87,7 @@ def model_bytes(net: nn.Module, *, network: str, seed: int) -> bytes:
 
 
 def winner_files(
-    config: Mapping[str, Any], model: bytes, *, preprocess: Preprocess, directory: str, title: str
+    config: Mapping[str, Any], model: bytes, *, preprocess: Preprocess, title: str
 ) -> dict[str, bytes]:
     """Content by file name of what `load_winner` reads, and the README.
 
@@ -95,14 +95,13 @@ def winner_files(
         config: the fields of `Config` but for the format version and the digests.
         model: from `model_bytes`.
         preprocess: of the images that the network was trained on.
-        directory: where the files will lie, for the code in the README.
         title: of the source of the images, such as "CIFAR-10".
     """
     tensors = {MODEL: model, PREPROCESS: _tensor_bytes(preprocess.tensors(), {})}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in tensors.items()}
     checked = Config.model_validate({**config, "format_version": FORMAT_VERSION, "sha256": digests})
     text = json.dumps(checked.model_dump(), indent=2, ensure_ascii=False) + "\n"
-    readme = write_readme(checked, directory=directory, title=title)
+    readme = write_readme(checked, title=title)
     return {**tensors, CONFIG: text.encode(), README: readme.encode()}
 
 

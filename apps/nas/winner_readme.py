@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from apps.nas.winner import Config, Spread
 
 
-def write_readme(config: "Config", *, directory: str, title: str) -> str:
+def write_readme(config: "Config", *, title: str) -> str:
     """What the network is, what it reached, and the code that uses and rebuilds it."""
     validation, test = config.validation_accuracy, config.test_accuracy
     height, width = config.image_size
@@ -38,7 +38,6 @@ def write_readme(config: "Config", *, directory: str, title: str) -> str:
         multiply_adds="not known" if config.multiply_adds is None else f"{config.multiply_adds:,}",
         precision=config.training.get("eval_precision", "another precision"),
         shape=f"{config.channels} x {height} x {width}",
-        folder=repr(directory),
         trust="" if named else ", trust_code=True",
         rebuild=_BUILD_NAMED if named else _BUILD_OWN,
         import_line="from atom import nets" if named else "from apps.nas.space import load_space",
@@ -82,7 +81,7 @@ import torch
 
 from apps.nas.winner import load_winner
 
-net, preprocess, config = load_winner({folder}{trust})
+net, preprocess, config = load_winner("."{trust})
 images = torch.zeros(5, config["channels"], *config["image_size"], dtype=torch.uint8)  # yours: N x {shape}
 with torch.no_grad():
     logits = net(preprocess.apply(images))
@@ -101,7 +100,7 @@ from safetensors.torch import load_file
 {import_line}
 from atom.preprocess import Preprocess
 
-folder = Path({folder})
+folder = Path(".")
 config = json.loads((folder / "winner.json").read_text(encoding="utf-8"))
 shape = {{
     "channels": config["channels"],
@@ -118,5 +117,5 @@ with torch.no_grad():
 print([config["class_names"][k] for k in logits.argmax(dim=1)])
 ```
 
-If the directory was moved, put its new path into the code.{own}
+The code runs in this directory; elsewhere put its path in the place of ".".{own}
 """

@@ -11,7 +11,8 @@ from apps.nas.space import Candidate, Space
 from apps.nas.winner import winner_files
 from atom.preprocess import Preprocess
 from pipelines.preparation import PREPROCESS_NAME
-from pipelines.provenance import git_commit, library_versions
+from pipelines.provenance import program
+from pipelines.recording import makers
 
 if TYPE_CHECKING:
     from pipelines.architecture.job import NasJob
@@ -64,6 +65,7 @@ def config_of(
     candidate, real, space = candidate_of(job.space, network), job.real, job.space
     assert real.validation is not None, "the command asks for a validation part"
     settings = job.recipe.settings.model_dump(mode="json")
+    maker = (makers(job.store) or [program()])[-1]
     score = proxy_score if math.isfinite(proxy_score) else None  # JSON knows no infinity
     return {
         "network": network,
@@ -81,14 +83,14 @@ def config_of(
         "validation_accuracy": {**_spread(records, "score"), "delivered": records[seed]["score"]},
         "test_accuracy": {**_spread(records, "test_accuracy"), "delivered": records[seed]["test_accuracy"]},
         "data": {
-            "spec": real.spec,
+            "spec": real.spec.partition(":")[0].strip().lower(),
             "fingerprint": real.train.fingerprint,
             "validation_fingerprint": real.validation.fingerprint,
             "test_fingerprint": real.test.fingerprint,
             "validation_frac": job.command.validation_frac,
         },
-        "versions": library_versions(),
-        "git_commit": git_commit(),
+        # Of the last driver that computed something here, which need not be this one.
+        **{name: maker[name] for name in ("versions", "git_commit")},
     }
 
 
@@ -109,7 +111,6 @@ def deliver(job: "NasJob", config: Mapping[str, Any], model: bytes) -> None:
         config,
         model,
         preprocess=_preprocess(job),
-        directory=job.store.where(WINNER) if job.store.local_path is not None else WINNER,
         title=job.real.source.title,
     )
     with job.store.publish_directory(WINNER) as staging:

@@ -70,7 +70,7 @@ def deliver(folder: Path, net: nn.Module | None = None, **changes: Any) -> tuple
     preprocess = Preprocess.fit(pixels(40), zca=True)
     asked = config(**changes)
     model = model_bytes(net, network=asked["network"], seed=asked["seed"])
-    files = winner_files(asked, model, preprocess=preprocess, directory=str(folder), title="Pets <b>")
+    files = winner_files(asked, model, preprocess=preprocess, title="Pets <b>")
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return net, preprocess
@@ -127,8 +127,12 @@ def test_tensor_file_alone_says_which_network_and_seed_it_holds(tmp_path: Path) 
     assert (header["network"], header["seed"]) == (NETWORK, 1)
 
 
-def test_code_in_the_readme_runs_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_in_the_readme_runs_as_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     net, preprocess = deliver(tmp_path)
+    assert str(tmp_path) not in (tmp_path / README).read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     blocks = code_of(tmp_path)
     assert len(blocks) == 2
     blank_NCHW = torch.zeros(5, C, H, W, dtype=torch.uint8)
@@ -140,7 +144,10 @@ def test_code_in_the_readme_runs_as_printed(tmp_path: Path, capsys: pytest.Captu
         assert any(name in printed for name in CLASSES)
 
 
-def test_readme_of_a_network_of_ones_own_rebuilds_it_from_its_space(tmp_path: Path) -> None:
+def test_readme_of_a_network_of_ones_own_rebuilds_it_from_its_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "own_space.py").write_text(OWN_SPACE)
     space = f"{tmp_path / 'own_space.py'}:networks"
     net, preprocess = deliver(tmp_path, trained(space, "tiny"), network="tiny", space=space)
