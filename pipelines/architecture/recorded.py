@@ -15,6 +15,7 @@ from pipelines.store import Store
 from pipelines.tracking import Tracker
 
 REPORT = "report.html"
+VERDICT = "verdict.json"
 REFERENCE = "reference.csv"
 """The whole-set accuracies, as a table that `--reference` takes."""
 
@@ -26,11 +27,11 @@ def record(job: NasJob, scored: Scored, verdict: Verdict | None, tracker: Tracke
     if scored.wall_seconds:
         share = scored.unit_seconds / (scored.wall_seconds * job.size.num_actors)
         tracker.log_metrics({"time/work_share": share})
-    log_stored(job.store, tracker, [TABLE, *job.store.list(REFERENCE)])
+    log_stored(job.store, tracker, [TABLE, *([REFERENCE] if job.store.exists(REFERENCE) else [])])
     unsure = [distilled.method for distilled, _ in job.given if not held_out(distilled, job.real)]
     tracker.set_tags({"sets_may_have_seen_validation": " ".join(unsure) or "none"})
     if verdict is not None:
-        tracker.log_dict(to_dict(verdict), "verdict.json")
+        tracker.log_dict(to_dict(verdict), VERDICT)
         for draw, name in (
             (scatter_figure, "scatter"),
             (rank_flow_figure, "rank_flow"),

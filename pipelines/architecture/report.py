@@ -9,7 +9,7 @@ from apps.nas.report import render_report, render_scores
 from apps.nas.summary import summary
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
 from pipelines.architecture.job import NasJob
-from pipelines.architecture.recorded import REFERENCE, REPORT, log_stored, record
+from pipelines.architecture.recorded import REFERENCE, REPORT, VERDICT, log_stored, record
 from pipelines.architecture.scored import Scored
 from pipelines.command import say
 from pipelines.progress import format_duration, print_table
@@ -54,11 +54,14 @@ def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tra
             page["facts"]["networks without a reference"] = (
                 f"{lost}: no row, or not every seed; they do not count"
             )
-        job.store.write_json("verdict.json", {**to_dict(verdict), "facts": page["facts"]})
+        job.store.write_json(VERDICT, {**to_dict(verdict), "facts": page["facts"]})
         html = render_report(verdict, **page)
     else:
         scores = {proxy.name: scored.complete(proxy.name, job.space.names) for proxy in job.material.proxies}
         html = render_scores(scores, **page)
+        # That of an earlier run, with a reference, would stand beside a report that it does not belong to.
+        if job.store.exists(VERDICT):
+            job.store.delete(VERDICT)
     job.store.write_text(REPORT, html)
     whole = [row for row in scored.of("whole") if row.test_accuracy is not None]
     if whole:
