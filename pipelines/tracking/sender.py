@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from atom.redact import without_secrets
@@ -23,7 +24,9 @@ PAUSE_S = 30.0
 PATIENCE_S = 10.0
 """At the end, how long a call may take before the server is asked whether it lives."""
 
-_CALL_S = 300.0  # the longest that the end waits for one call, such as an upload
+END_S = 120.0
+"""How long the end waits for all calls together, uploads among them; chosen."""
+
 _KEPT = 1_000_000
 
 
@@ -109,42 +112,56 @@ class Sender:
 
     def put_points(self, points: Iterable[Point], send: Callable[[Sequence[Point]], object]) -> None:
         """Have points sent in their turn, at most `BATCH` a call, together with those of this `send` that wait."""
+        new = list(points)
         with self._changed:
+            kept = new[: _KEPT - self._waiting_points]
+            if len(kept) < len(new):
+                if not self._lost_points:
+                    logger.warning("MLflow has not answered for long: further metrics are dropped.")
+                self._lost_points += len(new) - len(kept)
+            if not kept:
+                return
             last = self._records[-1] if self._records else None
             if not isinstance(last, _Points) or last.send != send:
                 last = _Points(send)
                 self._records.append(last)
-            before = len(last.points)
-            last.points += points
-            self._waiting_points += len(last.points) - before
-            if (excess := self._waiting_points - _KEPT) > 0:
-                del last.points[-excess:]
-                self._waiting_points -= excess
-                if not self._lost_points:
-                    logger.warning("MLflow has not answered for long: further metrics are dropped.")
-                self._lost_points += excess
+            last.points += kept
+            self._waiting_points += len(kept)
             self._wake()
 
-    def drain(self, patience_s: float = PATIENCE_S, *, ask: bool = True) -> None:
+    @contextmanager
+    def preparing(self, what: str) -> Iterator[None]:
+        """Turn an error of the block, which makes a record and puts it, into a warning and a missing record."""
+        try:
+            yield
+        # Everything: a figure or a value may fail in any way, and none of it may end the work.
+        except Exception as error:
+            text = _text(error)
+            logger.warning("Could not %s with MLflow: %s. The work goes on.", what, text)
+            with self._changed:
+                self._reason = text
+                self._lost_records += 1
+
+    def drain(self, limit_s: float = END_S) -> None:
         """Wait until all that was put has been sent, or the server does not answer any more.
 
         Args:
-            patience_s: how long one call may take.
-            ask: whether a server that takes longer may go on if it says that it lives.
+            limit_s: how long all calls together may take.
         """
         with self._changed:
             self._hurry, self._gave_up = True, False
             self._wake()
-        asked_s = 0.0
+        until_s, asked_s = self._clock() + limit_s, 0.0
         while self._unfinished() and not self._gave_up:
             with self._changed:
                 self._changed.wait(0.1)
                 since_s = self._busy_since_s
             now_s = self._clock()
-            if since_s is None or now_s - max(since_s, asked_s) < patience_s:
-                continue
-            if not ask or now_s - since_s > _CALL_S:
+            if now_s >= until_s:
+                self._reason = f"it did not take them within {limit_s:g} s"
                 break
+            if since_s is None or now_s - max(since_s, asked_s) < PATIENCE_S:
+                continue
             if trouble := self._trouble():
                 self._reason = trouble
                 break
@@ -204,7 +221,7 @@ class Sender:
             self._done(record, points)
 
     def _fail(self, record: _Record, error: Exception) -> None:
-        text = without_secrets(" ".join(str(error).split()))[:300]
+        text = _text(error)
         if not self._warned:
             self._warned = True
             logger.warning("MLflow at %s could not %s: %s. The work goes on.", self._where, record.what, text)
@@ -234,6 +251,10 @@ class Sender:
             self._busy_since_s = None
             self._gave_up = self._hurry
             self._changed.notify_all()
+
+
+def _text(error: Exception) -> str:
+    return without_secrets(" ".join(str(error).split()))[:300]
 
 
 def _refused(error: Exception) -> bool:

@@ -25,7 +25,7 @@ from pipelines.provenance import continued_tags, run_tags
 from pipelines.tracking.backend import answering, dataset_input, describe_run, open_client
 from pipelines.tracking.history import History
 from pipelines.tracking.opening import child_run, open_run, take_up
-from pipelines.tracking.sender import PATIENCE_S, Point, RefusedError, Sender
+from pipelines.tracking.sender import END_S, Point, RefusedError, Sender
 from pipelines.tracking.uri import trouble_at
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STOP_S = 1.5
-"""After Ctrl-C, how long one call may take: a second or two later the command is to be over."""
+"""After Ctrl-C, how long all calls may take: a second or two later the command is to be over."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -111,7 +111,7 @@ class Tracker:
                 # Nobody else knows of the run yet, so nobody else would ever end it.
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
                 tracker._terminate("KILLED" if stopped else "FAILED", first=True)
-                sender.drain(_STOP_S, ask=False)
+                sender.drain(_STOP_S)
                 raise
         if system_metrics:
             tracker._start_monitor(resumed=resumed)
@@ -166,10 +166,10 @@ class Tracker:
 
     def _wait_for_the_rest(self, status: Status) -> None:
         try:
-            self._sender.drain(_STOP_S if status == "KILLED" else PATIENCE_S, ask=status != "KILLED")
+            self._sender.drain(_STOP_S if status == "KILLED" else END_S)
         except BaseException:
             self._terminate(status, first=True)
-            self._sender.drain(_STOP_S, ask=False)
+            self._sender.drain(_STOP_S)
             raise
         finally:
             if missing := self._sender.missing():
@@ -210,9 +210,10 @@ class Tracker:
     def log_history(self, points: Iterable[tuple[str, float, int]]) -> None:
         """Log many (name, value, step) at once; what a continued run holds already is not sent again."""
         now_ms = _now_ms()
-        self._sender.put_points(
-            (Point(key, float(value), int(step), now_ms) for key, value, step in points), self._send
-        )
+        with self._sender.preparing("log metrics"):
+            self._sender.put_points(
+                (Point(key, float(value), int(step), now_ms) for key, value, step in points), self._send
+            )
 
     def flush(self) -> None:
         """Wait until all records have been sent, or the server does not answer any more."""
@@ -258,8 +259,9 @@ class Tracker:
             fingerprint: its digest, at most 36 characters are kept; computed if None.
         """
         about = {"context": context, "source": source, "fingerprint": fingerprint}
-        found = dataset_input(name, images, labels, **about)
-        self._put("log the dataset", lambda: self._client.log_inputs(self.run_id, [found]))
+        with self._sender.preparing("log the dataset"):
+            found = dataset_input(name, images, labels, **about)
+            self._put("log the dataset", lambda: self._client.log_inputs(self.run_id, [found]))
 
     def log_artifacts(self, write: Callable[[Path], object], *, path: str | None = None) -> None:
         """Upload files into the artifact folder `path`.
@@ -278,16 +280,18 @@ class Tracker:
 
     def log_dict(self, value: dict[str, Any], file: str) -> None:
         """Store a JSON-compatible value as an artifact, YAML or JSON by the file's ending."""
-        told = json.loads(without_secrets(json.dumps(value)))
-        self._put(f"log {file}", lambda: self._client.log_dict(self.run_id, told, file))
+        with self._sender.preparing(f"log {file}"):
+            told = json.loads(without_secrets(json.dumps(value)))
+            self._put(f"log {file}", lambda: self._client.log_dict(self.run_id, told, file))
 
     def log_figure(self, figure: "Figure", file: str) -> None:
         """Store a matplotlib figure as an artifact."""
-        # Drawn here: matplotlib draws in one thread only.
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=file.rpartition(".")[2])
         folder, _, name = file.rpartition("/")
-        self.log_artifacts(lambda to: (to / name).write_bytes(drawn.getvalue()), path=folder or None)
+        with self._sender.preparing(f"log {file}"):
+            # Drawn here: matplotlib draws in one thread only.
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=file.rpartition(".")[2])
+            self.log_artifacts(lambda to: (to / name).write_bytes(drawn.getvalue()), path=folder or None)
 
     def log_text(self, text: str, file: str) -> None:
         """Store text as an artifact."""

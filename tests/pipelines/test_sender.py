@@ -122,16 +122,59 @@ def test_urgent_call_goes_before_those_that_wait(server: Server) -> None:
     assert server.got == ["end", [1]]
 
 
-@pytest.mark.parametrize("ask", [True, False])
-def test_nobody_waits_for_a_call_that_hangs(ask: bool) -> None:
+@pytest.mark.parametrize(
+    ("limit_s", "reason"), [(120.0, "silent"), (1.5, "it did not take them within 1.5 s")]
+)
+def test_nobody_waits_for_a_call_that_hangs(limit_s: float, reason: str) -> None:
     released, now_s = threading.Event(), iter(range(0, 100000, 5))
     clock: Callable[[], float] = lambda: float(next(now_s))  # noqa: E731
     sender = Sender("http://mlflow", lambda: "silent", clock=clock)
     sender.put("set tags", released.wait)
     sender.put("set tags", lambda: None)
-    sender.drain(ask=ask)
-    assert sender.missing() == f"2 other records ({'silent' if ask else 'it does not answer'})"
+    sender.drain(limit_s)
+    assert sender.missing() == f"2 other records ({reason})"
     released.set()
+
+
+@pytest.mark.parametrize(("limit_s", "call_s"), [(1.5, 0.6), (120.0, 9.0)])
+def test_end_has_one_limit_for_all_calls_of_a_slow_server(limit_s: float, call_s: float) -> None:
+    ending, now_s, turns = threading.current_thread(), 0.0, threading.Semaphore(0)
+
+    def clock() -> float:
+        """Whenever the end looks at it, one more call has taken its time and may return."""
+        nonlocal now_s
+        if threading.current_thread() is ending:
+            now_s += call_s
+            turns.release()
+        return now_s
+
+    sender = Sender("http://mlflow", lambda: None, clock=clock)
+    for _ in range(100):
+        sender.put("set tags", turns.acquire)
+    sender.drain(limit_s)
+    assert now_s <= limit_s + 2 * call_s
+    assert str(sender.missing()).endswith(f"other records (it did not take them within {limit_s:g} s)")
+    turns.release(100)
+
+
+def test_no_points_make_no_record(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.tracking.sender._KEPT", 1)
+    server.trouble = "dead"
+    server.put()
+    assert server.sender.missing() is None
+    server.fail(1)
+    server.sender.put("set tags", lambda: server.take("tags"))
+    server.put(2)
+    server.trouble, server.works = None, True
+    server.sender.drain()
+    assert server.got == [[1], "tags"]
+
+
+def test_points_that_cannot_be_read_put_nothing(server: Server) -> None:
+    with pytest.raises(ValueError, match="could not convert"):
+        server.sender.put_points((Point("loss", float(x), 0, 0) for x in ("1", "x")), server.take_points)
+    server.sender.drain()
+    assert server.got == []
 
 
 def test_slow_call_of_a_living_server_is_waited_for() -> None:

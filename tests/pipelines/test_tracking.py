@@ -226,6 +226,28 @@ def test_figures_are_stored(start: Start, client: MlflowClient) -> None:
     assert [each.path for each in client.list_artifacts(tracker.run_id)] == ["curve.png"]
 
 
+def test_record_that_cannot_be_prepared_is_a_warning_and_is_counted_trouble(
+    start: Start, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from matplotlib.figure import Figure
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("pipelines.tracking.tracker.dataset_input", broken)
+    with start() as tracker:
+        tracker.log_dataset("digits", np.zeros((1, 1, 2, 2)), np.zeros(1), context="real", source="digits")
+        tracker.log_dict({"value": object()}, "results.json")
+        tracker.log_figure(Figure(), "plots/search.nonsense")
+        tracker.log_metrics({"loss/total": "much"})  # pyrefly: ignore[bad-argument-type]
+        tracker.log_metrics({"loss/total": 1.5})
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"loss/total": 1.5}
+    assert "Could not log the dataset with MLflow: the disk is full. The work goes on." in caplog.text
+    assert "4 other records (could not convert string to float: 'much') of this run" in caplog.text
+
+
 def test_missing_artifact_is_explained(start: Start, mlflow_uri: str, tmp_path: Path) -> None:
     with start() as tracker:
         pass
@@ -398,7 +420,7 @@ def test_end_against_a_server_that_hangs_says_what_is_missing_trouble(
     error: BaseException | None,
     number: int,
 ) -> None:
-    monkeypatch.setattr("pipelines.tracking.tracker.PATIENCE_S", 0.1)
+    monkeypatch.setattr("pipelines.tracking.sender.PATIENCE_S", 0.1)
     monkeypatch.setattr("pipelines.tracking.tracker._STOP_S", 0.1)
     monkeypatch.setattr("pipelines.tracking.uri.ANSWER_S", 0.1)
     tracker = start(tracking_uri=server.uri)
