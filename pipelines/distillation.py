@@ -99,14 +99,17 @@ class _Run:
     def iteration(self, group: Group) -> int:
         return self.states[group].iteration if group in self.states else 0
 
+    def until(self, group: Group) -> int:
+        """Where the next chunk ends."""
+        return min(self.total, self.iteration(group) + self.checkpoint_every)
+
     def finished(self, group: Group) -> bool:
         state = self.states.get(group)
         return state is not None and (state.iteration >= self.total or len(state.failures) == len(group))
 
     def start(self, actor: Any, group: Group) -> Any:
-        until = min(self.total, self.iteration(group) + self.checkpoint_every)
         real = {c: self.real[c] for c in group}
-        return actor.advance.remote(group, real, self.states.get(group), until)
+        return actor.advance.remote(group, real, self.states.get(group), self.until(group))
 
     def finish(self, group: Group, state: GroupState) -> bool:
         before = self.iteration(group)
@@ -197,7 +200,7 @@ def distil_classes(
                 start=run.start,
                 finish=finish,
                 num_actors=size.num_actors,
-                kind=len,
+                kind=lambda group: (len(group), run.until(group) - run.iteration(group)),
                 limits=limits,
                 on_tick=show,
                 stop=stop,

@@ -191,7 +191,7 @@ def evaluate_sets(
             num_cpus=0 if gpus_per_task else 1,
             num_gpus=gpus_per_task,
             max_in_flight=max_in_flight,
-            kind=lambda trial: trial.network,
+            kind=lambda trial: (trial.set_name, trial.network),
             limits=limits,
             on_result=keep,
             on_tick=lambda _: progress.update(len(found), items_done=len(found)),

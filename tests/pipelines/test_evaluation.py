@@ -33,6 +33,7 @@ from pipelines.evaluation import (
 from pipelines.faults import Failure
 from pipelines.provenance import COMMIT_VARIABLE
 from pipelines.recording import log_accuracies
+from pipelines.retries import Outcome
 from pipelines.signals import StopSignal
 from pipelines.store import Store
 from pipelines.tracking import Tracker
@@ -111,6 +112,23 @@ def test_finished_trainings_are_kept_and_only_new_ones_are_run(
     other_images = SmallSet("atom", {None: some_images(1, skip=9)}, stored_images=NUM_CLASSES)
     judge(tmp_path, seeds=[0], sets=[other_images])
     assert asked == [Trial("atom", NARROW, 0)] * 3
+
+
+def test_trainings_on_a_large_set_are_not_measured_by_those_on_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: dict[Trial, Any] = {}
+
+    def look(function: Any, items: Any, *, kind: Any, **options: Any) -> Outcome[Trial]:
+        kinds.update({trial: kind(trial) for trial in items})
+        return Outcome()
+
+    monkeypatch.setattr(evaluation, "run_tasks", look)
+    monkeypatch.setattr(evaluation.ray, "put", lambda value: value)
+    judge(tmp_path)
+    of = {name: {kinds[Trial(name, NARROW, seed)] for seed in range(2)} for name in ("atom", "random")}
+    assert [len(found) for found in of.values()] == [1, 1]
+    assert of["atom"] != of["random"]
 
 
 @pytest.mark.ray

@@ -1,13 +1,20 @@
 """Which unit of work comes next after a fault, when, and how long one may take."""
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from ray import exceptions as rx
+from tiny_digits import CHUNK, ITERATIONS, problem
 
+from pipelines.checkpoints import Checkpoints, ClassState
+from pipelines.distillation import ActorSize, Group, distil_classes
 from pipelines.pool import ActorPool, Limits
-from pipelines.retries import Patience, Waiting, name_of
+from pipelines.retries import Outcome, Patience, Waiting, name_of
+from pipelines.store import Store
 
 LOW = rx.OutOfMemoryError("the node running low on memory: 9GB used / 10GB limit")
 LOST = rx.NodeDiedError("the node died")
@@ -102,6 +109,26 @@ def test_short_work_does_not_make_the_limit_short(clock: Clock) -> None:
     assert patience.expired({0: call}) == []
     clock.now_s += 1
     assert len(patience.expired({0: call})) == 1
+
+
+def test_short_rest_of_a_chunk_does_not_measure_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: dict[Group, object] = {}
+
+    def look(units: list[Group], factory: object, *, kind: Callable[[Group], object], **options: object):
+        kinds.update({group: kind(group) for group in units})
+        return Outcome[Group]()
+
+    monkeypatch.setattr("pipelines.distillation.dispatch", look)
+    checkpoints, done = Checkpoints(Store.open(str(tmp_path)), "tiny"), ITERATIONS - 1
+    zeros = np.zeros((1, 1, 8, 8), np.float32)
+    checkpoints.save(done, {2: ClassState(zeros, zeros, np.zeros(done, np.float32))})
+    size = ActorSize(num_actors=1, cpus=1, gpus=0)
+    groups = [(0,), (1,), (2,), (3, 4)]
+    distil_classes(problem(), groups, {}, checkpoints, size=size, checkpoint_every=CHUNK)
+    assert kinds[(0,)] == kinds[(1,)]
+    assert len(set(kinds.values())) == 3
 
 
 def test_unit_that_is_long_waited_for_is_named_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
