@@ -32,6 +32,8 @@ _MACHINE_NAMES = {*_MEMORY_NAMES, "AcceleratorError"}
 _SIGNAL = re.compile(r"^\*\*\* (SIG[A-Z]+) received", re.MULTILINE)
 _USED = re.compile(r"\S+ used / \S+ limit")
 _EXITED = re.compile(r"Worker exits with an exit code (\d+)")
+_ENDED = "its worker ended without a word: killed, probably for memory, or its code ended the process"
+"""All that is known: Ray tells a kill and an `os._exit` by one and the same message."""
 _RECENT_S = 30.0
 _told: set[Path] = set()
 """Logs of crashes that were reported: they are not those of the next task."""
@@ -95,7 +97,7 @@ def reason_of(error: BaseException) -> Failure:
         pid = re.search(r"^\s*pid: (\d+)$", text, re.MULTILINE)
         name = _crash_signal(pid[1] if pid else "*")
         if name is None:
-            return Failure("its worker was killed, probably for memory", text, "probably")
+            return Failure(_ENDED, text, "probably")
         return Failure(f"its worker crashed with signal {signal.Signals[name].value} ({name})", text)
     if exited := _EXITED.search(text):
         return Failure(f"its worker ended itself with exit code {exited[1]}", text)
