@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 FETCH_S = 120.0
 """Limit on fetching a value that is ready; it is only ever reached when a node has just died."""
+MOST_PAUSE_S = 300.0
+"""No pause before a new try is longer. Chosen: other units have come to an end by then, or a rerun is due."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Limits:
         max_retries: tries after a machine fault, per unit, without a chunk's progress between them.
         chunk_timeout_s: a chunk that takes longer counts as stalled; its actor is killed.
         pending_timeout_s: how long no actor at all may be up before the dispatch gives up.
-        pause_s: seconds before the first new try where memory ran out, four times as long before each further one.
+        pause_s: seconds before the first new try where memory ran out, four times as long before each further one,
+            and at most `MOST_PAUSE_S`.
     """
 
     max_retries: int = 3
@@ -36,7 +39,7 @@ class Limits:
 
     def pause(self, failures: int) -> float:
         """Seconds until memory that ran out is asked for again, after so many such failures before."""
-        return self.pause_s * 4**failures
+        return min(MOST_PAUSE_S, self.pause_s * 4 ** min(failures, 99))
 
 
 class ActorPool:
@@ -83,6 +86,8 @@ class ActorPool:
         Raises:
             ClusterError: every start failed, or no actor was placed within the limit.
         """
+        # In a pause nobody waits for a place.
+        since_s = max(self._alone_since_s, self._paused_until_s)
         if busy or self.idle:
             self._alone_since_s = time.monotonic()
         elif not self.starting and self.failed_starts > self._limits.max_retries:
@@ -90,7 +95,7 @@ class ActorPool:
                 f"No actor could start, {self.failed_starts} tries failed, the last one with: "
                 f"{self.last_reason}; check that every node has this program's packages and enough memory."
             )
-        elif time.monotonic() - self._alone_since_s > self._limits.pending_timeout_s:
+        elif time.monotonic() - since_s > self._limits.pending_timeout_s:
             raise ClusterError(
                 f"No actor was placed within {self._limits.pending_timeout_s:g} s, although one fits the "
                 f"cluster ({_free()} free); wait for other jobs to end, or ask for fewer CPUs or "

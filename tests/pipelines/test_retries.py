@@ -10,6 +10,7 @@ import pytest
 from ray import exceptions as rx
 from tiny_digits import CHUNK, ITERATIONS, problem
 
+from atom.errors import ClusterError
 from pipelines.checkpoints import Checkpoints, ClassState
 from pipelines.distillation import ActorSize, Group, distil_classes
 from pipelines.pool import ActorPool, Limits
@@ -159,6 +160,38 @@ def test_worker_killed_for_memory_while_it_starts_is_not_replaced_at_once(
     pool.collect(next(iter(pool.starting)))
     pool.grow(1)
     assert len(pool.starting) == started
+
+
+def test_pauses_for_memory_grow_up_to_a_few_minutes() -> None:
+    limits = Limits(pause_s=5)
+    assert [limits.pause(failures) for failures in (0, 1, 2, 3, 8, 9999)] == [5, 20, 80, 300, 300, 300]
+
+
+def test_pause_for_memory_is_no_wait_for_a_place(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(reference: object, timeout: float) -> None:
+        raise LOW
+
+    monkeypatch.setattr("pipelines.pool.ray.get", killed)
+    monkeypatch.setattr("pipelines.pool.ray.available_resources", dict)
+    monkeypatch.setattr("pipelines.pool.kill", lambda actor: None)
+    monkeypatch.setattr("pipelines.pool.time.monotonic", clock)
+    limits = Limits(max_retries=4, pending_timeout_s=60)
+    pool = ActorPool(lambda: SimpleNamespace(__ray_ready__=SimpleNamespace(remote=object)), limits)
+    for failures in range(limits.max_retries):
+        pool.grow(1)
+        pool.collect(next(iter(pool.starting)))
+        for _ in range(2):
+            clock.now_s += limits.pause(failures) / 2
+            pool.check(busy=0)
+    pool.grow(1)
+    clock.now_s += 60
+    pool.check(busy=0)
+    clock.now_s += 1
+    with pytest.raises(ClusterError, match="No actor was placed within 60 s"):
+        pool.check(busy=0)
+    pool.collect(next(iter(pool.starting)))
+    with pytest.raises(ClusterError, match="No actor could start, 5 tries failed"):
+        pool.check(busy=0)
 
 
 def test_units_are_called_by_their_names() -> None:
