@@ -9,14 +9,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _prefer_siblings() -> None:
-    """Put directories that hold another `atom` or `apps` last on the import path.
+    """Put directories that hold another `atom` or `apps`, a package or a file, last on the import path.
 
     `python -m` puts the working directory first, a Ray job the directory that was sent along.
     """
     for name in ("atom", "apps"):
         for _ in range(len(sys.path)):
             spec = PathFinder.find_spec(name)
-            found = Path(spec.origin).resolve().parents[1] if spec is not None and spec.origin else ROOT
+            if spec is None or spec.origin is None:
+                break
+            depth = 1 if spec.submodule_search_locations else 0
+            found = Path(spec.origin).resolve().parents[depth]
             if found == ROOT:
                 break
             sys.path.sort(key=lambda entry, other=found: Path(entry).resolve() == other)

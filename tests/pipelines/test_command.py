@@ -110,10 +110,13 @@ def test_signal_before_the_work_begins_ends_the_process_quietly() -> None:
     assert done.stderr == "Stopped. The same command goes on from the last checkpoint.\n"
 
 
-def test_command_started_as_a_module_passes_by_packages_of_the_working_directory(tmp_path: Path) -> None:
-    for name in ("atom", "apps"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").touch()
+@pytest.mark.parametrize("files", [("atom/__init__.py", "apps/__init__.py"), ("atom.py",), ("apps.py",)])
+def test_command_started_as_a_module_passes_by_its_names_in_the_working_directory(
+    tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     command = [sys.executable, "-m", "pipelines.distill", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
