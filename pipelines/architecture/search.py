@@ -23,9 +23,9 @@ from pipelines.architecture.search_proposals import Proposals
 from pipelines.architecture.search_record import SearchRecord
 from pipelines.architecture.search_report import publish_search
 from pipelines.architecture.search_trial import SearchTrial
-from pipelines.architecture.tune_round import Watch, error_of, fit, took_too_long, tune_environment
+from pipelines.architecture.tune_round import Watch, error_of, fit, tune_environment
 from pipelines.command import say
-from pipelines.faults import Failure, is_machine_fault, reason_of
+from pipelines.faults import Failure, is_machine_fault, reason_of, took_too_long
 from pipelines.progress import Progress
 from pipelines.recording import add_seconds
 from pipelines.signals import StopSignal
@@ -192,7 +192,7 @@ class _SearchWatch(Watch):
         too_long = self.too_long(trial)
         self.answered()
         if too_long:
-            self._give_up(network, took_too_long(self.timeout_s))
+            self._give_up(network, reason_of(took_too_long(self.timeout_s)))
         elif error is not None and not is_machine_fault(error):
             self._give_up(network, failure)
         elif self._deaths[network] > self._limits.max_retries:

@@ -17,7 +17,6 @@ from ray import tune
 
 from atom.errors import ClusterError
 from pipelines.distillation import ActorSize
-from pipelines.faults import Failure
 from pipelines.pool import Limits
 
 logger = logging.getLogger(__name__)
@@ -223,11 +222,6 @@ def tune_environment() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
-def took_too_long(limit_s: float) -> Failure:
-    """The failure of what passed its time limit."""
-    return Failure(f"took longer than {limit_s:g} s; if it is slow, not stuck, pass a larger --timeout-s", "")
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from apps.nas.packing import pack
 from apps.nas.trial import Score, Unit
 from atom.errors import ClusterError
 from pipelines.architecture.trials import PackTrial, Shared
-from pipelines.architecture.tune_round import Watch, error_of, fit, took_too_long
+from pipelines.architecture.tune_round import Watch, error_of, fit
 from pipelines.distillation import ActorSize
-from pipelines.faults import Failure, is_machine_fault, reason_of
+from pipelines.faults import Failure, is_machine_fault, reason_of, took_too_long
 from pipelines.pool import Limits
 
 logger = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class _Watch(Watch):
         if isinstance(error, RayActorError) and error.actor_init_failed:
             self.unstarted = failure
         elif left and too_long:
-            unit, failure = left[0], took_too_long(self.timeout_s)
+            unit, failure = left[0], reason_of(took_too_long(self.timeout_s))
             logger.warning("%s %s", _named(unit), failure.reason)
             self.failed[unit] = failure
             self.too_long_networks[unit.network] = f"not tried, since {_named(unit)} {failure.reason}"
