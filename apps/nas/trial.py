@@ -46,6 +46,9 @@ class Unit:
     proxy: str
     seed: int
 
+    def __str__(self) -> str:
+        return f"{self.network} ({self.proxy}, seed {self.seed})"
+
 
 @dataclass(frozen=True, eq=False)
 class Images:

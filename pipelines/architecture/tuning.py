@@ -211,9 +211,9 @@ class _Watch(Watch):
             self.unstarted = failure
         elif left and too_long:
             unit, failure = left[0], reason_of(took_too_long(self.timeout_s))
-            logger.warning("%s %s", _named(unit), failure.reason)
+            logger.warning("%s %s", unit, failure.reason)
             self.failed[unit] = failure
-            self.too_long_networks[unit.network] = f"not tried, since {_named(unit)} {failure.reason}"
+            self.too_long_networks[unit.network] = f"not tried, since {unit} {failure.reason}"
         elif left and error is not None and not is_machine_fault(error):
             self.failed[left[0]] = failure
         elif left:
@@ -222,7 +222,7 @@ class _Watch(Watch):
     def doing(self, trial: Any) -> str:
         """The unit at work."""
         left = self._left(trial)
-        return _named(left[0]) if left else str(trial)
+        return str(left[0] if left else trial)
 
     def skips(self, result: dict[str, Any]) -> bool:
         """Whether the next unit is one of a network that took too long elsewhere; the rest of the pack comes later."""
@@ -233,7 +233,3 @@ class _Watch(Watch):
     def _left(self, trial: Any) -> list[Unit]:
         pack = self._packs[trial.config["pack"]]
         return [unit for unit in pack if unit not in self.done and unit not in self.failed]
-
-
-def _named(unit: Unit) -> str:
-    return f"{unit.network} ({unit.proxy}, seed {unit.seed})"

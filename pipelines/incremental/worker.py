@@ -158,6 +158,9 @@ class Choice:
     class_id: int
     number: int
 
+    def __str__(self) -> str:
+        return f"{self.kind} of class {self.class_id} ({self.view})"
+
 
 def choose_rows(
     item: Choice, train: Mapping[str, Mapping[int, Any]], seed: int, network: str, device_kind: DeviceKind

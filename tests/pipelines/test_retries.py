@@ -10,12 +10,16 @@ import pytest
 from ray import exceptions as rx
 from tiny_digits import CHUNK, ITERATIONS, problem
 
+from apps.continual.results import Cell
+from apps.nas.trial import Unit
 from atom.errors import ClusterError
 from pipelines.checkpoints import Checkpoints, ClassState
 from pipelines.distillation import ActorSize, Group, distil_classes
+from pipelines.incremental.worker import CellStep, Choice
 from pipelines.pool import ActorPool, Limits
 from pipelines.retries import Outcome, Patience, Waiting, name_of
 from pipelines.store import Store
+from pipelines.worker import Trial
 
 LOW = rx.OutOfMemoryError("the node running low on memory: 9GB used / 10GB limit")
 LOST = rx.NodeDiedError("the node died")
@@ -196,3 +200,7 @@ def test_pause_for_memory_is_no_wait_for_a_place(clock: Clock, monkeypatch: pyte
 
 def test_units_are_called_by_their_names() -> None:
     assert [name_of(unit) for unit in ((3,), (0, 1), "net", 7)] == ["class 3", "classes 0, 1", "net", "7"]
+    assert name_of(Trial("random", "convnet", 0)) == "random-convnet-s0"
+    assert name_of(CellStep(Cell("herding", "gdumb", 0, 1), 2)) == "herding-gdumb-o0-s1 step 2"
+    assert name_of(Choice("herding", "own", 3, 10)) == "herding of class 3 (own)"
+    assert name_of(Unit("net", "random", 0)) == "net (random, seed 0)"
