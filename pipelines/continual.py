@@ -38,6 +38,7 @@ def learn_stream(command: ContinualCommand) -> int:
     from pipelines.incremental.job import ContinualJob
     from pipelines.incremental.plan import check_names, plan, source_of
     from pipelines.incremental.views import VIEWS_NAME
+    from pipelines.own_networks import try_networks
     from pipelines.preparation import PREPROCESS_NAME, load_real
     from pipelines.resources import choose_size
     from pipelines.sets import check_same_source, real_source
@@ -53,6 +54,7 @@ def learn_stream(command: ContinualCommand) -> int:
         if given is not None:
             data = real_source(given[0], command.set, data)
         real = load_real(data, smoke=command.smoke, given=None if given is None else given[0])
+        try_networks((command.network, command.distil_network), real, timeout_s=command.timeout_s)
         kept = check_networks(
             (command.network,), real, settings=command.part(EvaluateSettings), distils=command.distil_network
         )

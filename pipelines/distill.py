@@ -37,6 +37,7 @@ def distill(command: DistillCommand) -> int:
     from pipelines.cluster import connect
     from pipelines.distillation import group_classes
     from pipelines.evaluation import check_baselines, check_networks, judges
+    from pipelines.own_networks import try_networks
     from pipelines.preparation import (
         check_ipc,
         load_real,
@@ -55,6 +56,7 @@ def distill(command: DistillCommand) -> int:
     baselines = command.baselines if command.eval_seeds else ()
     check_ipc(real, ipc=asked.ipc, factor=asked.factor, init=asked.init, baselines=baselines)
     command = command.model_copy(update={"eval_networks": judges(command.eval_networks, asked.network)})
+    try_networks((asked.network, *(command.eval_networks or ())), real, timeout_s=command.timeout_s)
     notes = check_networks(
         command.eval_networks or (),
         real,

@@ -33,6 +33,7 @@ def evaluate(command: EvaluateCommand) -> int:
     from pipelines.claim import claim, lock
     from pipelines.cluster import connect
     from pipelines.evaluation import check_baselines, check_networks, judges
+    from pipelines.own_networks import try_networks
     from pipelines.preparation import load_real
     from pipelines.resources import choose_size
     from pipelines.sets import check_same_source, fingerprint, local_set, own_network, real_source
@@ -48,6 +49,7 @@ def evaluate(command: EvaluateCommand) -> int:
         check_same_source(distilled, real)
         networks = judges(command.eval_networks, own_network(distilled))
         command = command.model_copy(update={"eval_networks": networks})
+        try_networks(networks, real, timeout_s=command.timeout_s)
         notes = check_networks(networks, real, settings=command.part(EvaluateSettings))
         digest = fingerprint(distilled)
         name = f"{distilled.method}-{real.name}-ipc{distilled.ipc}-{digest[:8]}"

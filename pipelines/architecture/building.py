@@ -9,13 +9,11 @@ from apps.nas.user_space import user_entries
 from atom.errors import ConfigError
 from atom.nets.shapes import Size
 from pipelines.command import say
+from pipelines.own_networks import BUILD_TIMEOUT_S
 from pipelines.pool import Limits
 from pipelines.progress import Progress, format_duration
 from pipelines.tasks import run_tasks
 
-BUILD_TIMEOUT_S = 600.0
-"""Most seconds that a network may take to be built and tried, or the list to be made. Chosen: every score builds its
-network again, so one that takes longer is of no use."""
 _TELL_EVERY_S = 60.0
 
 
