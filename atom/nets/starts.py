@@ -29,7 +29,8 @@ def begin(
 
     One of this project has random weights of `rng`. A user's own has those that its function returns: pretrained ones
     stay, frozen ones (`requires_grad=False`) are not trained, and random ones are those of the function, under
-    generators of torch, NumPy and Python that are seeded out of `rng`. With "drawn" all of them are replaced.
+    generators of torch, NumPy and Python that are seeded out of `rng`. With "drawn" all of them are replaced. All else
+    that it draws, such as a wiring in no state dict, is that of seed 0, as where its weights are loaded.
 
     Args:
         build: such as `atom.nets.build` with a name and sizes.
@@ -38,17 +39,24 @@ def begin(
         initial_weights: of a user's own.
 
     Raises:
-        ConfigError: no parameter is to be trained, or frozen ones are to be drawn.
+        ConfigError: no parameter is to be trained, frozen ones are to be drawn, or the seed decides on shapes.
     """
+    net = build(seed=0)
     if own and initial_weights == "kept":
-        net = build(seed=int(rng.integers(2**63)))
         if not any(parameter.requires_grad for parameter in net.parameters()):
             raise ConfigError(
                 "network of your own: every parameter is frozen (requires_grad=False), so there is nothing to train;"
                 " leave at least the classifier free."
             )
+        try:
+            net.load_state_dict(build(seed=int(rng.integers(2**63))).state_dict())
+        except RuntimeError as error:
+            problem = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                "network of your own: its function draws names or shapes of weights at random, so the weights of one"
+                f" call do not fit the network of another ({problem}); draw these under a fixed seed of their own."
+            ) from error
         return net
-    net = build(seed=0)
     frozen, total = count_frozen(net)
     if frozen:
         raise ConfigError(

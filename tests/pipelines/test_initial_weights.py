@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from apps.continual.learner import LearnerState, StepData, learn
+from apps.continual.learner import LearnerState, StepData, learn, predict_seen
 from apps.continual.settings import LearnerSettings
 from apps.nas.proxies import Proxy
 from apps.nas.space import Candidate, Space, load_space
@@ -58,12 +58,29 @@ def bare(channels, image_size, num_classes):
     net.scale = nn.Parameter(torch.tensor(random.random() + np.random.rand()))
     return net
 
+def wired(channels, image_size, num_classes):
+    class Wired(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.order = random.randrange(10**9), torch.randperm(64)
+            self.register_buffer("mask", torch.rand(64), persistent=False)
+            self.linear = nn.Linear(64, num_classes)
+
+        def forward(self, images):
+            return self.linear(images.flatten(1)[:, self.order] * self.mask)
+
+    return Wired()
+
+def wide(channels, image_size, num_classes):
+    width = random.randrange(2, 10**3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, num_classes))
+
 def second_class(channels, image_size, num_classes):
     net = backbone(channels, image_size, num_classes)
     net[2].bias.data[1] = 1000.0
     return net
 
-networks = [("second", second_class, None), ("known", "convnet-w8-d1", None)]
+networks = [("second", second_class, None), ("known", "convnet-w8-d1", None), ("wired", wired, None)]
 """
 
 
@@ -103,6 +120,39 @@ def test_parts_that_a_function_leaves_random_follow_the_seed(name: Callable[[str
     one, again, other = (learned("er", name("frozen"), seed=seed).weights["2.weight"] for seed in (0, 0, 1))
     assert np.array_equal(one, again)
     assert not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("kept", ["kept", "drawn"])
+def test_what_a_function_draws_beside_its_weights_is_the_same_where_they_are_loaded(
+    name: Callable[[str], str], kept: InitialWeights
+) -> None:
+    begun = nets.begin(
+        partial(nets.build, name("wired"), **SIZES), stream(3, "test"), own=True, initial_weights=kept
+    )
+    rebuilt = nets.build(name("wired"), **SIZES)
+    assert not torch.equal(begun.linear.weight, rebuilt.linear.weight)
+    rebuilt.load_state_dict(begun.state_dict())
+    images_NCHW = images_of(9)[0]
+    assert rebuilt.first == begun.first
+    assert torch.equal(rebuilt(images_NCHW), begun(images_NCHW))
+
+
+def test_a_learner_answers_by_the_wiring_that_it_trained(name: Callable[[str], str]) -> None:
+    images_NCHW, labels_N = images_of(9)
+    data = StepData(0, (0, 1, 2), (0, 1, 2), 3, current=(images_NCHW, labels_N))
+    replay = REPLAY.model_copy(update={"step_epochs": 100, "lr_replay": 0.1})
+    state = learn(
+        "er", None, data, network=name("wired"), settings=replay, train_settings=STILL, seed=0, device=CPU
+    )
+    logits_NK = predict_seen(
+        state, name("wired"), images_TCHW=images_NCHW, num_classes=3, train_settings=STILL, device=CPU
+    )
+    assert torch.equal(logits_NK.argmax(1), labels_N)
+
+
+def test_a_network_whose_shapes_are_drawn_is_refused(name: Callable[[str], str]) -> None:
+    with pytest.raises(ConfigError, match=r"draws names or shapes of weights at random.* fixed seed"):
+        learned("er", name("wide"))
 
 
 def test_weights_are_drawn_where_that_was_asked_for(name: Callable[[str], str]) -> None:
@@ -148,7 +198,7 @@ def test_an_evaluation_begins_with_the_weights_that_a_function_returns(name: Cal
 
 def test_a_ranking_begins_with_the_weights_that_a_function_returns(name: Callable[[str], str]) -> None:
     space = load_space(name("networks"), **SIZES)
-    assert [space.is_own(network) for network in space.names] == [True, False]
+    assert [space.is_own(network) for network in space.names] == [True, False, True]
     train = images_of(9)
     validation = images_of(30)[0], torch.tensor([1] * 12 + [0, 2] * 9)
     net, score = train_unit(
