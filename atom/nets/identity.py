@@ -14,6 +14,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path, PurePath
 from types import ModuleType
 
@@ -68,7 +69,7 @@ def sources_digest(*things: ModuleType | Callable[..., object]) -> str:
         if module is not None and (file := getattr(module, "__file__", None))
     ]
     found: dict[Path, str] = {}
-    with settings_kept(), importable(*(path.parent for _, path in left)):
+    with importable(*(path.parent for _, path in left)):
         while left:
             name, path = left.pop()
             if path in found or not _is_users(name, path):
@@ -92,7 +93,11 @@ def _is_users(name: str, path: Path) -> bool:
 def _imports(content: bytes, name: str, path: Path) -> Iterator[str]:
     """Full names that a source imports anywhere, and those that may be modules or not."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(content)):
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # imported nowhere, or where that is allowed to fail
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -107,22 +112,30 @@ def _imports(content: bytes, name: str, path: Path) -> Iterator[str]:
         for each in names:
             # Importing a.b runs a too.
             parts = each.split(".")
-            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            if all(parts):
+                yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
 def _find(name: str) -> tuple[str, Path] | None:
-    """Name and file of a user's module, imported or not."""
-    top = name.partition(".")[0]
-    # To look for a part of a package is to import the package: never one that somebody has installed.
-    file = None
-    for each in dict.fromkeys((top, name)):
-        module = sys.modules.get(each)
-        try:
-            spec = importlib.util.find_spec(each) if module is None else None
-        except Exception:  # whatever an import of the user's raises; mostly the name of a function or a class
+    """Name and file of a user's module, imported or not; nothing is imported for it."""
+    parts = name.split(".")
+    file, folders = None, None
+    for end, part in enumerate(parts, 1):
+        whole = ".".join(parts[:end])
+        if (module := sys.modules.get(whole)) is not None:
+            file, folders = getattr(module, "__file__", None), getattr(module, "__path__", None)
+        elif end > 1 and folders is None:  # the name of a function or a class
             return None
-        file = spec.origin if spec is not None else getattr(module, "__file__", None)
-        if file and not _is_users(each, Path(file)):
+        else:
+            # Under its last name, as Python would look for the whole one in the imported package.
+            spec = (
+                PathFinder.find_spec(part, folders) if folders is not None else importlib.util.find_spec(part)
+            )
+            if spec is None:
+                return None
+            file, folders = spec.origin, spec.submodule_search_locations
+        folders = None if folders is None else list(folders)
+        if file and not _is_users(whole, Path(file)):
             return None
     return (name, Path(file)) if file and Path(file).is_file() else None
 

@@ -38,7 +38,7 @@ def sources(folder, files):
     """Digest of net.py:make in a folder of its own, as another process would find it."""
     folder.mkdir()
     for name, text in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     before = set(sys.modules)
     found = sources_digest(import_object(f"{folder}/net.py:make", what="it"))
@@ -78,6 +78,33 @@ def test_imports_are_followed_through_packages_and_relative_ones(workdir):
         for name, width in (("a", 2), ("b", 4))
     )
     assert two != four
+
+
+@pytest.mark.parametrize("module", ["train_of_test.py", "train_of_test/__init__.py"])
+def test_what_is_imported_in_no_call_is_looked_for_and_not_run(workdir, module):
+    files = {"net.py": f"WIDTH = 2\ndef fit():\n    from train_of_test import loop\n{HEAD}{LINEAR}"}
+    runs = "from pathlib import Path\nPath('ran').touch()\nraise SystemExit(3)\n"
+    one, other = (sources(workdir / folder, {**files, module: f"{runs}{folder} = 1"}) for folder in "ab")
+    assert not (workdir / "ran").exists()
+    assert one != other
+
+
+def test_an_edit_within_packages_that_nobody_imported_counts(workdir):
+    files = {"net.py": f"WIDTH = 2\ndef fit():\n    from outer_of_test.inner.loop import run\n{HEAD}{LINEAR}"}
+    two, four = (
+        sources(workdir / name, {**files, "outer_of_test/inner/loop.py": f"WIDTH = {width}"})
+        for name, width in (("a", 2), ("b", 4))
+    )
+    assert two != four
+
+
+@pytest.mark.parametrize("text", ["print 'of Python 2'", "a = '\0'"])
+def test_a_file_that_is_no_python_counts_with_what_is_in_it(workdir, text):
+    files = {"net.py": f"WIDTH = 2\ndef fit():\n    import old_of_test\n{HEAD}{LINEAR}"}
+    one, other = (
+        sources(workdir / folder, {**files, "old_of_test.py": f"{text}\n# {folder}"}) for folder in "ab"
+    )
+    assert one != other
 
 
 def test_installed_packages_and_this_project_are_no_sources_of_the_users(workdir):
