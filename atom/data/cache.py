@@ -21,7 +21,7 @@ from atom.data.image_set import ImageSet, RealData, SourceInfo
 from atom.data.request import Request
 from atom.errors import AtomError
 
-LOADER_VERSION = 2
+LOADER_VERSION = 3
 """Raise it when the same files give other arrays, or other words about them."""
 PARTS = ("train", "test")
 

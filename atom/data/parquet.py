@@ -11,7 +11,7 @@ from atom.data.cache import cached
 from atom.data.decode import Decoded, Entry, decode_all, match_channels
 from atom.data.image_set import ImageSet, RealData
 from atom.data.parquet_layout import Layout, find_layout, set_folder
-from atom.data.parquet_schema import Columns, NoLabelsError, find_columns
+from atom.data.parquet_schema import Columns, find_columns
 from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
 
@@ -48,8 +48,8 @@ def read_parquet(request: Request) -> RealData:
     name = slug(set_folder(root))
 
     def build() -> RealData:
-        train_part = _part(layout.train, request)
-        test_part, remarks = _test_part(layout, request)
+        train_part = _part(layout.train, request, request.label_column)
+        test_part, remarks = _test_part(layout, request, train_part.columns.label)
         _check_same_classes(train_part, test_part)
         values = _class_values(train_part)
         present = {*train_part.labels, *test_part.labels}
@@ -72,8 +72,8 @@ def read_parquet(request: Request) -> RealData:
     return cached(request, root, layout.files, name=name, build=build)
 
 
-def _part(files: tuple[Path, ...], request: Request) -> _Part:
-    columns = _columns(files, request)
+def _part(files: tuple[Path, ...], request: Request, label: str | None) -> _Part:
+    columns = _columns(files, request, label)
     return _Part(
         files,
         columns,
@@ -81,14 +81,12 @@ def _part(files: tuple[Path, ...], request: Request) -> _Part:
     )
 
 
-def _test_part(layout: Layout, request: Request) -> tuple[_Part, tuple[str, ...]]:
+def _test_part(layout: Layout, request: Request, label: str) -> tuple[_Part, tuple[str, ...]]:
     """The first part that has labels, and what to say of those that were passed over."""
     passed: list[str] = []
     for name, files in layout.tests.items():
-        try:
-            part = _part(files, request)
-        except NoLabelsError:
-            part = None
+        # A part for predictions has no such column, and another one, such as its row numbers, is none.
+        part = _part(files, request, label) if _has_column(files[0], label) else None
         if part is not None and not (part.unlabelled and part.labels):
             have = "part has" if len(passed) == 1 else "parts have"
             what = f"the {' and '.join(passed)} {have} no labels, so the {name} part is the test part"
@@ -96,7 +94,7 @@ def _test_part(layout: Layout, request: Request) -> tuple[_Part, tuple[str, ...]
         passed.append(name)
     files = layout.tests[passed[0]]
     raise DataError(
-        f"{files[0]}: the {passed[0]} part has no labels (-1, nothing, or no column), as test parts of competitions; "
+        f"{files[0]}: the {passed[0]} part has no labels (-1, nothing, or no column {label!r}), as in competitions; "
         "name a part that has them as --test-part, or hold one out of the training part yourself."
     )
 
@@ -120,14 +118,17 @@ def _open(file: Path) -> "pq.ParquetFile":
         ) from error
 
 
-def _columns(files: tuple[Path, ...], request: Request) -> Columns:
+def _has_column(file: Path, name: str) -> bool:
+    with _open(file) as table:
+        return name in table.schema_arrow.names
+
+
+def _columns(files: tuple[Path, ...], request: Request, label: str | None) -> Columns:
     """The columns all files of one part share."""
     columns: Columns | None = None
     for file in files:
         with _open(file) as table:
-            found = find_columns(
-                table.schema_arrow, file, image=request.image_column, label=request.label_column
-            )
+            found = find_columns(table.schema_arrow, file, image=request.image_column, label=label)
         if columns is not None and found != columns:
             raise DataError(f"{file}: its columns or class names differ from those of {files[0]}.")
         columns = found

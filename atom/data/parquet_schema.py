@@ -1,6 +1,7 @@
 """Which columns of a parquet file hold images and labels, and what the classes are called."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,6 @@ class Columns:
         return self.class_names is not None and not self.text_labels
 
 
-class NoLabelsError(DataError):
-    """No column could be told to hold labels."""
-
-
 def find_columns(
     schema: "pa.Schema", file: Path, *, image: str | None = None, label: str | None = None
 ) -> Columns:
@@ -52,8 +49,8 @@ def find_columns(
         label: the column of the labels, if it was chosen.
 
     Raises:
-        NoLabelsError: there is no column of labels, or the choice is ambiguous.
-        DataError: the same of images; a chosen column is missing; a type does not fit.
+        DataError: there is no column of images or of labels, or the choice is ambiguous; a chosen column is missing;
+            a type does not fit.
     """
     features = _features(schema, file)
     for flag, name in (("--image-column", image), ("--label-column", label)):
@@ -70,21 +67,20 @@ def find_columns(
         [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"],
         [field.name for field in schema if _holds_labels(field.type) and not field.name.startswith(_INDEX)],
         [name for name in LABEL_NAMES if name in schema.names],
+        [field.name for field in schema if _is_score_or_empty(field.type)],
     )
     if image is None:
         raise _unknown("images ({bytes, path})", "image", schema, file)
     if label is None:
-        raise _unknown("labels (integers or names)", "label", schema, file, NoLabelsError)
+        raise _unknown("labels (integers or names)", "label", schema, file)
     _check_types(schema, image, label, file)
     names = features.get(label, {}).get("names")
     usable = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     return Columns(image, label, tuple(names) if usable else None, _is_text(schema.field(label).type))
 
 
-def _unknown(
-    what: str, name: str, schema: "pa.Schema", file: Path, kind: type[DataError] = DataError
-) -> DataError:
-    return kind(
+def _unknown(what: str, name: str, schema: "pa.Schema", file: Path) -> DataError:
+    return DataError(
         f"{file}: no column could be told to hold the {what} among {', '.join(schema.names)}; "
         f"call it {name}, or name it with --{name}-column."
     )
@@ -130,8 +126,10 @@ def _features(schema: "pa.Schema", file: Path) -> dict[str, dict[str, Any]]:
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
 
 
-def _choose(described: list[str], fitting: list[str], usual: list[str]) -> str | None:
-    """A described column, else one of a usual name, else the only one that fits.
+def _choose(
+    described: list[str], fitting: list[str], usual: list[str], doubtful: Sequence[str] = ()
+) -> str | None:
+    """A described column, else one of a usual name, else the only one that fits, doubtful ones last.
 
     A usual name with the wrong type is chosen before a fitting stranger: the type check then says what it holds.
     """
@@ -140,7 +138,8 @@ def _choose(described: list[str], fitting: list[str], usual: list[str]) -> str |
     if named or len(candidates) == 1:
         return (named or candidates)[0]
     named = [name for name in usual if name in fitting] or usual
-    return named[0] if named else fitting[0] if len(fitting) == 1 else None
+    strangers = [name for name in fitting if name not in doubtful] or fitting
+    return named[0] if named else strangers[0] if len(strangers) == 1 else None
 
 
 def _holds_images(kind: "pa.DataType") -> bool:
@@ -159,6 +158,15 @@ def _holds_labels(kind: "pa.DataType") -> bool:
         return _holds_labels(kind.value_type)
     numbers = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)
     return numbers or _is_text(kind) or pa.types.is_null(kind)
+
+
+def _is_score_or_empty(kind: "pa.DataType") -> bool:
+    """Fractions are scores and nulls are notes more often than labels."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _is_score_or_empty(kind.value_type)
+    return pa.types.is_floating(kind) or pa.types.is_null(kind)
 
 
 def _is_text(kind: "pa.DataType") -> bool:

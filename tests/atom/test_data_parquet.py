@@ -286,6 +286,23 @@ def test_labels_of_a_type_that_names_no_class_are_refused_as_such(tmp_path, labe
         load_parquet(tmp_path / "pets")
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [{"score": [0.5, 1.0]}, {"note": pa.nulls(2)}, {"score": [0.5, 1.0], "note": pa.nulls(2)}],
+    ids=["score", "empty", "both"],
+)
+def test_scores_and_empty_columns_do_not_compete_with_labels_of_an_unusual_name(tmp_path, extra):
+    for part in ("train", "test"):
+        write(tmp_path / "pets" / f"{part}.parquet", ["dog", "cat"], label="species", extra=extra)
+    assert load_parquet(tmp_path / "pets").train.class_names == ("cat", "dog")
+
+
+def test_whole_fractions_of_an_unusual_name_are_labels_where_nothing_else_is(tmp_path):
+    for part in ("train", "test"):
+        write(tmp_path / "pets" / f"{part}.parquet", [2.0, 1.0], label="species")
+    assert load_parquet(tmp_path / "pets").train.class_names == ("1", "2")
+
+
 def test_images_beside_the_file_are_refused_as_such(tmp_path):
     for part in ("train", "test"):
         (tmp_path / "pets").mkdir(exist_ok=True)
@@ -335,6 +352,19 @@ def test_an_unlabelled_test_part_is_passed_over_with_a_line(root, labels):
         pq.write_table(pq.read_table(file, columns=["image"]), file)
     data = load_parquet(root)
     assert data.test.labels.tolist() == [1, 0]
+    assert data.remarks == ("the test part has no labels, so the validation part is the test part",)
+
+
+@pytest.mark.parametrize("asked", [{}, {"label_column": "species"}], ids=["found", "chosen"])
+def test_row_numbers_of_a_test_part_without_the_label_column_are_no_labels(tmp_path, asked):
+    pets = tmp_path / "pets"
+    write(pets / "train.parquet", ["dog", "cat"], label="species")
+    write(pets / "test.parquet", [7, 8], label="id")
+    with pytest.raises(DataError, match=r"the test part has no labels .* no column 'species'.*--test-part"):
+        load_parquet(pets, **asked)
+    write(pets / "validation.parquet", ["cat", "dog"], label="species")
+    data = load_parquet(pets, **asked)
+    assert data.test.labels.tolist() == [0, 1]
     assert data.remarks == ("the test part has no labels, so the validation part is the test part",)
 
 
