@@ -40,21 +40,36 @@ def _is_deep(picture: Image.Image) -> bool:
         # How PNG, TIFF and SGI name the layout of the file's bytes, such as RGB;16B.
         if any(isinstance(value, str) and re.search(r";1[0-6][BLNS]", value) for value in args):
             return True
+        if tile[0] == "SGI16":  # uncompressed, where the layout does not say it
+            return True
         # PPM: the file's own white.
         if tile[0].startswith("ppm") and isinstance(args[-1], int) and args[-1] > 255:
             return True
-    return picture.format == "JPEG2000" and _jpeg2000_bits(picture) > 8
+    depth_of = {"JPEG2000": _jpeg2000_bits, "AVIF": _avif_bits}.get(picture.format or "")
+    return depth_of is not None and depth_of(_head(picture)) > 8
 
 
-def _jpeg2000_bits(picture: Image.Image) -> int:
-    """Bits of the first channel: the SIZ segment's eighth field, after 36 bytes of sizes (ISO 15444-1, A.5.1)."""
+def _head(picture: Image.Image) -> bytes:
+    """The first bytes of the file, behind a colour profile if it has one."""
     file = getattr(picture, "fp", None)
     if file is None:
-        return 8
+        return b""
     place = file.tell()
     file.seek(0)
-    head = file.read(4096)
+    head = file.read(1 << 16)
     file.seek(place)
+    return head
+
+
+def _jpeg2000_bits(head: bytes) -> int:
+    """Bits of the first channel: the SIZ segment's eighth field, after 36 bytes of sizes (ISO 15444-1, A.5.1)."""
     start = head.find(b"\xff\x4f\xff\x51")
     depth = head[start + 42 : start + 43] if start >= 0 else b""
     return (depth[0] & 0x7F) + 1 if depth else 8
+
+
+def _avif_bits(head: bytes) -> int:
+    """10 (or 12) if the second bit of the third byte of av1C says so (AV1 in ISO media files, 2.3.3), else 8."""
+    start = head.find(b"av1C")
+    flags = head[start + 6 : start + 7] if start >= 0 else b""
+    return 10 if flags and flags[0] & 0x40 else 8

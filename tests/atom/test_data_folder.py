@@ -3,7 +3,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from atom.data import load
 from atom.errors import ConfigError, DataError
@@ -249,8 +249,9 @@ def png_of_depth_16(colour_type, channels):
         png_of_depth_16(6, 4),
         png_of_depth_16(4, 2),
         b"P6 6 6 4095\n" + bytes(6 * 6 * 3 * 2),
+        b"\x01\xda\x00\x02\x00\x03\x00\x06\x00\x06\x00\x03".ljust(512, b"\x00") + bytes(6 * 6 * 3 * 2),
     ],
-    ids=["RGB", "RGBA", "LA", "12 bits in PPM"],
+    ids=["RGB", "RGBA", "LA", "12 bits in PPM", "SGI"],
 )
 def test_files_of_more_than_8_bits_are_refused_though_pillow_shows_8(root, content):
     (root / "train" / "cat" / "deep.png").write_bytes(content)
@@ -311,6 +312,22 @@ def test_jpeg_2000_of_more_than_8_bits_is_refused_by_its_header(root, wrapped):
     deep[codestream + 42] = 11
     file.write_bytes(deep)
     with pytest.raises(DataError, match=r"deep\.jp2: the image has mode RGB, more than 8 bits"):
+        load_folder(root)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_of_more_than_8_bits_is_refused_by_its_header(root):
+    content = io.BytesIO()
+    Image.fromarray(write_image(root / "train" / "cat" / "0.png")).save(content, "AVIF")
+    file = root / "train" / "cat" / "deep.avif"
+    file.write_bytes(content.getvalue())
+    assert len(load_folder(root).train) == 7
+    deep = bytearray(content.getvalue())
+    deep[deep.index(b"av1C") + 6] |= 0x40
+    depths = deep.index(b"pixi") + 9
+    deep[depths : depths + 3] = b"\x0a\x0a\x0a"
+    file.write_bytes(deep)
+    with pytest.raises(DataError, match=r"deep\.avif: the image has mode RGB, more than 8 bits"):
         load_folder(root)
 
 
