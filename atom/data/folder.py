@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 from atom.data import about
@@ -34,10 +35,7 @@ def read_folder(request: Request) -> RealData:
     test_classes = _classes(request, test_dir, skipped)
     unknown = sorted(name for name in set(test_classes) - set(train_classes) if visible(test_classes[name]))
     if unknown:
-        raise DataError(
-            f"{test_classes[unknown[0]]}: class {unknown[0]!r} is not among the {len(train_classes)} classes of "
-            f"{train_dir}; every test class needs training images."
-        )
+        raise DataError(_unknown_class(test_classes[unknown[0]], train_dir, len(train_classes)))
     class_names = tuple(sorted(train_classes))
     parts = [_entries(train_classes, train_dir, class_names), _entries(test_classes, test_dir, class_names)]
     name = slug(root)
@@ -89,6 +87,11 @@ def _parts(request: Request, root: Path, names: tuple[str, ...]) -> list[Path]:
             f"{request.spec}: {root} has no directory {wanted} ({others} is there); "
             "expected train/<class>/* and test/<class>/*, or the name of the test part as --test-part."
         )
+    for one, other in pairwise(found):
+        if one.name.lower() == other.name.lower():
+            raise DataError(
+                f"{root}: two directories for one part, {one.name}/ and {other.name}/; merge or rename one."
+            )
     return found
 
 
@@ -108,10 +111,10 @@ def _test_part(
             have = "has" if number == 1 else "have"
             remark = f"{unlabelled} {have} no class directories, so {part.name}/ is the test part"
             return part, (remark,) if number else ()
-    raise DataError(_unsorted(root, parts[-1]))
+    raise DataError(_unsorted(root, parts[-1], train_dir, len(classes)))
 
 
-def _unsorted(root: Path, part: Path) -> str:
+def _unsorted(root: Path, part: Path, train_dir: Path, num_classes: int) -> str:
     """What to do about a part whose images are not in class directories."""
     if (root / "wnids.txt").is_file():
         return (
@@ -123,9 +126,22 @@ def _unsorted(root: Path, part: Path) -> str:
             f"{part.name}/<wnid>/ by their map (LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt "
             "with the development kit's meta.mat) and run the same command again."
         )
+    stranger = next((path for path in visible(part) if path.is_dir()), None)
+    if stranger is not None and stranger.name != "images":
+        return (
+            f"{_unknown_class(stranger, train_dir, num_classes)} If it is no class, sort its images into "
+            f"{part.name}/<class>/, or name a part that is sorted as --test-part."
+        )
     return (
         f"{part}: no class directories, so its images have no labels; sort them into {part.name}/<class>/, "
         "or name a part that is sorted as --test-part."
+    )
+
+
+def _unknown_class(directory: Path, train_dir: Path, num_classes: int) -> str:
+    return (
+        f"{directory}: class {_normal(directory.name)!r} is not among the {num_classes} classes of {train_dir}; "
+        "every test class needs training images."
     )
 
 

@@ -366,6 +366,24 @@ def test_a_test_part_without_classes_and_nothing_beside_it_is_named(root):
         load_folder(root)
 
 
+def test_the_only_directory_of_a_test_part_is_named_if_no_class_is_called_so(root):
+    (root / "test" / "cat").rename(root / "test" / "Cat")
+    for file in (root / "test" / "dog").iterdir():
+        file.unlink()
+    (root / "test" / "dog").rmdir()
+    with pytest.raises(DataError, match=r"test/Cat: class 'Cat' is not among the 2 classes of .*train; "):
+        load_folder(root)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_two_directories_for_one_part_are_refused(root, part):
+    other = part.title()
+    write_image(root / other / "cat" / "0.png")
+    if not (root / part).samefile(root / other):
+        with pytest.raises(DataError, match=rf"two directories for one part, {other}/ and {part}/; merge"):
+            load_folder(root)
+
+
 def test_imagenets_validation_folder_is_told_how_to_be_sorted(root):
     (root / "test").rename(root / "val")
     for name in ("cat", "dog"):
