@@ -120,9 +120,18 @@ def gains(results: ContinualResults) -> list[Gain]:
     return found
 
 
-NEAR_CHANCE = 1.5
-"""A training that ends below so many times chance has probably failed. Chosen: of seven runs of er-ace on digits at the
-default rate, one collapsed, to 12.7 %."""
+def near_chance(num_classes: int) -> float:
+    """Accuracy, percent, below which a training has probably failed; 0 for a single class, which nothing can fail.
+
+    Half as much again as chance, but no more than a tenth of the way from there to 100. Chosen: of seven runs of
+    er-ace on digits at the default rate, one collapsed, to 12.7 %.
+
+    Example:
+        >>> near_chance(10), near_chance(2), near_chance(1)
+        (15.0, 55.0, 0.0)
+    """
+    chance = 100 / num_classes
+    return min(1.5 * chance, chance + 0.1 * (100 - chance)) if num_classes > 1 else 0.0
 
 
 def suspicions(results: ContinualResults) -> list[str]:
@@ -130,10 +139,10 @@ def suspicions(results: ContinualResults) -> list[str]:
     of = {(row.learner, row.memory): row for row in results.summaries}
     found = []
     if joint := of.get(("joint", "none")):
-        above = [row for row in results.summaries if row.final_average[0] > joint.final_average[0]]
+        above = [row for row in results.summaries if _clearly_above(row.final_average, joint.final_average)]
         if above:
             best = max(above, key=lambda row: row.final_average[0])
-            others = f" and {len(above) - 1} others" if len(above) > 1 else ""
+            others = f" and {len(above) - 1} other{'s' if len(above) > 2 else ''}" if len(above) > 1 else ""
             found.append(
                 f"joint keeps all training images, and yet ends at {percent(joint.final_average)} %, below"
                 f" {best.memory} under {best.learner} ({percent(best.final_average)} %){others}: it is no ceiling"
@@ -142,7 +151,7 @@ def suspicions(results: ContinualResults) -> list[str]:
     chance = 100 / results.num_classes
     for (learner, memory), cells in cells_by_pair(results).items():
         lasts = [r.steps[-1].accuracy_on_seen for r in cells if r.complete and r.steps]
-        low = sum(last < NEAR_CHANCE * chance for last in lasts)
+        low = sum(last < near_chance(results.num_classes) for last in lasts)
         # Who keeps nothing knows the last step alone, which may be as little.
         if low and memory != "none":
             found.append(
@@ -168,6 +177,13 @@ def percent(value: Spread) -> str:
     """Mean and deviation with one decimal, without a sign for the unit."""
     mean, std = value
     return number(mean, 1) + ("" if std is None else f"\u00a0±\u00a0{number(std, 1)}")
+
+
+def _clearly_above(one: Spread, other: Spread) -> bool:
+    """Whether the ranges mean ± std do not overlap, and the means differ as they are printed."""
+    (mean, std), (low, low_std) = one, other
+    apart = mean - (std or 0.0) > low + (low_std or 0.0)
+    return apart and number(mean, 1) != number(low, 1)
 
 
 def _best(results: ContinualResults, ranked: dict[str, list[Summary]]) -> str:

@@ -239,6 +239,39 @@ def test_a_ceiling_below_a_memory_and_a_training_at_chance_are_suspected(
     assert findings(results_of(cells))[0].replace("\u00a0", " ") == ceiling
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "last", "suspected"), [(2, 70.0, False), (2, 52.0, True), (1, 99.0, False)]
+)
+def test_a_training_is_near_chance_only_a_little_above_it(
+    num_classes: int, last: float, suspected: bool
+) -> None:
+    run = cell("random", "er", [[last], [last] * 2, [last] * 3])
+    told = suspicions(results_of([run], num_classes=num_classes))
+    assert any("near chance" in said for said in told) == suspected
+
+
+def ends(*lasts: float, memory: str = "random", learner: str = "er") -> list[CellResult]:
+    return [
+        cell(memory, learner, [[last], [last] * 2, [last] * 3], order=order)
+        for order, last in enumerate(lasts)
+    ]
+
+
+@pytest.mark.parametrize("lasts", [(80.0, 80.04), (78.0, 84.0)])
+def test_a_ceiling_is_not_suspected_for_a_difference_within_the_spread_or_too_small_to_print(
+    lasts: tuple[float, ...],
+) -> None:
+    joint = ends(80.0, 80.0, memory="none", learner="joint")
+    assert suspicions(results_of([*joint, *ends(*lasts)])) == []
+    assert suspicions(results_of([*joint[:1], *ends(80.02)])) == []
+
+
+def test_a_ceiling_below_two_memories_names_one_other() -> None:
+    cells = [*ends(60.0, memory="none", learner="joint"), *ends(80.0), *ends(70.0, memory="herding")]
+    (said,) = suspicions(results_of(cells))
+    assert "below random under er (80.0\u00a0%) and 1 other:" in said.replace(" %", "\u00a0%")
+
+
 def test_the_table_comes_first(page: str) -> None:
     assert "<p" not in page[: page.index("<table>")]
     assert page.index("<table>") < page.index('class="summary"')
