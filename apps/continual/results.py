@@ -16,6 +16,7 @@ from apps.continual.metrics import (
     forgetting_first,
     forgetting_max,
 )
+from atom.errors import ArtifactError
 
 WITHOUT_MEMORY = ("finetune", "joint")
 """Learners that no memory changes."""
@@ -198,7 +199,7 @@ class ContinualResults:
     facts: Mapping[str, str] = field(default_factory=dict)
     failures: tuple[tuple[str, str], ...] = ()
     score_on: str = "test"
-    steps: Mapping[int, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    steps: Mapping[int, tuple[tuple[str, ...], ...]] = field(kw_only=True)
     class_images: Mapping[str, int] = field(default_factory=dict)
     whitening_bytes: int = 0
 
@@ -208,29 +209,46 @@ class ContinualResults:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "ContinualResults":
-        """The inverse of `to_dict`, also after a way through JSON."""
+        """The inverse of `to_dict`, also after a way through JSON; the summaries are made anew from the cells.
+
+        Raises:
+            ArtifactError: it is something else, or was written before the classes of the steps were there.
+        """
+        try:
+            return cls._from_dict(value)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ArtifactError(
+                f"results of a stream: {what}; expected what this version writes. Run the command on their output"
+                " again, which writes them anew."
+            ) from error
+
+    @classmethod
+    def _from_dict(cls, value: Mapping[str, Any]) -> "ContinualResults":
+        cells = tuple(
+            CellResult(
+                Cell(**cell["cell"]),
+                tuple(StepResult.from_dict(step) for step in cell["steps"]),
+                cell["complete"],
+            )
+            for cell in value["cells"]
+        )
         return cls(
             stream=value["stream"],
             num_steps=value["num_steps"],
             num_classes=value["num_classes"],
-            cells=tuple(
-                CellResult(
-                    Cell(**cell["cell"]),
-                    tuple(StepResult.from_dict(step) for step in cell["steps"]),
-                    cell["complete"],
-                )
-                for cell in value["cells"]
-            ),
-            summaries=tuple(Summary(**_with_tuples(row)) for row in value["summaries"]),
+            cells=cells,
+            # Stored ones may lack a measure, or have it by an earlier definition.
+            summaries=tuple(summarise(cells, value["distil_seconds"])),
             distil_seconds=dict(value["distil_seconds"]),
             facts=dict(value["facts"]),
             failures=tuple((name, reason) for name, reason in value["failures"]),
-            # Results written before the fields were there do not have them.
-            score_on=value.get("score_on", "test"),
             steps={
                 int(order): tuple(tuple(classes) for classes in steps)
-                for order, steps in value.get("steps", {}).items()
+                for order, steps in value["steps"].items()
             },
+            # Results written before the fields were there do not have them.
+            score_on=value.get("score_on", "test"),
             class_images=dict(value.get("class_images", {})),
             whitening_bytes=value.get("whitening_bytes", 0),
         )
@@ -256,10 +274,6 @@ def summarise(
 def spread(values: Sequence[float]) -> Spread:
     """Mean and sample standard deviation, None of one value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
-
-
-def _with_tuples(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
 
 
 def _summary(key: tuple[str, str], group: Sequence[CellResult], distil_s: float | None) -> Summary:

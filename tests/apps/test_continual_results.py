@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from apps.continual.results import Cell, CellResult, ContinualResults, StepResult, summarise
+from atom.errors import ArtifactError
 
 
 def made_result(rows: Sequence[Sequence[float]], *, seed: int = 0, complete: bool = True) -> CellResult:
@@ -44,7 +45,16 @@ def test_summaries_count_complete_cells() -> None:
 def test_results_survive_json() -> None:
     cells = (made_result([[80.0], [60.0, 90.0]]), made_result([[50.0]], seed=1, complete=False))
     results = ContinualResults(
-        *("digits", 2, 4, cells, tuple(summarise(cells)), {"random": 1.0}, {"a": "b"}, (("c", "why"),)),
+        *(
+            "digits",
+            2,
+            4,
+            cells,
+            tuple(summarise(cells, {"random": 1.0})),
+            {"random": 1.0},
+            {"a": "b"},
+            (("c", "why"),),
+        ),
         score_on="validation",
         steps={1993: (("cat", "dog"), ("cow", "pig"))},
         class_images={"cat": 5, "dog": 6, "cow": 7, "pig": 8},
@@ -55,3 +65,9 @@ def test_results_survive_json() -> None:
     del saved["score_on"], saved["whitening_bytes"]  # as an earlier version wrote them
     earlier = ContinualResults.from_dict(saved)
     assert (earlier.score_on, earlier.whitening_bytes) == ("test", 0)
+    for row in saved["summaries"]:
+        del row["forgetting"]
+    assert ContinualResults.from_dict(saved).summaries == results.summaries
+    del saved["steps"]
+    with pytest.raises(ArtifactError, match="results of a stream: 'steps' is missing; expected"):
+        ContinualResults.from_dict(saved)

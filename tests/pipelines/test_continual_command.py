@@ -224,7 +224,7 @@ def test_compressed_distilled_images_are_counted_by_an_estimate_that_is_told() -
 
 
 def test_bytes_of_the_whitening_are_said_under_the_table() -> None:
-    results = ContinualResults("digits", 5, 10, (), (), whitening_bytes=2 * 4 * 64**2)
+    results = ContinualResults("digits", 5, 10, (), (), steps={}, whitening_bytes=2 * 4 * 64**2)
     assert any("whitening, 0.0 MB (two 64 x 64 float32" in remark for remark in remarks(results))
     assert remarks(replace(results, whitening_bytes=0)) == []
 
