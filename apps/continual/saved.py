@@ -13,7 +13,8 @@ from apps.continual import lossless
 from apps.continual.exemplars import Exemplars
 from atom.errors import ArtifactError, ShapeError
 
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = {"memory": 1, "reservoir": 2, "buffer": 1}
+"""By kind; another one is refused."""
 
 _HEADER_FIELDS = {
     "memory": (),
@@ -62,7 +63,7 @@ def pack(
         factors[class_id] = kept.factor
         if kept.ranges_N2 is not None:
             arrays[f"ranges/{class_id}"] = kept.ranges_N2
-    content = {"format_version": FORMAT_VERSION, "kind": kind, "factors": factors, **header}
+    content = {"format_version": FORMAT_VERSIONS[kind], "kind": kind, "factors": factors, **header}
     # Contiguous: safetensors ignores strides. One header entry: several come in random order.
     packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return save(packed, metadata={"atom": json.dumps(content)})
@@ -81,7 +82,7 @@ def unpack(data: bytes, kind: str) -> Saved:
         arrays = load(data)
         length = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["atom"])
-        if (header["format_version"], header["kind"]) != (FORMAT_VERSION, kind):
+        if (header["format_version"], header["kind"]) != (FORMAT_VERSIONS[kind], kind):
             raise ValueError(f"it is a {header['kind']} of version {header['format_version']}")
         fields = _HEADER_FIELDS[kind]
         exemplars = {
@@ -93,8 +94,8 @@ def unpack(data: bytes, kind: str) -> Saved:
         return Saved({name: header[name] for name in fields}, exemplars, keys)
     except (SafetensorError, ShapeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            f"saved memory: expected a {kind} of version {FORMAT_VERSION}, but reading it failed ({error}); remove"
-            " the checkpoint of that step to have it made again."
+            f"saved memory: expected a {kind} of version {FORMAT_VERSIONS[kind]}, but reading it failed ({error});"
+            " remove the checkpoint of that step to have it made again."
         ) from error
 
 

@@ -135,15 +135,25 @@ def test_memory_of_stored_images_trains_on_what_they_decode_to():
 def test_damaged_bytes_are_refused(kind, change):
     source = Memory() if kind is Memory else Reservoir(4, seed=0)
     source.add(0, numbered(3, class_id=0))
-    with pytest.raises(ArtifactError, match=r"saved memory: expected a (memory|reservoir) of version 1"):
+    with pytest.raises(
+        ArtifactError, match=r"saved memory: expected a (memory of version 1|reservoir of version 2)"
+    ):
         kind.from_bytes(change(source.to_bytes()))
 
 
 def test_memory_is_no_reservoir_and_the_reverse():
     with pytest.raises(ArtifactError, match=r"expected a reservoir .*\(it is a memory of version 1\)"):
         Reservoir.from_bytes(Memory().to_bytes())
-    with pytest.raises(ArtifactError, match=r"expected a memory .*\(it is a reservoir of version 1\)"):
+    with pytest.raises(ArtifactError, match=r"expected a memory .*\(it is a reservoir of version 2\)"):
         Memory.from_bytes(filled({0: 3}, capacity=2, seed=0).to_bytes())
+
+
+def test_a_reservoir_stored_before_its_limit_in_bytes_is_refused_by_its_version():
+    older = Reservoir(2, seed=0).to_bytes().replace(b'\\"format_version\\": 2', b'\\"format_version\\": 1')
+    with pytest.raises(
+        ArtifactError, match=r"expected a reservoir of version 2.*\(it is a reservoir of version 1\)"
+    ):
+        Reservoir.from_bytes(older)
 
 
 def test_reservoir_keeps_everything_until_it_is_full_and_its_capacity_from_then_on():
