@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apps.continual.budget import equal_groups, num_distilled
 from apps.continual.exemplars import Exemplars, Storage
 from apps.continual.memory import Memory
 from apps.continual.selection import keep_distilled
@@ -102,14 +103,12 @@ class DistilledHere:
 
     def _resolved(self, class_id: int, real_NCHW: Tensor, quota: int) -> DistillSettings:
         channels, height, width = real_NCHW.shape[1:]
-        ipc, tiles = quota, self._settings.factor**2
-        if self._settings.init != "noise":
-            # A start from real images cannot have more than there are, of this class; the others keep their quota.
-            ipc = min(quota, len(real_NCHW) // tiles)
+        factor = self._settings.factor
+        ipc = num_distilled(quota, len(real_NCHW), factor=factor, init=self._settings.init)
         if not ipc:
             raise ConfigError(
                 f"class {class_id} has {len(real_NCHW)} training images, but a distilled one with factor"
-                f" {self._settings.factor} starts from {tiles}; pass a smaller factor, or init='noise'."
+                f" {factor} starts from {factor**2}; pass a smaller factor, or init='noise'."
             )
         return resolve_settings(
             self._settings.model_copy(update={"ipc": ipc}),
@@ -126,14 +125,13 @@ class DistilledHere:
     ) -> dict[int, Exemplars]:
         exemplars = {}
         of_class = {class_id: images.to(self._device) for class_id, images in real.items()}
-        # A group has one number of images a class; the common one first, so that its classes share a compiled step.
-        for ipc in sorted({own.ipc for own in settings.values()}, reverse=True):
-            classes = [class_id for class_id in sorted(real) if settings[class_id].ipc == ipc]
-            of_group = settings[classes[0]]
-            distiller = self._distiller_for(of_group, real[classes[0]])
-            size = cast(int, of_group.classes_per_group)
-            for first in range(0, len(classes), size):
-                group = classes[first : first + size]
+        size = cast(int, next(iter(settings.values())).classes_per_group)
+        groups = equal_groups({class_id: own.ipc for class_id, own in settings.items()}, size=size)
+        # Those of the most images first, the common number, so that most classes share a compiled step.
+        for of_ipc in reversed(groups.values()):
+            of_group = settings[of_ipc[0][0]]
+            distiller = self._distiller_for(of_group, real[of_ipc[0][0]])
+            for group in of_ipc:
                 state = distiller.start(group, of_class)
                 state = distiller.advance(state, of_group.iterations or 0, class_ids=group, real=of_class)
                 if state.failures:

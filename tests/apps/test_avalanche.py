@@ -299,9 +299,11 @@ def test_resize_keeps_the_most_important_images_of_each_class():
     assert (buffer.max_size, len(buffer.buffer)) == (100, 8)
 
 
-def test_a_class_is_distilled_into_no_more_images_than_it_has():
+@pytest.mark.parametrize("init", ["real", "noise"])
+def test_a_class_is_distilled_into_no_more_images_than_it_has(init):
     rows = torch.cat([(c == LABELS).nonzero().flatten()[: 5 + c] for c in range(CLASSES)])
-    buffer = filled(buffer_of(80), benchmark(data=dataset(WHITE[rows], LABELS[rows])))
+    settings = TINY.model_copy(update={"init": init})
+    buffer = filled(buffer_of(80, settings=settings), benchmark(data=dataset(WHITE[rows], LABELS[rows])))
     # Experiences {2, 0} and {3, 1}: a rare class takes nothing from the other one.
     assert [buffer.memory[class_id].num_images for class_id in range(CLASSES)] == [5, 6, 7, 8]
 
