@@ -174,13 +174,16 @@ class DistilledHere:
     def _key(self, settings: Mapping[int, DistillSettings], real: Mapping[int, Tensor]) -> str:
         channels, height, width = next(iter(real.values())).shape[1:]
         shape = {"channels": channels, "image_size": (height, width), "num_classes": self._num_classes}
+        # In place of the network's name, whose folder decides nothing.
+        network = nets.identity(self._settings.network, **shape)
         content = {
             "version": [FILE_VERSION, IMAGES_VERSION],
             "settings": {
                 class_id: settings[class_id].model_dump(mode="json", exclude={"zca", "zca_eps"})
+                | {"network": network}
                 for class_id in sorted(real)
             },
-            "network": nets.identity(self._settings.network, **shape),
+            "network": network,
             "num_classes": self._num_classes,
             "storage": self._storage,
             "preprocess": self._preprocess.digest if self._storage == "uint8" else None,

@@ -435,6 +435,23 @@ def test_files_of_other_settings_are_left_alone(tmp_path, changes):
     assert old.read_bytes() == content
 
 
+def test_files_are_found_again_where_the_file_of_the_network_has_moved(tmp_path):
+    exp = benchmark().train_stream[0]
+    for folder in ("here", "there"):
+        source = tmp_path / folder / "net.py"
+        source.parent.mkdir()
+        source.write_text(
+            "from atom import nets\n\n\ndef build(channels, image_size, num_classes):\n"
+            "    shape = {'channels': channels, 'image_size': image_size, 'num_classes': num_classes}\n"
+            "    return nets.build('convnet-w8-d2', **shape)\n"
+        )
+        settings = TINY.model_copy(update={"network": f"{source}:build"})
+        buffer = buffer_of(directory=tmp_path / "files", restore=False, settings=settings)
+        buffer.post_adapt(None, exp)
+    assert buffer.seconds == 0
+    assert len(experience_files(tmp_path / "files")) == 1
+
+
 def test_files_of_other_images_are_left_alone(tmp_path):
     filled(buffer_of(directory=tmp_path))
     other = filled(buffer_of(directory=tmp_path, restore=False), benchmark(data=dataset(WHITE + 0.5)))
