@@ -156,6 +156,9 @@ def train_beside(
         dtype: arithmetic of the network, float32 or bfloat16; the loss is float32.
         layout: memory format of the network.
         seed, step: of the random streams, under purposes "continual/...".
+
+    Raises:
+        ConfigError: a batch of one image that BatchNorm refuses, and no second one to go with it.
     """
     device = current.images_BCHW.device
     optimizer = torch.optim.SGD(
@@ -174,6 +177,9 @@ def train_beside(
     # With a memory, er shows the two in one pass, in which no image is alone.
     alone = memory is None or objective is not er_loss
     pairs = alone and needs_pairs(net, current.images_BCHW, settings.batch_current)
+    if memory is not None and alone:
+        # Draws are as large as the batch, never a rest: where one image is refused, this says so.
+        needs_pairs(net, memory.images_BCHW, settings.batch_memory)
     batches = _batches(current, settings=settings, seed=seed, step=step, pairs=pairs)
     net.train()
     with own_generators(device, int(stream(seed, "continual/network", step).integers(2**63))):

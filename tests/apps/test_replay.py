@@ -17,6 +17,7 @@ from apps.continual.replay import (
     train_beside,
 )
 from apps.continual.settings import LearnerSettings
+from atom.errors import ConfigError
 from atom.streams import stream
 
 K, C, H, W = 5, 2, 4, 3
@@ -164,3 +165,24 @@ def test_a_last_batch_of_one_is_filled_up_only_where_batchnorm_would_refuse_it(l
     )
     together = {("er", True): [7, 7, 4], ("er-ace", True): [4, 3, 4, 3, 2, 3]}
     assert seen == together.get((learner, with_memory), [4, 4, 2])
+
+
+@pytest.mark.parametrize("learner", ["er-ace", "der++"])
+def test_a_memory_batch_of_one_that_batchnorm_refuses_is_told_in_a_sentence(learner):
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(C, 4, (H, W)), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(4, K)
+    )
+    with pytest.raises(
+        ConfigError, match=r"batches of 1 from 8 images hold one image each, .* batch of at least 2"
+    ):
+        train_beside(
+            net,
+            Batch(*CURRENT),
+            Batch(*MEMORY, torch.zeros(len(MEMORY[1]), K)),
+            objective=objective_of(learner, SETTINGS, step_classes=(1, 4), seen_classes=(0, 1, 3, 4)),
+            settings=SETTINGS.model_copy(update={"batch_memory": 1, "replay_dsa_strategy": "none"}),
+            dtype=torch.float32,
+            layout=torch.contiguous_format,
+            seed=0,
+            step=1,
+        )
