@@ -38,6 +38,8 @@ class CifarSource:
     md5s: dict[str, str]
     """Of the Python batches, as published."""
     official: tuple[Part, Part]
+    names_sha256: str
+    """Of the class names in their order, joined by line ends."""
     label_bytes: int
     """Label bytes before the pixels of a binary record; the last one is the (fine) class."""
     num_classes: int

@@ -115,6 +115,28 @@ def test_official_files_are_recognised_however_they_are_packed_and_one_pixel_tel
     assert changed.source.title == "Fashion-MNIST (not the official files: other bytes)"
 
 
+def names_digest(names):
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def test_cifar10_with_its_class_names_in_another_order_does_not_pass_for_it(tmp_path, monkeypatch):
+    from atom.data import cifar
+
+    folder = tmp_path / "cifar-10-batches-py"
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        dump(folder / name, cifar_batch(10, num_classes=10, seed=1))
+    dump(folder / "batches.meta", {"label_names": names})
+    data = load("cifar10", data_dir=tmp_path)
+    md5s = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.glob("*_batch*")}
+    source = replace(cifar.SOURCES["cifar10"], md5s=md5s, official=(known(data.train), known(data.test)))
+    monkeypatch.setitem(cifar.SOURCES, "cifar10", source)
+    assert load(f"cifar10:{folder}", data_dir=tmp_path / "one").source.title == "CIFAR-10"
+    dump(folder / "batches.meta", {"label_names": names[::-1]})
+    title = load(f"cifar10:{folder}", data_dir=tmp_path / "two").source.title
+    assert title == "CIFAR-10 (not the official files: other class names, or another order of them)"
+
+
 def test_labels_of_cifar100_in_another_container_are_said_to_be_unchecked(tmp_path, monkeypatch):
     folder = tmp_path / "cifar-100-python"
     for part in ("train", "test"):
@@ -124,7 +146,10 @@ def test_labels_of_cifar100_in_another_container_are_said_to_be_unchecked(tmp_pa
 
     part = load("cifar100", data_dir=tmp_path).train
     same = replace(known(part), labels="")
-    monkeypatch.setitem(cifar.SOURCES, "cifar100", replace(cifar.SOURCES["cifar100"], official=(same, same)))
+    source = replace(
+        cifar.SOURCES["cifar100"], official=(same, same), names_sha256=names_digest(part.class_names)
+    )
+    monkeypatch.setitem(cifar.SOURCES, "cifar100", source)
     data = load("cifar100", data_dir=tmp_path / "cifar-100-python")
     assert data.source.title == "CIFAR-100"
     assert "could be checked" in data.remarks[0]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atom.data import load
+from atom.data import load, official
 from atom.errors import DataError
 
 WNIDS = ("n02", "n01", "n03")
@@ -120,6 +120,15 @@ def test_validation_images_sorted_by_class_are_read(tiny, inner):
 def test_folder_points_to_the_source_that_reads_the_official_layout(tiny):
     with pytest.raises(DataError, match=rf"Tiny ImageNet.*; pass tinyimagenet:{tiny}"):
         load(f"folder:{tiny}", data_dir=tiny.parent)
+
+
+def test_images_that_were_not_compared_are_said_to_be_so(tiny, monkeypatch):
+    monkeypatch.setattr(official, "TINYIMAGENET", (official.Part((2,) * 3), official.Part((1,) * 3)))
+    data = load("tinyimagenet", data_dir=tiny.parent)
+    assert data.source.title == "Tiny ImageNet"
+    assert data.remarks == (
+        "the images are Tiny ImageNet's by their counts only; their pixels and labels could not be compared",
+    )
 
 
 def test_few_classes_do_not_pass_for_tiny_imagenet(tiny):
