@@ -141,7 +141,8 @@ def check_same_source(distilled: DistilledSet, real: RealData) -> None:
         todo = "it has changed since, so pass it as it was" if own else "pass the set's own source"
         raise ConfigError(
             f"--dataset {real.spec}: its classes are {', '.join(real.test.class_names[:5])}, ..., but the set was"
-            f" distilled for {', '.join(distilled.class_names[:5])}, ...; {todo}."
+            f" distilled for {', '.join(distilled.class_names[:5])}, ...; {todo}, with the same --image-column,"
+            " --label-column and --test-part, if any."
         )
     shape = tuple(distilled.images_NCHW.shape[1:])
     if shape != tuple(real.test.images.shape[1:]):
