@@ -218,7 +218,8 @@ def describe(name: str, space: Space) -> Candidate:
         else:
             # A partial or a closure takes numbers from the space's own file, whatever file its code is in.
             listed = nets.import_module(space.spec.rpartition(":")[0], what=f"--space {space.spec}")
-            built = f"{nets.sources_digest(listed, builder)}-{nets.network_digest(net, **shape)}"
+            other = space.build(name, seed=1)
+            built = f"{nets.sources_digest(listed, builder)}-{nets.network_digest(net, **shape, other=other)}"
     except (Exception, SystemExit) as error:  # whatever the user's function does
         text = " ".join(str(error).split())
         problem = text if isinstance(error, AtomError) else f"{type(error).__name__}: {text}"

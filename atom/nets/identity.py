@@ -51,9 +51,10 @@ def identity(name: str, *, channels: int, image_size: Size, num_classes: int) ->
 @functools.cache
 def _identity(name: str, channels: int, image_size: Size, num_classes: int, _here: Path) -> str:
     sources = sources_digest(import_function(name))
-    net = build(name, channels=channels, image_size=image_size, num_classes=num_classes)
+    sizes = {"channels": channels, "image_size": image_size, "num_classes": num_classes}
+    net, other = (build(name, **sizes, seed=seed) for seed in (0, 1))
     # Where the file lies does not decide what is in it.
-    return f"{PurePath(name).name}@{sources}-{network_digest(net, channels, image_size)}"
+    return f"{PurePath(name).name}@{sources}-{network_digest(net, channels, image_size, other=other)}"
 
 
 def sources_digest(*things: ModuleType | Callable[..., object]) -> str:
@@ -140,23 +141,40 @@ def _find(name: str) -> tuple[str, Path] | None:
     return (name, Path(file)) if file and Path(file).is_file() else None
 
 
-def network_digest(net: nn.Module, channels: int, image_size: Size) -> str:
+def network_digest(net: nn.Module, channels: int, image_size: Size, *, other: nn.Module | None = None) -> str:
     """Digest of a network's structure, weights, buffers, and answers to fixed images with fixed weights; 16 characters.
 
-    The answers are asked in float64 and rounded, as other processors sum in another order. The network is on the CPU,
-    and is spoilt: its weights, its type and its statistics are others afterwards.
+    Of the weights that are random, their number and size: other processors draw them with other last bits. The answers
+    are asked in float64 and rounded, as other processors sum in another order. The network is on the CPU and spoilt:
+    its weights, its type and its statistics are others afterwards.
+
+    Args:
+        net, channels, image_size: see `atom.nets.build`.
+        other: the same built under another seed, which tells the random weights; without it none are.
     """
+    others = {} if other is None else dict(_named_tensors(other))
     digest = hashlib.sha256()
     for path, module in net.named_modules():
         # Rates of dropout and the like are in neither shapes nor answers.
         told = _ADDRESS.sub("", module.extra_repr())
         digest.update(f"{path} {type(module).__qualname__} {told}\n".encode())
-    for path, value in (*net.named_parameters(), *net.named_buffers()):
+    for path, value in _named_tensors(net):
         digest.update(f"{path} {tuple(value.shape)} {value.dtype} {value.requires_grad}\n".encode())
-        digest.update(value.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        fixed = value.detach().flatten()
+        again = others.get(path, value).detach().flatten()
+        if value.is_floating_point() and again.shape == fixed.shape:
+            drawn = fixed[fixed != again].double()
+            fixed = fixed[fixed == again]
+            digest.update(f"{len(drawn)} {drawn.abs().mean():.4g} {drawn.square().mean():.4g}\n".encode())
+        digest.update(fixed.contiguous().view(torch.uint8).numpy().tobytes())
     for answer in _answers(net, (2, channels, *image_size)):
         digest.update(f"{answer}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _named_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from net.named_parameters()
+    yield from net.named_buffers()
 
 
 def _answers(net: nn.Module, shape: tuple[int, ...]) -> Iterator[str]:

@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from functools import partial
 
@@ -188,6 +190,49 @@ def test_a_buffer_drawn_at_random_is_the_same_in_every_build():
 
     one, two = (nets.build_from(make, **SIZES).noise for _ in range(2))
     assert torch.equal(one, two)
+
+
+def digest_with(weight, *, others=None):
+    """Of a layer whose first row is loaded and whose others are drawn, with other last bits on some processors."""
+
+    def make(**sizes):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3, bias=False))
+        with torch.no_grad():
+            net[1].weight[0] = weight
+            net[1].weight[1:] *= others if others is not None else 1.0
+        return net
+
+    net, other = (nets.build_from(make, **SIZES, seed=seed) for seed in (0, 1))
+    return network_digest(net, 1, (8, 8), other=other)
+
+
+def test_the_last_bits_of_random_weights_do_not_change_the_digest():
+    last_bits = 1 + 1e-7 * torch.tensor([[1.0, -1.0] * 32, [-1.0, 1.0] * 32])
+    assert digest_with(0.5, others=last_bits) == digest_with(0.5)
+    assert digest_with(0.5, others=1.5) != digest_with(0.5)
+
+
+def test_every_bit_of_weights_that_are_not_random_counts():
+    assert digest_with(0.5) != digest_with(0.5000001)
+
+
+def test_another_kind_of_processor_does_not_change_the_identity_of_a_network(workdir):
+    drawn = "net = nn.Sequential(nn.Flatten(), nn.Linear(64, 99), nn.Linear(99, 3))"
+    text = f"from torch import nn\ndef make(**sizes):\n    {drawn}\n    nn.init.normal_(net[1].weight)\n    return net"
+    (workdir / "net.py").write_text(text, encoding="utf-8")
+    asks = f"from atom.nets import identity; print(identity('net.py:make', **{SIZES}))"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", asks],
+            env={**os.environ, "ATEN_CPU_CAPABILITY": capability},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+        for capability in ("default", "avx2")
+    ]
+    assert told[0] == told[1]
 
 
 def test_a_network_that_knows_no_float64_has_a_digest_of_its_answers_all_the_same():
