@@ -48,9 +48,9 @@ class DistilledSet:
         settings: of the run that made it.
         source: of the real images: name, spec without a path, fingerprint, title, citation, licence, image_shape,
             num_train, symbols, and image_size and crop, how they were brought to that shape.
-    versions: of the libraries that made it, when the images were computed.
-    git_commit: of this project when they were, or None outside a checkout.
-    earlier_programs: `git_commit` and `versions` of other programs that computed a part of the images before.
+        versions: of the libraries that made it, when the images were computed.
+        git_commit: of this project when they were, or None outside a checkout.
+        earlier_programs: `git_commit` and `versions` of other programs that computed a part of the images before.
         results: evaluations, a dict each: method, network, mean, std (percent), n (trainings), epochs, ...
         soft_labels: float32 [N, K], each row a distribution over classes, or None.
 
