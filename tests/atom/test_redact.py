@@ -50,3 +50,9 @@ def test_no_error_of_this_project_tells_a_password() -> None:
     error = ConfigError("--tracking-uri http://alice:s3cret@host: does not answer.")
     assert str(error) == "--tracking-uri http://***@host: does not answer."
     assert str(pickle.loads(pickle.dumps(StoreError("s3://K:S@b")))) == "s3://***@b"
+
+
+def test_pages_with_pictures_inside_are_looked_through() -> None:
+    picture = "data:image/svg+xml;base64," + "QUJD" * 100_000
+    address = "https://alice:s3cret@host/"
+    assert without_secrets(picture + address + picture) == f"{picture}https://***@host/{picture}"
