@@ -170,7 +170,7 @@ def test_worker_that_always_dies_ends_in_a_failure_that_counts_the_tries(tmp_pat
     )
     assert chunks == [1]
     assert outcome.failed[(3,)].reason.endswith("(gave up after 1 try)")
-    assert "its worker was killed" in outcome.failed[(3,)].reason
+    assert "its worker ended without a word" in outcome.failed[(3,)].reason
 
 
 def test_loss_curves_hold_every_iteration_once_even_across_a_restart(
