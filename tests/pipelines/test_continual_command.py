@@ -431,7 +431,7 @@ class TestWholeRun:
         wait_for(lambda: kill_workers(first, "run_cell_step", most=1) == 1, limit_s=RUN_S)
         wait_for(lambda: cells_done(output)[0] == of_all, limit_s=RUN_S)
         said = kill_driver(first)
-        assert re.search(r"\(\d+,\): .*; retry 1 of 3", said), "no worker was lost at a distillation"
+        assert re.search(r"class \d+: .*; retry 1 of 3", said), "no worker was lost at a distillation"
         assert re.search(r"-o0-s0 step 0: .*; retry 1 of 3", said), "no worker was lost at a cell"
         assert cells_done(output) == [of_all, 0, 0]
         kept = fingerprints(output / "cells")
