@@ -6,7 +6,7 @@ buffer's size and time. docs/continual.md has an example that runs.
 
 Example:
     >>> from apps.avalanche import DistilledBuffer
-    >>> buffer = DistilledBuffer(200, num_classes=10)
+    >>> buffer = DistilledBuffer(200, num_classes=10, symbols=False)
     >>> buffer.max_size, len(buffer.buffer), buffer.memory.num_bytes
     (200, 0, 0)
 """

@@ -69,6 +69,7 @@ def build(name: str, *, channels: int, image_size: Size, num_classes: int, seed:
             as `docs/own-network.md` says.
 
     Example:
+        >>> import torch
         >>> net = build("convnet-w32-d2", channels=1, image_size=(8, 8), num_classes=10)
         >>> activations, embedding = net.blocks(torch.zeros(5, 1, 8, 8))
         >>> [tuple(each.shape) for each in activations], tuple(embedding.shape)
