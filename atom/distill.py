@@ -56,6 +56,12 @@ class GroupState:
     losses: np.ndarray
     failures: Mapping[int, str] = field(default_factory=dict)
 
+    @classmethod
+    def first(cls, images: np.ndarray) -> "GroupState":
+        """Before the first step, from these stored images, [G, I, C, H, W] float32."""
+        losses = np.zeros((0, len(images)), dtype=np.float32)
+        return cls(iteration=0, images=images, momentum=np.zeros_like(images), losses=losses)
+
 
 class GroupDistiller:
     """Distils a fixed group of classes; one instance serves any number of groups of the same shape.
@@ -113,8 +119,7 @@ class GroupDistiller:
         """
         with self._repeatable():
             images = np.stack([self._initial(c, real[c]) for c in class_ids])
-        losses = np.zeros((0, len(class_ids)), dtype=np.float32)
-        return GroupState(iteration=0, images=images, momentum=np.zeros_like(images), losses=losses)
+        return GroupState.first(images)
 
     def advance(
         self,

@@ -18,7 +18,15 @@ from atom import nets
 from atom.device import resolve_precision
 from atom.errors import ConfigError
 from atom.matching import class_statistics, default_task_balance
-from atom.settings import DeviceKind, DistillSettings, EvaluateSettings, Precision, settle_dsa_strategy
+from atom.settings import (
+    FROM_SET,
+    INITS,
+    DeviceKind,
+    DistillSettings,
+    EvaluateSettings,
+    Precision,
+    settle_dsa_strategy,
+)
 
 T = TypeVar("T")
 
@@ -62,8 +70,13 @@ def resolve_settings(
 
     Raises:
         ConfigError: an unknown augmentation or network, a network without the blocks that the mode matches,
-            or images too small for the factor.
+            images too small for the factor, or a start that is not known here.
     """
+    if settings.init not in INITS and not settings.init.startswith(FROM_SET):
+        raise ConfigError(
+            f"--init {settings.init}: expected one of {', '.join(INITS)}; only atom-distill starts from a distilled set"
+            " as well, and reads that itself."
+        )
     if settings.factor > 1 and min(height, width) // settings.factor < 2:
         # A tile of one pixel decodes to an image of one colour.
         raise ConfigError(

@@ -16,7 +16,10 @@ DSA_FOR_SYMBOLS = "_".join(operation for operation in DSA_OPERATIONS if operatio
 """A mirrored digit is no digit. Source: DSA's published settings for MNIST and SVHN."""
 
 Mode = Literal["atom", "spatial", "channel", "dm"]
-Init = Literal["real", "noise", "herding", "kcenter"]
+INITS = ("real", "noise", "herding", "kcenter")
+"""Starts that need no more than the real images."""
+FROM_SET = "set:"
+"""Before the digest of the set that the images start from, in resolved settings."""
 Switch = Literal["auto", "on", "off"]
 DeviceKind = Literal["cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -62,8 +65,8 @@ class DistillSettings(MatchingSettings):
     """SGD momentum on the images. Source: DataDAM, hyper-parameter table."""
     batch_real: Annotated[int, Field(ge=1)] = 128
     """Real images per class and iteration. Chosen, measured: DM takes 256, DataDAM's code 64."""
-    init: Init = "real"
-    """Where the images start: random real images, Gaussian noise, or a coreset. Source of the default: DM, DataDAM."""
+    init: str = "real"
+    """Where images start: random real ones (DM, DataDAM), noise, herding, kcenter (coresets), or the place of a set."""
     network: str = "convnet"
     """Network whose random copies give the features; its last block gives the embedding."""
     dsa_strategy: str = "auto"
@@ -172,10 +175,11 @@ __all__ = [
     "DEFAULT_DSA",
     "DSA_FOR_SYMBOLS",
     "DSA_OPERATIONS",
+    "FROM_SET",
+    "INITS",
     "DeviceKind",
     "DistillSettings",
     "EvaluateSettings",
-    "Init",
     "InitialWeights",
     "MatchingSettings",
     "Mode",

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
+from atom.errors import ConfigError
+from atom.settings import FROM_SET, INITS, DeviceKind, DistillSettings, EvaluateSettings
 from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
 from pipelines.options import DataSettings, DistillCommand
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from atom.data import RealData
     from atom.distilled import DistilledSet
     from atom.preprocess import Preprocess
@@ -46,6 +49,7 @@ def distill(command: DistillCommand) -> int:
         whitening_flaw,
     )
     from pipelines.resources import choose_size
+    from pipelines.sets import fingerprint
     from pipelines.signals import stop_on_signals
     from pipelines.store import Store
 
@@ -55,6 +59,10 @@ def distill(command: DistillCommand) -> int:
     real = load_real(command.part(DataSettings), smoke=command.smoke)
     baselines = command.baselines if command.eval_seeds else ()
     check_ipc(real, ipc=asked.ipc, factor=asked.factor, init=asked.init, baselines=baselines)
+    first = None
+    if asked.init not in INITS:
+        first = first_set(asked, real, command.tracking_uri)
+        asked = asked.model_copy(update={"init": f"{FROM_SET}{fingerprint(first)[:16]}"})
     command = command.model_copy(update={"eval_networks": judges(command.eval_networks, asked.network)})
     try_networks((asked.network, *(command.eval_networks or ())), real, timeout_s=command.timeout_s)
     notes = check_networks(
@@ -96,7 +104,7 @@ def distill(command: DistillCommand) -> int:
                 "images_version": IMAGES_VERSION,
             }
             digest = claim(store, identity)
-            job = Job(command, settings, evaluation, real, store, size, device_kind, digest)
+            job = Job(command, settings, evaluation, real, store, size, device_kind, digest, first)
             say_header(
                 "atom-distill", {**identity, **evaluation.model_dump(mode="json")}, cluster, size, store
             )
@@ -110,6 +118,32 @@ def distill(command: DistillCommand) -> int:
                 say(f"Note: {note}")
             with stop_on_signals() as stop, job.tracker(name) as tracker:
                 return job.run(tracker, stop)
+
+
+def first_set(asked: DistillSettings, real: "RealData", tracking_uri: str | None) -> "DistilledSet":
+    """The set that --init names, fit to start from.
+
+    Raises:
+        ConfigError, ArtifactError, StoreError: it cannot be found or read, or does not fit the real images.
+    """
+    from atom.distilled import DistilledSet
+    from atom.initial import check_start
+    from pipelines.sets import local_set
+
+    with local_set(asked.init, tracking_uri, flag="--init") as directory:
+        if not directory.exists():
+            raise ConfigError(
+                f"--init {asked.init}: no such set; expected {', '.join(INITS)}, or the place of a distilled set."
+            )
+        distilled = DistilledSet.load(directory)
+    check_start(
+        distilled,
+        class_names=real.train.class_names,
+        image_shape=real.train.images.shape[1:],
+        ipc=asked.ipc,
+        factor=asked.factor,
+    )
+    return distilled
 
 
 def run_name(settings: DistillSettings, source: str) -> str:
@@ -131,6 +165,7 @@ class Job:
         size: "ActorSize",
         device_kind: DeviceKind,
         digest: str,
+        first: "DistilledSet | None",
     ) -> None:
         self.command = command
         self.settings = settings
@@ -140,6 +175,7 @@ class Job:
         self.size = size
         self.device_kind = device_kind
         self.digest = digest
+        self.first = first
 
     def tracker(self, name: str) -> "Tracker":
         """The MLflow run of this output: a new one, or that of an earlier driver continued."""
@@ -164,7 +200,7 @@ class Job:
         preprocess = preprocessing(self.real, self.settings, self.store, self.command.data_dir / "cache")
         white_train = preprocess.apply(self.real.train.images).numpy()
         with stop.polling():
-            outcome = self.distil(white_train, tracker, stop)
+            outcome = self.distil(white_train, self.starts(preprocess), tracker, stop)
         if outcome.stopped:
             return stopped(tracker, stop.signal_name)
         if outcome.failed:
@@ -176,7 +212,28 @@ class Job:
             return stopped(tracker, stop.signal_name)
         return self.conclude(distilled, judged, tracker)
 
-    def distil(self, white_train: Any, tracker: "Tracker", stop: "StopSignal") -> "Distillation":
+    def starts(self, preprocess: "Preprocess") -> "Mapping[int, np.ndarray] | None":
+        """Stored images that each class starts from, where --init names a set."""
+        from atom.initial import initial_from_set
+
+        if self.first is None:
+            return None
+        images = initial_from_set(
+            self.first,
+            preprocess,
+            class_names=self.real.train.class_names,
+            ipc=self.settings.ipc,
+            factor=self.settings.factor,
+        )
+        return dict(enumerate(images.numpy()))
+
+    def distil(
+        self,
+        white_train: Any,
+        starts: "Mapping[int, np.ndarray] | None",
+        tracker: "Tracker",
+        stop: "StopSignal",
+    ) -> "Distillation":
         """All groups of classes through the workers, from wherever the checkpoints stand."""
         from pipelines.checkpoints import Checkpoints
         from pipelines.distillation import distil_classes, group_classes
@@ -198,6 +255,7 @@ class Job:
             stop=stop,
             # On disk with every chunk, so that a killed driver's time counts as well.
             on_seconds=self.add_distill_seconds,
+            starts=starts,
         )
 
     def add_distill_seconds(self, seconds: float, worker_seconds: float) -> None:

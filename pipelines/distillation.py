@@ -77,6 +77,7 @@ class _Run:
         checkpoints: Checkpoints,
         checkpoint_every: int,
         tracker: Tracker | None,
+        starts: Mapping[int, np.ndarray] | None,
     ) -> None:
         assert problem.settings.iterations is not None, "settings are resolved by the driver"
         self.total = problem.settings.iterations
@@ -84,6 +85,7 @@ class _Run:
         self.checkpoints = checkpoints
         self.checkpoint_every = checkpoint_every
         self.tracker = tracker
+        self.starts = starts
         self.states: dict[Group, GroupState] = {}
         for group in groups:
             found = checkpoints.latest(group)
@@ -109,7 +111,10 @@ class _Run:
 
     def start(self, actor: Any, group: Group) -> Any:
         real = {c: self.real[c] for c in group}
-        return actor.advance.remote(group, real, self.states.get(group), self.until(group))
+        state = self.states.get(group)
+        if state is None and self.starts is not None:
+            state = GroupState.first(np.stack([self.starts[c] for c in group]))
+        return actor.advance.remote(group, real, state, self.until(group))
 
     def finish(self, group: Group, state: GroupState) -> bool:
         before = self.iteration(group)
@@ -150,6 +155,7 @@ def distil_classes(
     tracker: Tracker | None = None,
     stop: threading.Event | None = None,
     on_seconds: Callable[[float, float], None] | None = None,
+    starts: Mapping[int, np.ndarray] | None = None,
 ) -> Distillation:
     """Distil groups of classes on Ray actors; what is on disk is not computed again.
 
@@ -165,8 +171,9 @@ def distil_classes(
         stop: ends it early when set.
         on_seconds: called after every stored chunk with the wall time since the last call, and with the same
             summed over the workers that had work.
+        starts: stored images that each class starts from, [I, C, H, W]; None: as the settings say.
     """
-    run = _Run(problem, groups, real, checkpoints, checkpoint_every, tracker)
+    run = _Run(problem, groups, real, checkpoints, checkpoint_every, tracker, starts)
     open_groups = [group for group in groups if not run.finished(group)]
     num_classes = sum(len(group) for group in groups)
     told = time.monotonic()

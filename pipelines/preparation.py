@@ -24,7 +24,7 @@ from atom.distilled import DistilledSet
 from atom.errors import AtomError, ConfigError, StoreError
 from atom.preprocess import Preprocess
 from atom.resolve import whitens_by_itself
-from atom.settings import DistillSettings
+from atom.settings import INITS, DistillSettings
 from atom.whitening import rank_flaw
 from pipelines.command import say
 from pipelines.options import DataSettings
@@ -141,14 +141,14 @@ def network_identity(name: str, real: RealData) -> str:
 
 
 def check_ipc(real: RealData, *, ipc: int, factor: int, init: str, baselines: Sequence[str] = ()) -> None:
-    """Refuse more images per class than a class has; distilled ones that start from noise are not limited by it.
+    """Refuse more images per class than a class has; those that start from noise or a set are not limited by it.
 
     Raises:
         ConfigError: naming the class, what it has and what to pass.
     """
     counts_K = real.train.per_class_counts()
     smallest = int(counts_K.argmin())
-    if init == "noise":
+    if init == "noise" or init not in INITS:
         if baselines and ipc > counts_K[smallest]:
             raise ConfigError(
                 f"--ipc {ipc}: class {real.train.class_names[smallest]!r} of {real.spec} has only {counts_K[smallest]}"

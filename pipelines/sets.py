@@ -23,23 +23,24 @@ MLFLOW_SCHEMES = ("runs", "models", "mlflow-artifacts")
 
 
 @contextmanager
-def local_set(location: str, tracking_uri: str | None) -> Iterator[Path]:
+def local_set(location: str, tracking_uri: str | None, *, flag: str = "--set") -> Iterator[Path]:
     """The set's directory; one at MLflow or on another URI is fetched into a temporary directory.
 
     Of a URI only the files that make a set are fetched, by names known here: what lies beside them in an output can be
     large, and names in a remote listing can lead anywhere.
 
     Args:
-        location: what --set says: a directory, an MLflow URI, or a URI of a file system; of a set, or of an output with
-            a set in it.
+        location: what the flag says: a directory, an MLflow URI, or a URI of a file system; of a set, or of an output
+            with a set in it.
         tracking_uri: of MLflow; None: as for every command.
+        flag: how messages call the setting.
 
     Raises:
         ConfigError: no set was named, or there is none.
         StoreError: the URI cannot be read.
     """
     if not location:
-        raise ConfigError("--set is missing: pass the directory of a distilled set, or runs:/RUN_ID/set.")
+        raise ConfigError(f"{flag} is missing: pass the directory of a distilled set, or runs:/RUN_ID/set.")
     if ":/" not in location:
         yield Path(location)
         return
@@ -50,16 +51,16 @@ def local_set(location: str, tracking_uri: str | None) -> Iterator[Path]:
         if location.partition(":")[0] in MLFLOW_SCHEMES:
             _fetch_logged(location, folder, tracking_uri)
         else:
-            _fetch_stored(location, folder)
+            _fetch_stored(location, folder, flag)
         yield folder
 
 
-def _fetch_stored(location: str, folder: Path) -> None:
+def _fetch_stored(location: str, folder: Path, flag: str) -> None:
     store = Store.open(location)
     prefixes = [prefix for prefix in ("", f"{SET_NAME}/") if store.exists(f"{prefix}{MANIFEST}")]
     if not prefixes:
         raise ConfigError(
-            f"--set {location}: holds neither {MANIFEST} nor {SET_NAME}/{MANIFEST}; pass the place of a distilled set."
+            f"{flag} {location}: holds neither {MANIFEST} nor {SET_NAME}/{MANIFEST}; pass the place of a distilled set."
         )
     for name in CORE_FILES:
         (folder / name).write_bytes(store.read_bytes(f"{prefixes[0]}{name}"))
@@ -158,9 +159,10 @@ def check_same_source(distilled: DistilledSet, real: RealData) -> None:
 
 
 def fingerprint(distilled: DistilledSet) -> str:
-    """Digest of what networks are trained on: the decoded images and labels, soft ones where the set has them."""
+    """Digest of what networks are trained on, decoded images and labels or soft labels, and of the preprocessing."""
     images, labels = distilled.decode()
-    return hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+    content = images.numpy().tobytes() + labels.numpy().tobytes() + distilled.preprocess.digest.encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def distil_seconds(distilled: DistilledSet, directory: Path) -> float | None:

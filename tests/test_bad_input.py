@@ -114,6 +114,10 @@ def parquet(folder: Path, tmp_path: Path) -> Path:
             r"cifar-10-python.tar.gz is in .*; put one of them there",
         ),
         (["--test-part", "val"], "--test-part val: digits has no such choice; it is for parquet and folder"),
+        (
+            ["--init", "hering"],
+            "--init hering: no such set; expected real, noise, herding, kcenter, or the place",
+        ),
         (["--ipc", "1000"], "--ipc 1000: class '8' of digits has only 140 training images; pass --ipc 140"),
         (
             ["--ipc", "50", "--factor", "2"],

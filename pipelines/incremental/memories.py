@@ -49,7 +49,7 @@ class Memories:
         self._ordered: dict[tuple[Any, ...], Exemplars] = {}
         self._reservoirs: dict[Key, Reservoir] = {}
         given = job.given[0] if job.given is not None else None
-        self._set_digest = given and f"{fingerprint(given)}-{given.preprocess.digest}"
+        self._set_digest = given and fingerprint(given)
         draws = range(job.command.seeds)
         self.keys: list[Key] = [
             (memory, order, draw)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from distill_samples import CPU, HEIGHT, SIZES, WIDTH, make_distiller, make_settings, real_images, run
+from distilled_samples import make_set
 
 from atom import coreset
 from atom.distill import GroupDistiller
@@ -9,6 +10,8 @@ from atom.draws import rows_of_batch
 from atom.embedding import embed
 from atom.errors import ConfigError, ShapeError
 from atom.formation import decode, encode
+from atom.initial import check_start, initial_from_set
+from atom.preprocess import Preprocess
 from atom.settings import DistillSettings
 from atom.streams import stream
 
@@ -69,6 +72,56 @@ def test_tiles_hold_shrunk_real_images() -> None:
     stored = torch.from_numpy(run(settings, [0], 0).images[0])
     torch.testing.assert_close(stored, encode(real[torch.from_numpy(rows)], 2))
     assert decode(stored, 2).shape == (8, 2, HEIGHT, WIDTH)
+
+
+def test_images_of_one_recipe_start_as_they_are_class_by_class() -> None:
+    earlier = make_set(ipc=3, factor=2)
+    first = initial_from_set(
+        earlier, earlier.preprocess, class_names=["class 2", "class 0"], ipc=2, factor=earlier.factor
+    )
+    assert torch.equal(first, earlier.images_NCHW[[6, 7, 0, 1]].unflatten(0, (2, 2)))
+
+
+@pytest.mark.parametrize(("before", "factor", "ipc"), [(1, 2, 1), (2, 1, 7), (2, 2, 2)])
+def test_another_preprocessing_or_factor_takes_the_decoded_images_for_real_ones(
+    before: int, factor: int, ipc: int
+) -> None:
+    earlier = make_set(num_classes=2, ipc=5 if before == 1 else 2, factor=before)
+    preprocess = Preprocess.fit(torch.arange(256, dtype=torch.uint8).repeat(9).view(16, 3, 8, 6), zca=False)
+    first = initial_from_set(earlier, preprocess, class_names=["class 1", "class 0"], ipc=ipc, factor=factor)
+    pixels = earlier.preprocess.invert(earlier.decode()[0])
+    mean, std = preprocess.mean_C.view(1, 3, 1, 1), preprocess.std_C.view(1, 3, 1, 1)
+    for row, label in enumerate([1, 0]):
+        own = ((pixels - mean) / std)[earlier.decoded_labels() == label][: ipc * factor**2]
+        torch.testing.assert_close(first[row], encode(own, factor))
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "words"),
+    [
+        ({"class_names": ("x", "b", "c", "d")}, {}, "knows no class 'class 0', only 'x', 'b', 'c'"),
+        ({"height": 6}, {}, r"images are \(3, 6, 6\) .*, but those of --dataset are \(3, 8, 6\); pass a set"),
+        ({"soft_labels": torch.full((8, 4), 0.25)}, {}, "has soft labels, .*; pass a set with hard labels"),
+        ({}, {"ipc": 3}, "has 2 images a class with factor 1, enough for 2 .*, but --ipc is 3; pass --ipc 2"),
+        ({}, {"factor": 2}, "enough for 0 with factor 2, but --ipc is 1; pass a smaller --factor"),
+        ({"factor": 2}, {"ipc": 9}, "enough for 8 with factor 1, but --ipc is 9; pass --ipc 8"),
+    ],
+)
+def test_a_set_that_does_not_fit_is_no_start(
+    changes: dict[str, object], asked: dict[str, int], words: str
+) -> None:
+    names = [f"class {c}" for c in range(4)]
+    check_start(make_set(), class_names=names, image_shape=(3, 8, 6), ipc=2, factor=1)
+    wanted = {"ipc": 1, "factor": 1, **asked}
+    with pytest.raises(ConfigError, match=f"--init: the set.* {words}"):
+        check_start(make_set(**changes), class_names=names, image_shape=(3, 8, 6), **wanted)
+
+
+def test_a_distiller_without_the_set_of_its_settings_says_so() -> None:
+    with pytest.raises(
+        ConfigError, match=r"init set:ab12: .*`initial_from_set`, expected one of real, noise"
+    ):
+        run(make_settings(init="set:ab12"), [0], 0)
 
 
 def test_a_batch_repeats_images_only_where_the_class_is_too_small() -> None:

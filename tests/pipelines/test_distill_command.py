@@ -18,7 +18,7 @@ from command_runs import (
     wait_for,
 )
 from mlflow_server import MlflowServer
-from tiny_digits import NETWORK, white_digits
+from tiny_digits import NETWORK, digits_set, white_digits
 
 from atom.distill import GroupDistiller
 from atom.distilled import DistilledSet
@@ -130,6 +130,20 @@ def test_rerun_keeps_bits_and_run_and_other_settings_are_refused(
     assert "classes_per_group (received 4, stored 1)" in errors
     assert errors.count("\n") == 1
     assert fingerprints(output, without=(".lock",)) == untouched
+
+
+def test_a_set_is_a_start_and_its_digest_a_part_of_the_identity(tmp_path: Path) -> None:
+    before, output = digits_set(), tmp_path / "out"
+    command = ("--dataset", "digits", "--ipc", 2, "--iterations", 0, "--eval-seeds", 0, "--output", output)
+    code, lines, errors = run(*command, "--init", before.save(tmp_path / "earlier"))
+    assert (code, errors) == (0, "")
+    begun = DistilledSet.load(lines[-1])
+    assert np.array_equal(begun.images_NCHW.numpy(), before.images_NCHW.numpy())
+    assert begun.settings["init"].startswith("set:")
+    assert str(tmp_path) not in (output / "set" / "set.json").read_text()
+    code, _, errors = run(*command)
+    assert code == 2
+    assert f'init (received "real", stored "{begun.settings["init"]}")' in errors
 
 
 def test_killed_and_stopped_command_ends_with_the_set_of_an_uninterrupted_one(

@@ -19,7 +19,7 @@ from tiny_digits import (
     white_digits,
 )
 
-from atom.distill import GroupDistiller
+from atom.distill import GroupDistiller, GroupState
 from pipelines.checkpoints import Checkpoints
 from pipelines.distillation import Distillation, group_classes, stored_curves
 from pipelines.pool import Limits
@@ -45,6 +45,22 @@ def uninterrupted(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -
 def test_groups_cover_all_classes_and_the_last_may_be_smaller() -> None:
     assert group_classes(10, 4) == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
     assert group_classes(3, 5) == [(0, 1, 2)]
+
+
+def test_images_that_start_from_given_ones_are_those_of_the_core(tmp_path: Path) -> None:
+    import torch
+
+    given, group = problem(), GROUPS[2]
+    shape = {"channels": 1, "height": 8, "width": 8, "num_classes": NUM_CLASSES}
+    distiller = GroupDistiller(given.settings, device=torch.device("cpu"), **shape)
+    images, labels = white_digits()
+    starts = {c: images[labels == c][:1] for c in group}
+    outcome = distil(tmp_path, groups=[group], starts=starts)
+    first = GroupState.first(np.stack(list(starts.values())))
+    real = {c: torch.from_numpy(images[labels == c]) for c in group}
+    state = distiller.advance(first, ITERATIONS, class_ids=group, real=real)
+    for row, class_id in enumerate(group):
+        assert np.array_equal(outcome.states[class_id].images, state.images[row])
 
 
 def test_images_of_a_group_are_those_of_the_core_without_ray(uninterrupted: Distillation) -> None:
