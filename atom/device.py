@@ -2,6 +2,7 @@
 
 import os
 import platform
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
 import torch
 
 from atom.errors import ConfigError
@@ -117,6 +119,21 @@ def settings_kept() -> Iterator[None]:
         for (ask, change), value in zip(_SETTINGS, before, strict=True):
             if ask() != value:
                 change(value)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators of torch, NumPy and Python at a seed, and as they were afterwards."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
 
 
 @contextmanager

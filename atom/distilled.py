@@ -261,7 +261,7 @@ def describe_source(real: "RealData", *, image_size: int | None = None) -> dict[
     """
     return {
         "name": real.name,
-        "spec": real.spec.partition(":")[0].strip().lower(),
+        "spec": real.kind,
         "fingerprint": real.train.fingerprint,
         "num_train": len(real.train.labels),
         "num_validation": 0 if real.validation is None else len(real.validation.labels),

@@ -115,19 +115,6 @@ class Downloads:
             self._progress.update(received / 1e6, items_done=0)
 
 
-def on_symbols(real: RealData) -> str | None:
-    """One sentence on how a user's own images are taken, where nobody said it; None where it is known."""
-    if real.said_symbols is not None or real.spec.partition(":")[0].strip().lower() not in NEED_PATH:
-        return None
-    if real.symbols:
-        names = ", ".join(real.train.class_names[:2])
-        return (
-            f"classes called {names}, ... count as written symbols, whose images are not mirrored; pass --symbols off"
-            " if they are none."
-        )
-    return "a mirrored image counts as one of its class; pass --symbols on if these show digits, letters or the like."
-
-
 def network_identity(name: str, real: RealData) -> str:
     """What results of a network depend on, for these images; see `atom.nets.identity`.
 
@@ -185,7 +172,7 @@ def blank_classes(real: RealData) -> list[str]:
 
 def notes_on_images(real: RealData) -> list[str]:
     """What a user should know before the work starts: how the files were read, and classes that cannot be learnt."""
-    notes, train = list(real.remarks), real.train
+    notes, train = [*_on_symbols(real), *real.remarks], real.train
     if train.num_classes == 1:
         notes.append(
             f"there is one class only, {train.class_names[0]!r}: every network is right every time, so no accuracy"
@@ -202,6 +189,21 @@ def notes_on_images(real: RealData) -> list[str]:
         if name not in blank and same and bool((train.images[rows] == first).all()):
             notes.append(f"all {len(rows)} training images of {name} are identical")
     return notes
+
+
+def _on_symbols(real: RealData) -> list[str]:
+    """How a user's own images are taken, where nobody said it; nothing where it is known."""
+    if real.said_symbols is not None or real.kind not in NEED_PATH:
+        return []
+    if real.symbols:
+        names = ", ".join(real.train.class_names[:2])
+        return [
+            f"classes called {names}, ... count as written symbols, whose images are not mirrored; pass --symbols off"
+            " if they are none"
+        ]
+    return [
+        "a mirrored image counts as one of its class; pass --symbols on if these show digits, letters or the like"
+    ]
 
 
 def preprocessing(real: RealData, settings: DistillSettings, store: Store, cache: Path | None) -> Preprocess:

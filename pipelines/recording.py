@@ -13,7 +13,7 @@ from pipelines.command import say
 from pipelines.distillation import ActorSize
 from pipelines.evaluation import Evaluation, Row, remarks, table_rows
 from pipelines.options import CommandSettings, TrackingSettings
-from pipelines.preparation import notes_on_images, on_symbols
+from pipelines.preparation import notes_on_images
 from pipelines.progress import format_table
 from pipelines.provenance import program
 from pipelines.store import Store
@@ -67,8 +67,6 @@ def log_real(tracker: Tracker, real: RealData) -> None:
         source=real.spec,
         fingerprint=real.train.fingerprint,
     )
-    if note := on_symbols(real):
-        say(f"Note: {note}")
     if real.skipped:
         say(f"Skipped {len(real.skipped)} broken images, the first: {real.skipped[0]}")
         tracker.log_text("\n".join(real.skipped), "skipped.txt")

@@ -163,6 +163,11 @@ class RealData:
             )
 
     @property
+    def kind(self) -> str:
+        """The kind of source, such as "folder": the spec without a place."""
+        return self.spec.partition(":")[0].strip().lower()
+
+    @property
     def symbols(self) -> bool:
         """Whether the images show written symbols, whose mirror images belong to no class."""
         return self.train.symbols if self.said_symbols is None else self.said_symbols

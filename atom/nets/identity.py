@@ -21,11 +21,10 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from atom.device import settings_kept
+from atom.device import seeded, settings_kept
 from atom.nets.custom import import_function, importable, module_of
 from atom.nets.registry import build
 from atom.nets.shapes import Size
-from atom.nets.starts import seeded
 from atom.streams import stream
 
 _OURS = ("atom", "apps", "pipelines")

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from atom.device import settings_kept
+from atom.device import seeded, settings_kept
 from atom.errors import ConfigError
 from atom.nets.custom import build_custom
 from atom.nets.layers import mixes_batch
@@ -14,7 +14,6 @@ from atom.nets.plain import alexnet, convnet, vgg11
 from atom.nets.resnet import ResNet18
 from atom.nets.shapes import Size
 from atom.nets.spec import WORD_NORM, Norm, parse_convnet
-from atom.nets.starts import seeded
 from atom.nets.vit import ViT
 from atom.nets.weights import fill_weights
 from atom.streams import stream

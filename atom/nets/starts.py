@@ -1,12 +1,8 @@
 """The weights that a training begins with: random ones, or those that a user's function returns."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import nn
 
 from atom.errors import ConfigError
@@ -73,19 +69,4 @@ def count_frozen(net: nn.Module) -> tuple[int, int]:
     return sum(number for number, free in counts if not free), sum(number for number, _ in counts)
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The global generators of torch, NumPy and Python at a seed, and as they were afterwards."""
-    of_numpy, of_python = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(of_numpy)
-            random.setstate(of_python)
-
-
-__all__ = ["Build", "begin", "count_frozen", "seeded"]
+__all__ = ["Build", "begin", "count_frozen"]

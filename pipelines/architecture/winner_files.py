@@ -83,7 +83,7 @@ def config_of(
         "validation_accuracy": {**_spread(records, "score"), "delivered": records[seed]["score"]},
         "test_accuracy": {**_spread(records, "test_accuracy"), "delivered": records[seed]["test_accuracy"]},
         "data": {
-            "spec": real.spec.partition(":")[0].strip().lower(),
+            "spec": real.kind,
             "fingerprint": real.train.fingerprint,
             "validation_fingerprint": real.validation.fingerprint,
             "test_fingerprint": real.test.fingerprint,

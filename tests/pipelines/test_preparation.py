@@ -24,7 +24,6 @@ from pipelines.preparation import (
     check_ipc,
     load_real,
     notes_on_images,
-    on_symbols,
     preprocessing,
     put_classes,
     say_unwhitened,
@@ -86,10 +85,9 @@ def test_what_a_users_images_show_is_told_by_their_classes_and_said(digits: Real
     other = load_real(cats, smoke=False)
     said = load_real(cats.model_copy(update={"symbols": "on"}), smoke=False)
     assert (own.symbols, other.symbols, said.symbols) == (True, False, True)
-    assert "classes called 0, 1, ... count as written symbols" in str(on_symbols(own))
-    assert "pass --symbols on if" in str(on_symbols(other))
-    assert on_symbols(said) is None
-    assert on_symbols(digits) is None
+    assert "classes called 0, 1, ... count as written symbols" in " ".join(notes_on_images(own))
+    assert "pass --symbols on if" in " ".join(notes_on_images(other))
+    assert not any("mirror" in note for real in (said, digits) for note in notes_on_images(real))
 
 
 def test_a_given_set_knows_what_the_images_show_unless_the_user_says_otherwise(digits: RealData) -> None:
