@@ -17,12 +17,16 @@ from torch.nn.functional import cross_entropy, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from atom.augment import augment, draw_params
-from atom.batches import batches_of, needs_pairs
+from atom.batches import batches_of, check_batches
 from atom.device import autocast, kind_of, own_generators
 from atom.errors import ConfigError, NotFiniteError
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings, parse_dsa_strategy
 from atom.streams import stream
+
+TRAINING_VERSION = 3
+"""Part of the key of every stored result of a training; to be raised whenever equal settings come to give other
+numbers."""
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 """Logits [B, K] of a network for images [B, C, H, W]."""
@@ -89,11 +93,11 @@ def train_network(
     )
     clock = _Clock(settings, budget, device, steps_per_epoch=-(-len(images_NCHW) // settings.batch_train))
     dtype, layout = compute_dtype(settings), _layout_of(net)
-    pairs = needs_pairs(net, images_NCHW, settings.batch_train)
+    check_batches(net, images_NCHW, settings.batch_train)
     with own_generators(device, int(stream(seed, "evaluate/network").integers(2**63))):
         for epoch in count():
             net.train()
-            for batch_BCHW, rows_B in _batches(images_NCHW, epoch, settings=settings, seed=seed, pairs=pairs):
+            for batch_BCHW, rows_B in _batches(images_NCHW, epoch, settings=settings, seed=seed):
                 if clock.ended():
                     return clock.steps
                 optimizer.param_groups[0]["lr"] = settings.lr_net * clock.lr_factor()
@@ -144,13 +148,13 @@ class _Clock:
 
 
 def _batches(
-    images_NCHW: Tensor, epoch: int, *, settings: EvaluateSettings, seed: int, pairs: bool
+    images_NCHW: Tensor, epoch: int, *, settings: EvaluateSettings, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented images [B, C, H, W] and their rows [B], every image once an epoch; see `batches_of`."""
     device, (height, width) = images_NCHW.device, images_NCHW.shape[2:]
     operations = parse_dsa_strategy(settings.eval_dsa_strategy)
     order_N = stream(seed, "evaluate/order", epoch).permutation(len(images_NCHW))
-    for number, rows in enumerate(batches_of(order_N, settings.batch_train, pairs=pairs)):
+    for number, rows in enumerate(batches_of(order_N, settings.batch_train)):
         rows_B = torch.from_numpy(rows).to(device)
         batch_BCHW = images_NCHW[rows_B]
         if operations:

@@ -19,6 +19,7 @@ from atom.nets.layers import mixes_batch
 from atom.rivals import accuracy_text, lost_to_random, network_label
 from atom.settings import DeviceKind, EvaluateSettings
 from atom.streams import stream
+from atom.train import TRAINING_VERSION
 from pipelines.claim import settings_hash
 from pipelines.faults import Failure
 from pipelines.pool import Limits
@@ -85,9 +86,6 @@ class Row:
         return network_label(vars(self))
 
 
-RESULTS_VERSION = 2
-"""Part of the name of every stored result; to be raised whenever equal settings come to give other numbers."""
-
 THREADS = 1
 """CPU threads of a training."""
 
@@ -150,7 +148,7 @@ def evaluate_sets(
         **identity,
         "device": device_kind,
         "threads": THREADS,
-        "version": RESULTS_VERSION,
+        "version": TRAINING_VERSION,
     }
     num_statistics = 0 if statistics_NCHW is None else len(statistics_NCHW)
     compiled = _compiled(sets, networks, test[0], num_classes, settings, device_kind)

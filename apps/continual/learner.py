@@ -27,7 +27,6 @@ from atom.train import compute_dtype, predict, reestimate_statistics, train_netw
 __all__ = [
     "LEARNERS",
     "RESTARTING",
-    "RESULTS_VERSION",
     "LearnerState",
     "StepData",
     "deciding",
@@ -40,10 +39,6 @@ Learner = Literal["gdumb", "er", "er-ace", "der++", "finetune", "joint"]
 LEARNERS: tuple[str, ...] = get_args(Learner)
 RESTARTING = ("gdumb", "joint")
 """Learners that train a fresh network in every step and need no state of the step before."""
-
-
-RESULTS_VERSION = 2
-"""Part of the key of every stored result; to be raised whenever equal settings come to give other numbers."""
 
 
 STATISTICS_IMAGES = 1024

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from apps.continual.settings import LearnerSettings
 from atom.augment import augment, draw_params
-from atom.batches import batches_of, needs_pairs
+from atom.batches import batches_of, check_batches
 from atom.device import autocast, own_generators
 from atom.settings import parse_dsa_strategy
 from atom.streams import stream
@@ -158,7 +158,7 @@ def train_beside(
         seed, step: of the random streams, under purposes "continual/...".
 
     Raises:
-        ConfigError: a batch of one image that BatchNorm refuses, and no second one to go with it.
+        ConfigError: a batch of one image that BatchNorm refuses.
     """
     device = current.images_BCHW.device
     optimizer = torch.optim.SGD(
@@ -176,11 +176,12 @@ def train_beside(
 
     # With a memory, er shows the two in one pass, in which no image is alone.
     alone = memory is None or objective is not er_loss
-    pairs = alone and needs_pairs(net, current.images_BCHW, settings.batch_current)
-    if memory is not None and alone:
-        # Draws are as large as the batch, never a rest: where one image is refused, this says so.
-        needs_pairs(net, memory.images_BCHW, settings.batch_memory)
-    batches = _batches(current, settings=settings, seed=seed, step=step, pairs=pairs)
+    if alone:
+        check_batches(net, current.images_BCHW, settings.batch_current)
+    # Every draw is one batch, of the whole memory where it holds no more.
+    if alone and memory is not None and min(settings.batch_memory, len(memory.labels_B)) == 1:
+        check_batches(net, memory.images_BCHW, 1)
+    batches = _batches(current, settings=settings, seed=seed, step=step)
     net.train()
     with own_generators(device, int(stream(seed, "continual/network", step).integers(2**63))):
         for number, batch in enumerate(batches):
@@ -192,14 +193,12 @@ def train_beside(
             optimizer.step()
 
 
-def _batches(
-    current: Batch, *, settings: LearnerSettings, seed: int, step: int, pairs: bool
-) -> Iterator[Batch]:
-    """Augmented batches of all epochs, one after the other; the last one of an epoch may be smaller."""
+def _batches(current: Batch, *, settings: LearnerSettings, seed: int, step: int) -> Iterator[Batch]:
+    """Augmented batches of all epochs, one after the other."""
     number = 0
     for epoch in range(cast(int, settings.step_epochs)):
         order_N = stream(seed, "continual/order", step, epoch).permutation(len(current.labels_B))
-        for rows_B in batches_of(order_N, settings.batch_current, pairs=pairs):
+        for rows_B in batches_of(order_N, settings.batch_current):
             rng = stream(seed, "continual/augment", step, number)
             yield _augmented(current, rows_B, rng=rng, settings=settings)
             number += 1

@@ -19,6 +19,7 @@ from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.preprocess import Preprocess
 from atom.settings import DeviceKind
+from atom.train import TRAINING_VERSION
 from pipelines.architecture.trials import RealArrays
 from pipelines.baselines import coresets
 from pipelines.claim import settings_hash
@@ -163,7 +164,10 @@ def keys_of(
             "seed": unit.seed,
             "real": material.contents[proxy.real],
         }
-        settings = recipe.settings.model_dump(mode="json", exclude={"initial_weights"})
+        settings = {
+            **recipe.settings.model_dump(mode="json", exclude={"initial_weights"}),
+            "version": TRAINING_VERSION,
+        }
         # By the name of the space: what is in a user's is code, which this process does not run.
         if nets.is_own(space.spec):
             key["initial_weights"] = recipe.settings.initial_weights

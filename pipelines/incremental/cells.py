@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import ray
 
-from apps.continual.learner import RESTARTING, RESULTS_VERSION, deciding
+from apps.continual.learner import RESTARTING, deciding
 from apps.continual.results import Cell, CellResult, StepResult
 from apps.continual.state import LearnerState
 from atom.errors import ArtifactError, StoreError
+from atom.train import TRAINING_VERSION
 from pipelines.claim import settings_hash
 from pipelines.distillation import ActorSize
 from pipelines.evaluation import initial_key
@@ -170,7 +171,7 @@ class Cells:
             "network": network_identity(job.command.network, job.real),
             **initial_key(job.command.network, job.train_settings),
             "learner": cell.learner,
-            "version": RESULTS_VERSION,
+            "version": TRAINING_VERSION,
         }
         for step in range(job.plan.num_steps):
             memory: dict[str, Any] = {"memory": NONE}

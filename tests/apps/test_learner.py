@@ -123,7 +123,7 @@ OTHER_SETTINGS = {
     "lr_net": 0.1,
     "momentum_net": 0.5,
     "weight_decay": 0.1,
-    "batch_train": 5,
+    "batch_train": 2,
     "eval_dsa_strategy": "flip",
     "eval_precision": "bfloat16",
     "initial_weights": "drawn",

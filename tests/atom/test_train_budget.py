@@ -1,11 +1,13 @@
 """Trainings that end by steps or seconds, and what is told after each epoch."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import atom.train as training
 from atom import nets
+from atom.batches import batches_of
 from atom.errors import ConfigError
 from atom.settings import EvaluateSettings
 from atom.streams import stream
@@ -230,26 +232,41 @@ class OneByOne(nn.Module):
         return self.linear(self.norm(self.conv(images)).flatten(1))
 
 
-def test_a_last_batch_of_one_is_filled_up_where_batchnorm_would_refuse_it():
+@pytest.mark.parametrize(("count", "sizes"), [(17, [6, 6, 5]), (9, [5, 4]), (16, [8, 8]), (3, [3])])
+def test_an_epoch_ends_in_no_small_rest(count, sizes):
     net = OneByOne()
-    assert train(count=17, net=net)[1] == 3 * 4
-    assert net.seen == [8, 8, 2] * 4
-    assert net.norm.num_batches_tracked == 3 * 4
+    assert train(count=count, net=net)[1] == len(sizes) * 4
+    assert net.seen == sizes * 4
     assert net.training
 
 
-def test_a_last_batch_of_one_stays_alone_where_batchnorm_takes_it():
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_batches_hold_every_row_once_in_order_and_never_more_than_asked(batch):
+    for count in range(1, 40):
+        batches = batches_of(np.arange(count), batch)
+        sizes = [len(rows) for rows in batches]
+        assert np.concatenate(batches).tolist() == list(range(count))
+        in_pairs = batch == 2 and count % 2 == 1 and count > 1
+        assert len(sizes) == -(-count // batch) - in_pairs
+        assert max(sizes) <= batch + in_pairs
+        assert max(sizes) - min(sizes) <= 1
+        assert min(sizes) > 1 or count == 1 or batch == 1
+
+
+def test_a_batch_of_one_stays_where_batchnorm_takes_it():
     net = network()
     seen = []
     net.register_forward_pre_hook(
         lambda module, inputs: seen.append(len(inputs[0])) if module.training else None
     )
-    train(count=17, net=net)
-    assert seen == [8, 8, 1] * 4
+    train(count=3, net=net, settings=SETTINGS.model_copy(update={"batch_train": 1}))
+    assert seen == [1, 1, 1] * 4
 
 
-@pytest.mark.parametrize(("count", "batch"), [(5, 1), (1, 8)])
-def test_batches_of_one_that_batchnorm_refuses_are_said(count, batch):
+@pytest.mark.parametrize(
+    ("count", "batch", "todo"), [(5, 1, "a batch size of at least 2"), (1, 8, "more images")]
+)
+def test_batches_of_one_that_batchnorm_refuses_are_said(count, batch, todo):
     settings = SETTINGS.model_copy(update={"batch_train": batch})
-    with pytest.raises(ConfigError, match=f"batches of {batch} from {count} images hold one image each"):
+    with pytest.raises(ConfigError, match=f"a batch holds one of {count} images, .*; pass {todo}"):
         train(count=count, net=OneByOne(), settings=settings)
