@@ -14,14 +14,13 @@ def write_readme(config: "Config", *, title: str) -> str:
     validation, test = config.validation_accuracy, config.test_accuracy
     height, width = config.image_size
     named = config.space in NAMED
-    own = (
-        ""
-        if named
-        else (
-            f"\n\nThe network is not part of this project: run the code where `{config.space}` can be imported,"
-            " with the source it had then (`identity` in winner.json holds its digest)."
+    where = 'The code runs in this directory; elsewhere put its path in the place of ".".'
+    if not named:
+        where = (
+            f"The network is not part of this project. The code runs where `{config.space}` can be imported, the"
+            " directory of that file, with the source it had then (`identity` in winner.json holds its digest); put"
+            ' the path of this directory in the place of ".".'
         )
-    )
     return _README.format(
         network=_text(config.network),
         title=_text(title),
@@ -41,7 +40,7 @@ def write_readme(config: "Config", *, title: str) -> str:
         trust="" if named else ", trust_code=True",
         rebuild=_BUILD_NAMED if named else _BUILD_OWN,
         import_line="from atom import nets" if named else "from apps.nas.space import load_space",
-        own=own,
+        where=where,
     )
 
 
@@ -117,5 +116,5 @@ with torch.no_grad():
 print([config["class_names"][k] for k in logits.argmax(dim=1)])
 ```
 
-The code runs in this directory; elsewhere put its path in the place of ".".{own}
+{where}
 """

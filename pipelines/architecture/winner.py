@@ -29,6 +29,7 @@ from pipelines.cluster import as_tensor
 from pipelines.command import say
 from pipelines.faults import Failure
 from pipelines.progress import Progress
+from pipelines.provenance import program
 from pipelines.recording import add_seconds, note_maker
 from pipelines.signals import StopSignal
 from pipelines.store import Store
@@ -165,7 +166,7 @@ def _train(
 
         def keep(unit: Unit, value: tuple[dict[str, Any], bytes]) -> None:
             score, weights = value
-            record = {**asdict(unit), **score, "sha256": hashlib.sha256(weights).hexdigest()}
+            record = {**asdict(unit), **score, **program(), "sha256": hashlib.sha256(weights).hexdigest()}
             # In this order: a record says that its weights are there.
             job.store.write_bytes(f"{names[unit]}.safetensors", weights)
             job.store.write_json(f"{names[unit]}.json", record)

@@ -9,10 +9,10 @@ from safetensors.torch import load
 
 from apps.nas.space import Candidate, Space
 from apps.nas.winner import winner_files
+from atom.distilled import without_folders
 from atom.preprocess import Preprocess
 from pipelines.preparation import PREPROCESS_NAME
-from pipelines.provenance import program
-from pipelines.recording import makers
+from pipelines.provenance import UNKNOWN_PROGRAM
 
 if TYPE_CHECKING:
     from pipelines.architecture.job import NasJob
@@ -65,11 +65,10 @@ def config_of(
     candidate, real, space = candidate_of(job.space, network), job.real, job.space
     assert real.validation is not None, "the command asks for a validation part"
     settings = job.recipe.settings.model_dump(mode="json")
-    maker = (makers(job.store) or [program()])[-1]
     score = proxy_score if math.isfinite(proxy_score) else None  # JSON knows no infinity
     return {
         "network": network,
-        "space": space.spec,
+        "space": without_folders(space.spec),
         "identity": candidate.identity,
         "channels": space.channels,
         "image_size": list(space.image_size),
@@ -89,8 +88,8 @@ def config_of(
             "test_fingerprint": real.test.fingerprint,
             "validation_frac": job.command.validation_frac,
         },
-        # Of the last driver that computed something here, which need not be this one.
-        **{name: maker[name] for name in ("versions", "git_commit")},
+        # Of the driver that trained what is delivered, which need not be this one.
+        **{name: records[seed].get(name, UNKNOWN_PROGRAM[name]) for name in ("versions", "git_commit")},
     }
 
 

@@ -71,6 +71,7 @@ def deliver(folder: Path, net: nn.Module | None = None, **changes: Any) -> tuple
     asked = config(**changes)
     model = model_bytes(net, network=asked["network"], seed=asked["seed"])
     files = winner_files(asked, model, preprocess=preprocess, title="Pets <b>")
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return net, preprocess
@@ -149,15 +150,18 @@ def test_readme_of_a_network_of_ones_own_rebuilds_it_from_its_space(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_space.py").write_text(OWN_SPACE)
-    space = f"{tmp_path / 'own_space.py'}:networks"
-    net, preprocess = deliver(tmp_path, trained(space, "tiny"), network="tiny", space=space)
-    loaded, _, _ = load_winner(tmp_path, trust_code=True)
+    winner = tmp_path / "runs" / "winner"
+    net, preprocess = deliver(
+        winner, trained("own_space.py:networks", "tiny"), network="tiny", space="own_space.py:networks"
+    )
+    loaded, _, _ = load_winner(winner, trust_code=True)
     blank_NCHW = torch.zeros(5, C, H, W, dtype=torch.uint8)
     with torch.no_grad():
         expected_NK = net(preprocess.apply(blank_NCHW))
         assert torch.equal(loaded(preprocess.apply(blank_NCHW)), expected_NK)
-    for block in code_of(tmp_path):
-        assert torch.equal(run_code(block)["logits"], expected_NK)
+    assert "where `own_space.py:networks` can be imported" in (winner / README).read_text(encoding="utf-8")
+    for block in code_of(winner):
+        assert torch.equal(run_code(block.replace('"."', '"runs/winner"'))["logits"], expected_NK)
 
 
 def test_readme_states_spread_and_number_and_escapes_the_title(tmp_path: Path) -> None:
