@@ -57,7 +57,7 @@ def write_card(distilled: "DistilledSet") -> str:
     """The card, YAML header included; everything that came from outside is escaped."""
     source = distilled.source
     raw_title = str(source.get("title") or source.get("name") or "an image set")
-    title = _text(raw_title)
+    title = _title(source)
     num_decoded = len(distilled.labels) * distilled.factor**2
     parts = [
         write_header(distilled, pretty_name=_pretty_name(distilled, raw_title), num_images=num_decoded),
@@ -69,10 +69,14 @@ def write_card(distilled: "DistilledSet") -> str:
         *_networks(distilled),
         "## How to use it\n\n" + _USE,
         "## Limits\n\n" + _limits(distilled),
-        "## Licence of the source\n\n" + _licence_text(source, title),
+        "## Licence of the source\n\n" + "\n\n".join(map(_licence_text, distilled.sources)),
         "## Citation\n\n" + _citation(distilled),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _title(source: Mapping[str, Any]) -> str:
+    return _text(source.get("title") or source.get("name") or "an image set")
 
 
 def _pretty_name(distilled: "DistilledSet", title: str) -> str:
@@ -104,6 +108,7 @@ def _how_it_was_made(distilled: "DistilledSet", title: str) -> str:
     rows += [
         (f"source {key}", source[key]) for key in ("num_train", "fingerprint") if source.get(key) is not None
     ]
+    rows += [("started from a set of", _title(one)) for one in distilled.source.get("started_from") or ()]
     rows += [("preprocessing", "mean, std, ZCA whitening" if zca else "mean, std")]
     rows += [("commit", distilled.git_commit or "not known")]
     rows += [(f"{name} version", version) for name, version in distilled.versions.items()]
@@ -190,7 +195,8 @@ def _limits(distilled: "DistilledSet") -> str:
     )
 
 
-def _licence_text(source: Mapping[str, Any], title: str) -> str:
+def _licence_text(source: Mapping[str, Any]) -> str:
+    title = _title(source)
     homepage = f" Its page: <{source['homepage']}>." if _is_address(source.get("homepage")) else ""
     if licence_id(source.get("licence")) == "unknown":
         return f"The terms of {title} are not known here; look them up before you pass this set on.{homepage}"
@@ -203,8 +209,8 @@ def _is_address(value: object) -> bool:
 
 
 def _citation(distilled: "DistilledSet") -> str:
-    cited = distilled.source.get("citation")
-    source = f"The source: {_text(cited)}" if cited else "The source names no citation."
+    cited = dict.fromkeys(_text(one["citation"]) for one in distilled.sources if one.get("citation"))
+    source = f"The source: {' '.join(cited)}" if cited else "The source names no citation."
     if distilled.method not in _OBJECTIVES:
         return source
     objective = _OBJECTIVES[distilled.method]
@@ -214,6 +220,8 @@ def _citation(distilled: "DistilledSet") -> str:
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for name, value in settings.items():
+        if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            value = {str(number): one for number, one in enumerate(value)}
         rows += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
     return rows
 

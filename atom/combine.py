@@ -5,7 +5,7 @@ What is no longer true of the new set is left behind: accuracies, and the progra
 
 # N stored images, K classes
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ def take(distilled: DistilledSet, ipc: int) -> DistilledSet:
         labels=distilled.labels[rows_N],
         soft_labels=None if soft is None else soft[rows_N],
         ipc=ipc,
-        settings={**distilled.settings, "taken_from": {"ipc": distilled.ipc}},
+        settings={"taken_from": {"ipc": distilled.ipc}, **distilled.settings},
         results=(),
     )
 
@@ -43,7 +43,8 @@ def merge(sets: Sequence[DistilledSet]) -> DistilledSet:
 
     Sets of the same classes give a set whose `ipc` is the sum of theirs; sets that share no class and have one `ipc`
     give a set of all classes, in the order of the sets. Accuracies are left behind; `settings["merged"]` lists the
-    method, images a class, settings and program of each. Of the source stays what all agree on.
+    method, images a class, settings and programs of each. Of source and settings stays what all agree on. One set alone
+    stays what it is.
 
     Raises:
         ConfigError: no set, classes that overlap in part, another preprocessing, factor or image shape, symbols in some
@@ -52,6 +53,8 @@ def merge(sets: Sequence[DistilledSet]) -> DistilledSet:
     if not sets:
         raise ConfigError("merge: no set was given; pass at least one.")
     first = sets[0]
+    if len(sets) == 1:
+        return first
     same_classes = all(one.class_names == first.class_names for one in sets)
     names = first.class_names if same_classes else tuple(name for one in sets for name in one.class_names)
     _check(sets, same_classes=same_classes, names=names)
@@ -62,11 +65,10 @@ def merge(sets: Sequence[DistilledSet]) -> DistilledSet:
     order_N = labels_N.argsort(stable=True)
     softs = [one.soft_labels for one in sets if one.soft_labels is not None]
     # What all agree on stays true of the whole; its symbols decide how it is trained on.
-    source = {
-        name: value
-        for name, value in first.source.items()
-        if all(one.source.get(name) == value for one in sets)
-    }
+    source, settings = (_common([getattr(one, name) for one in sets]) for name in ("source", "settings"))
+    starts = [start for one in sets for start in one.sources[1:]]
+    if starts:
+        source["started_from"] = starts
     return DistilledSet(
         images_NCHW=torch.cat([one.images_NCHW for one in sets])[order_N],
         labels=labels_N[order_N],
@@ -76,9 +78,14 @@ def merge(sets: Sequence[DistilledSet]) -> DistilledSet:
         factor=first.factor,
         method=first.method if all(one.method == first.method for one in sets) else "merged",
         preprocess=first.preprocess,
-        settings={"merged": [_origin(one) for one in sets]},
+        settings={**settings, "merged": [_origin(one) for one in sets]},
         source={**source, "symbols": first.symbols},
     )
+
+
+def _common(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = records[0]
+    return {name: value for name, value in first.items() if all(one.get(name) == value for one in records)}
 
 
 def _origin(distilled: DistilledSet) -> dict[str, Any]:
@@ -89,6 +96,7 @@ def _origin(distilled: DistilledSet) -> dict[str, Any]:
         "settings": dict(distilled.settings),
         "versions": dict(distilled.versions),
         "git_commit": distilled.git_commit,
+        "earlier_programs": list(distilled.earlier_programs),
     }
 
 

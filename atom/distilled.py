@@ -47,7 +47,8 @@ class DistilledSet:
         preprocess: fitted on the real training images.
         settings: of the run that made it.
         source: of the real images: name, spec without a path, fingerprint, title, citation, licence, image_shape,
-            num_train, symbols, and image_size and crop, how they were brought to that shape.
+            num_train, symbols, image_size and crop, how they were brought to that shape, and started_from, the sources
+            of the set that its images started from.
         versions: of the libraries that made it, when the images were computed.
         git_commit: of this project when they were, or None outside a checkout.
         earlier_programs: `git_commit` and `versions` of other programs that computed a part of the images before.
@@ -94,6 +95,17 @@ class DistilledSet:
         said = self.source.get("symbols")
         # Sets made before it was recorded, or by hand, have their class names.
         return said if isinstance(said, bool) else named_like_symbols(self.class_names)
+
+    @property
+    def sources(self) -> list[Mapping[str, Any]]:
+        """What its images come from, each once: its own source, and those of the sets that it started from."""
+        found: list[Mapping[str, Any]] = [
+            {name: value for name, value in self.source.items() if name != "started_from"}
+        ]
+        for one in self.source.get("started_from") or ():
+            if one not in found:
+                found.append(one)
+        return found
 
     @classmethod
     def load(cls, path: str | Path) -> "DistilledSet":

@@ -165,7 +165,7 @@ class Job:
         size: "ActorSize",
         device_kind: DeviceKind,
         digest: str,
-        first: "DistilledSet | None",
+        first: "DistilledSet | None" = None,
     ) -> None:
         self.command = command
         self.settings = settings
@@ -304,7 +304,8 @@ class Job:
                 "network": without_folders(self.settings.network),
                 "device": self.device_kind,
             },
-            source=describe_source(self.real, image_size=self.command.image_size),
+            source=describe_source(self.real, image_size=self.command.image_size)
+            | ({} if self.first is None else {"started_from": self.first.sources}),
             **last,
             earlier_programs=earlier,
             results=self.standing_results(),

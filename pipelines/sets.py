@@ -1,6 +1,7 @@
 """Distilled sets as commands are given them: found, fetched, checked against the real images."""
 
 import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -159,9 +160,13 @@ def check_same_source(distilled: DistilledSet, real: RealData) -> None:
 
 
 def fingerprint(distilled: DistilledSet) -> str:
-    """Digest of what networks are trained on, decoded images and labels or soft labels, and of the preprocessing."""
+    """Digest of all that a result of a set depends on.
+
+    Decoded images, labels or soft labels, the factor, the preprocessing, and the names of the classes.
+    """
     images, labels = distilled.decode()
-    content = images.numpy().tobytes() + labels.numpy().tobytes() + distilled.preprocess.digest.encode()
+    about = [distilled.factor, distilled.preprocess.digest, distilled.class_names]
+    content = images.numpy().tobytes() + labels.numpy().tobytes() + json.dumps(about).encode()
     return hashlib.sha256(content).hexdigest()
 
 
@@ -180,5 +185,5 @@ def distil_seconds(distilled: DistilledSet, directory: Path) -> float | None:
 
 
 def held_out(distilled: DistilledSet, real: RealData) -> bool:
-    """Whether a set was distilled from these very training images, and so never saw the validation part."""
-    return distilled.source.get("fingerprint") == real.train.fingerprint
+    """Whether a set came from these very training images and no others, and so never saw the validation part."""
+    return all(source.get("fingerprint") == real.train.fingerprint for source in distilled.sources)

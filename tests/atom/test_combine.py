@@ -1,7 +1,8 @@
 import pytest
 import torch
-from distilled_samples import make_set
+from distilled_samples import SOURCE, make_set
 
+from atom.card import write_card
 from atom.combine import merge, take
 from atom.errors import ConfigError
 
@@ -16,6 +17,7 @@ def test_a_smaller_set_holds_the_first_images_of_each_class_and_no_accuracies():
     assert (part.ipc, part.results) == (2, ())
     assert part.settings == {**whole.settings, "taken_from": {"ipc": 3}}
     assert part.git_commit == whole.git_commit
+    assert take(part, 1).settings["taken_from"] == {"ipc": 3}
     for ipc in (0, 4):
         with pytest.raises(ConfigError, match=f"take: ipc {ipc}, expected 1 to 3"):
             take(whole, ipc)
@@ -32,6 +34,32 @@ def test_sets_of_the_same_classes_add_up_their_images():
     assert [each["ipc"] for each in both.settings["merged"]] == [2, 1]
     assert both.settings["merged"][0]["git_commit"] == "0123abc"
     assert both.source == {**one.source, "symbols": False}
+
+
+def test_what_all_sets_agree_on_stays_and_the_card_lists_the_rest():
+    sets = [
+        make_set(
+            settings={"network": "convnet-w64", "seed": seed}, earlier_programs=({"git_commit": f"{seed}a"},)
+        )
+        for seed in range(2)
+    ]
+    both = merge(sets)
+    assert both.settings["network"] == "convnet-w64"
+    assert "seed" not in both.settings
+    assert [one["earlier_programs"][0]["git_commit"] for one in both.settings["merged"]] == ["0a", "1a"]
+    assert "`merged.1.settings.seed`" in write_card(both)
+    assert merge(sets[:1]) is sets[0]
+
+
+def test_sources_of_sets_that_were_started_from_stay_known():
+    photos = {"name": "photos", "title": "Photos", "fingerprint": "cd34", "licence": "CC-BY-4.0"}
+    plain, begun = make_set(), make_set(source={**SOURCE, "started_from": [photos]})
+    assert plain.sources == [SOURCE]
+    assert begun.sources == [SOURCE, photos]
+    assert merge([plain, begun]).sources == [{**SOURCE, "symbols": False}, photos]
+    card = write_card(begun)
+    assert "| started from a set of | Photos |" in card
+    assert "Photos: CC-BY-4.0. This set is made from it" in card
 
 
 def test_symbols_stay_symbols_and_do_not_mix_with_other_images():

@@ -15,7 +15,7 @@ from tiny_digits import NUM_CLASSES, digits_set, problem, white_digits
 from atom import data
 from atom.artifact import CORE_FILES
 from atom.data import RealData
-from atom.distilled import DistilledSet
+from atom.distilled import DistilledSet, describe_source
 from atom.errors import ConfigError
 from atom.preprocess import Preprocess
 from atom.settings import EvaluateSettings
@@ -26,7 +26,7 @@ from pipelines.evaluation import small_set
 from pipelines.options import DataSettings
 from pipelines.provenance import COMMIT_VARIABLE
 from pipelines.recording import DISTILL_WORKER_S, maker_facts, note_maker
-from pipelines.sets import check_same_source, distil_seconds, fingerprint, local_set, real_source
+from pipelines.sets import check_same_source, distil_seconds, fingerprint, held_out, local_set, real_source
 from pipelines.store import Store
 from pipelines.tracking import Tracker
 from pipelines.worker import Trial, TrialContext, run_trial
@@ -153,6 +153,29 @@ def publish(home: Path, *, network: str = "convnet", results: Any = (), programs
     distilled = job.assemble(outcome, preprocess)
     job.publish(distilled.with_results(results) if results else distilled)
     return home / "out"
+
+
+def test_a_set_that_started_from_other_images_is_not_held_out(tmp_path: Path) -> None:
+    digits = data.load("digits", data_dir=tmp_path)
+    kept = digits.hold_out(0.1)
+    apart = digits_set(source=describe_source(kept))
+    assert held_out(apart, kept)
+    whole = {"started_from": [describe_source(digits)]}
+    assert not held_out(digits_set(source={**describe_source(kept), **whole}), kept)
+    assert held_out(digits_set(source={**describe_source(kept), "started_from": apart.sources}), kept)
+
+
+def test_a_digest_covers_images_names_factor_and_preprocessing() -> None:
+    plain = digits_set()
+    renamed = tuple(reversed(plain.class_names))
+    images = plain.images_NCHW.clone()
+    images[0, 0, 0, 0] += 1
+    other = Preprocess(plain.preprocess.mean_C + 0.1, plain.preprocess.std_C)
+    changed = [
+        digits_set(**one)
+        for one in ({"class_names": renamed}, {"images_NCHW": images}, {"preprocess": other}, {"factor": 2})
+    ]
+    assert len({fingerprint(one) for one in [plain, digits_set(), *changed]}) == 5
 
 
 def test_outputs_of_two_machines_hold_the_same_set_byte_for_byte(tmp_path: Path) -> None:
