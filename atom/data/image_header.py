@@ -1,12 +1,15 @@
 """What the header of an image file says, before any pixel is decoded: its size and its depth."""
 
 import re
+from typing import Any, cast
 
 from PIL import Image
 
 from atom.errors import DataError
 
 REFUSED_MODES = ("I", "F")
+_BITS_PER_SAMPLE = 258
+"""TIFF 6.0, section 8."""
 
 
 def check_header(picture: Image.Image, where: str) -> None:
@@ -45,6 +48,8 @@ def _is_deep(picture: Image.Image) -> bool:
         # PPM: the file's own white.
         if tile[0].startswith("ppm") and isinstance(args[-1], int) and args[-1] > 255:
             return True
+    if picture.format == "TIFF" and max(cast(Any, picture).tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8:
+        return True  # channels in planes of their own, where the layout does not say it
     depth_of = {"JPEG2000": _jpeg2000_bits, "AVIF": _avif_bits}.get(picture.format or "")
     return depth_of is not None and depth_of(_head(picture)) > 8
 

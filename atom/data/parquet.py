@@ -11,7 +11,7 @@ from atom.data.cache import cached
 from atom.data.decode import Decoded, Entry, decode_all, match_channels
 from atom.data.image_set import ImageSet, RealData
 from atom.data.parquet_layout import Layout, find_layout, set_folder
-from atom.data.parquet_schema import Columns, find_columns
+from atom.data.parquet_schema import LABEL_NAMES, Columns, find_columns
 from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
 
@@ -85,8 +85,7 @@ def _test_part(layout: Layout, request: Request, label: str) -> tuple[_Part, tup
     """The first part that has labels, and what to say of those that were passed over."""
     passed: list[str] = []
     for name, files in layout.tests.items():
-        # A part for predictions has no such column, and another one, such as its row numbers, is none.
-        part = _part(files, request, label) if _has_column(files[0], label) else None
+        part = _labelled_part(files, request, label)
         if part is not None and not (part.unlabelled and part.labels):
             have = "part has" if len(passed) == 1 else "parts have"
             what = f"the {' and '.join(passed)} {have} no labels, so the {name} part is the test part"
@@ -97,6 +96,22 @@ def _test_part(layout: Layout, request: Request, label: str) -> tuple[_Part, tup
         f"{files[0]}: the {passed[0]} part has no labels (-1, nothing, or no column {label!r}), as in competitions; "
         "name a part that has them as --test-part, or hold one out of the training part yourself."
     )
+
+
+def _labelled_part(files: tuple[Path, ...], request: Request, label: str) -> _Part | None:
+    """The part with the training part's column of labels, else with one that its name or metadata shows to be one.
+
+    A part for predictions has neither, and another column, such as its row numbers, is none.
+    """
+    if _has_column(files[0], label):
+        return _part(files, request, label)
+    if request.label_column is not None:
+        return None
+    try:
+        part = _part(files, request, None)
+    except DataError:
+        return None
+    return part if part.columns.label in LABEL_NAMES or part.columns.class_names else None
 
 
 def _on_absent(names: list[str], num_classes: int) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ IMAGE_NAMES = ("image", "img", "images")
 _INDEX = "__index_level_"
 """What pandas calls a column of row numbers."""
 LABEL_NAMES = ("label", "labels", "fine_label", "target", "class")
+_ROW_NAMES = ("id", "idx", "index", "row")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def find_columns(
         [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"],
         [field.name for field in schema if _holds_labels(field.type) and not field.name.startswith(_INDEX)],
         [name for name in LABEL_NAMES if name in schema.names],
-        [field.name for field in schema if _is_score_or_empty(field.type)],
+        [field.name for field in schema if _is_score_or_empty(field.type) or _numbers_rows(field.name)],
     )
     if image is None:
         raise _unknown("images ({bytes, path})", "image", schema, file)
@@ -158,6 +159,10 @@ def _holds_labels(kind: "pa.DataType") -> bool:
         return _holds_labels(kind.value_type)
     numbers = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)
     return numbers or _is_text(kind) or pa.types.is_null(kind)
+
+
+def _numbers_rows(name: str) -> bool:
+    return name.lower() in _ROW_NAMES or name.lower().endswith("_id")
 
 
 def _is_score_or_empty(kind: "pa.DataType") -> bool:

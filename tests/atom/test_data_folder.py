@@ -1,4 +1,5 @@
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -242,6 +243,29 @@ def png_of_depth_16(colour_type, channels):
     return png((6, 6), depth=16, colour_type=colour_type, pixels=bytes(6 * (1 + 6 * channels * 2)))
 
 
+def tiff_in_planes(bits):
+    """An uncompressed RGB TIFF of 6x6 pixels whose channels lie one after the other."""
+    plane = 6 * 6 * bits // 8
+    first, places = 8, 8 + 3 * plane
+    entries = [
+        (256, 3, 1, 6),
+        (257, 3, 1, 6),
+        (258, 3, 3, places + 12),  # bits of a sample
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 3, places),  # where the planes begin
+        (277, 3, 1, 3),
+        (278, 3, 1, 6),
+        (279, 4, 3, places + 18),
+        (284, 3, 1, 2),  # in planes
+    ]
+    tables = struct.pack("<3I3H3I", *(first + k * plane for k in range(3)), *[bits] * 3, *[plane] * 3)
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return (
+        b"II*\0" + struct.pack("<I", places + len(tables)) + bytes(3 * plane) + tables + directory + bytes(4)
+    )
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -250,8 +274,9 @@ def png_of_depth_16(colour_type, channels):
         png_of_depth_16(4, 2),
         b"P6 6 6 4095\n" + bytes(6 * 6 * 3 * 2),
         b"\x01\xda\x00\x02\x00\x03\x00\x06\x00\x06\x00\x03".ljust(512, b"\x00") + bytes(6 * 6 * 3 * 2),
+        tiff_in_planes(16),
     ],
-    ids=["RGB", "RGBA", "LA", "12 bits in PPM", "SGI"],
+    ids=["RGB", "RGBA", "LA", "12 bits in PPM", "SGI", "TIFF in planes"],
 )
 def test_files_of_more_than_8_bits_are_refused_though_pillow_shows_8(root, content):
     (root / "train" / "cat" / "deep.png").write_bytes(content)
@@ -260,10 +285,11 @@ def test_files_of_more_than_8_bits_are_refused_though_pillow_shows_8(root, conte
 
 
 def test_files_of_8_bits_or_fewer_are_not_taken_for_deep_ones(root):
+    (root / "train" / "cat" / "planes.png").write_bytes(tiff_in_planes(8))
     picture = Image.fromarray(write_image(root / "train" / "cat" / "0.png"))
     for kind in ("bmp", "gif", "jpg", "ppm", "sgi", "tga", "tif", "webp"):
         picture.save(root / "train" / "cat" / f"0.{kind}")
-    assert load_folder(root).train.per_class_counts()[0] == 3 + 8
+    assert load_folder(root).train.per_class_counts()[0] == 3 + 9
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])

@@ -297,6 +297,20 @@ def test_scores_and_empty_columns_do_not_compete_with_labels_of_an_unusual_name(
     assert load_parquet(tmp_path / "pets").train.class_names == ("cat", "dog")
 
 
+@pytest.mark.parametrize("name", ["id", "image_id"])
+def test_row_numbers_beside_scores_are_no_labels(tmp_path, name):
+    for part in ("train", "test"):
+        write(tmp_path / "pets" / f"{part}.parquet", [1, 2], label=name, extra={"score": [0.5, 1.0]})
+    with pytest.raises(DataError, match="no column could be told to hold the labels"):
+        load_parquet(tmp_path / "pets")
+
+
+def test_a_test_part_may_call_its_labels_by_another_usual_name(tmp_path):
+    write(tmp_path / "pets" / "train.parquet", ["dog", "cat"], label="label")
+    write(tmp_path / "pets" / "test.parquet", ["cat", "dog"], label="labels", extra={"id": [7, 8]})
+    assert load_parquet(tmp_path / "pets").test.labels.tolist() == [0, 1]
+
+
 def test_whole_fractions_of_an_unusual_name_are_labels_where_nothing_else_is(tmp_path):
     for part in ("train", "test"):
         write(tmp_path / "pets" / f"{part}.parquet", [2.0, 1.0], label="species")
