@@ -66,7 +66,7 @@ class DistillSettings(MatchingSettings):
     batch_real: Annotated[int, Field(ge=1)] = 128
     """Real images per class and iteration. Chosen, measured: DM takes 256, DataDAM's code 64."""
     init: str = "real"
-    """Where images start: random real ones (DM, DataDAM), noise, herding, kcenter (coresets), or the place of a set."""
+    """Where images start: real ones (DM, DataDAM), noise, herding, kcenter (coresets); in atom-distill also a set."""
     network: str = "convnet"
     """Network whose random copies give the features; its last block gives the embedding."""
     dsa_strategy: str = "auto"

@@ -179,11 +179,20 @@ def percent(value: Spread) -> str:
     return number(mean, 1) + ("" if std is None else f"\u00a0±\u00a0{number(std, 1)}")
 
 
+CLEAR = 2.0
+"""Points of accuracy that single runs differ by for more reasons than luck. Chosen: orders of a stream differ by 0.3 to
+2."""
+
+
 def _clearly_above(one: Spread, other: Spread) -> bool:
-    """Whether the ranges mean ± std do not overlap, and the means differ as they are printed."""
+    """Whether the ranges mean ± std do not overlap, and the means differ as they are printed.
+
+    Without a spread, of one order and seed, whether they are `CLEAR` apart.
+    """
     (mean, std), (low, low_std) = one, other
-    apart = mean - (std or 0.0) > low + (low_std or 0.0)
-    return apart and number(mean, 1) != number(low, 1)
+    if std is None or low_std is None:
+        return mean - low > CLEAR
+    return mean - std > low + low_std and number(mean, 1) != number(low, 1)
 
 
 def _best(results: ContinualResults, ranked: dict[str, list[Summary]]) -> str:

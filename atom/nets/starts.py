@@ -44,13 +44,21 @@ def begin(
                 "network of your own: every parameter is frozen (requires_grad=False), so there is nothing to train;"
                 " leave at least the classifier free."
             )
+        weights = build(seed=int(rng.integers(2**63))).state_dict()
         try:
-            net.load_state_dict(build(seed=int(rng.integers(2**63))).state_dict())
+            net.load_state_dict(weights)
         except RuntimeError as error:
             problem = " ".join(str(error).split())[:300]
+            same = {n: w.shape for n, w in weights.items()} == {
+                n: w.shape for n, w in net.state_dict().items()
+            }
+            cause = (
+                "state_dict() leaves out what load_state_dict() asks for; let it hold all weights"
+                if same
+                else "its function draws names or shapes of weights at random; draw these under a fixed seed"
+            )
             raise ConfigError(
-                "network of your own: its function draws names or shapes of weights at random, so the weights of one"
-                f" call do not fit the network of another ({problem}); draw these under a fixed seed of their own."
+                f"network of your own: weights of one call do not fit the network of another, as {cause} ({problem})."
             ) from error
         return net
     frozen, total = count_frozen(net)

@@ -47,6 +47,7 @@ class Choices:
                 shown.update(len(self.rows), items_done=len(self.rows))
 
             train = {choice.view: job.views.view(choice.view).train for choice in left}
+            counts_K = job.real.train.per_class_counts()
             with stop.polling():
                 outcome = run_tasks(
                     choose_rows,
@@ -55,7 +56,7 @@ class Choices:
                     num_cpus=job.learner_size.cpus,
                     num_gpus=job.learner_size.gpus,
                     max_in_flight=job.learner_size.num_actors,
-                    kind=lambda choice: choice.kind,
+                    kind=lambda choice: (choice.kind, int(counts_K[choice.class_id])),
                     limits=job.limits,
                     on_result=keep,
                     stop=stop,

@@ -15,7 +15,7 @@ from apps.continual.selection import KINDS
 from apps.continual.stream import ClassStream, class_order, cut, parse_order, parse_stream, step_sizes
 from atom.data import RealData
 from atom.errors import ConfigError
-from atom.settings import Mode
+from atom.settings import INITS, Mode
 from pipelines.options import ContinualCommand
 
 NONE, RESERVOIR, SET, DISTILLED = "none", "reservoir", "set", "distilled"
@@ -170,6 +170,11 @@ def check_names(command: ContinualCommand) -> Budget:
         missing = f"add {SET} to --memories" if command.set else "pass --set PATH"
         raise ConfigError(
             f"--set {command.set or 'is missing'}: the memory {SET!r} and --set go together; {missing}."
+        )
+    if command.init not in INITS:
+        raise ConfigError(
+            f"--init {command.init}: memories start from one of {', '.join(INITS)}; only atom-distill starts from a"
+            " set."
         )
     if command.ipc != 1:
         raise ConfigError(f"ipc {command.ipc}: --budget decides the images of a class; leave ipc out.")

@@ -253,6 +253,10 @@ def test_reservoir_of_a_budget_by_class_is_said_to_be_larger() -> None:
         ({"set": "somewhere"}, "add set to --memories"),
         ({"ipc": 3}, "--budget decides"),
         ({"orders": 1993}, "for that of one seed pass --order-seeds 1993"),
+        (
+            {"init": "hering"},
+            "memories start from one of real, noise, herding, kcenter; only atom-distill starts from",
+        ),
         ({"order_seeds": (1, 1)}, "--order-seeds: names one twice"),
         ({"order_seeds": ()}, "--order-seeds: names none"),
         ({"order_seeds": (1,), "class_order": tuple("0123456789")}, "pass one"),

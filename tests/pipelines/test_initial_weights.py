@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from atom import nets
 from atom.data import load
 from atom.errors import ConfigError
 from atom.evaluate import evaluate
+from atom.nets.starts import begin
 from atom.preprocess import Preprocess
 from atom.settings import EvaluateSettings, InitialWeights
 from atom.streams import stream
@@ -153,6 +155,17 @@ def test_a_learner_answers_by_the_wiring_that_it_trained(name: Callable[[str], s
 def test_a_network_whose_shapes_are_drawn_is_refused(name: Callable[[str], str]) -> None:
     with pytest.raises(ConfigError, match=r"draws names or shapes of weights at random.* fixed seed"):
         learned("er", name("wide"))
+
+
+def test_a_network_that_hides_weights_from_its_state_is_told_so() -> None:
+    class Hiding(torch.nn.Linear):
+        def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+            return {
+                name: value for name, value in super().state_dict(*args, **options).items() if name == "bias"
+            }
+
+    with pytest.raises(ConfigError, match=r"state_dict\(\) leaves out what load_state_dict\(\) asks for"):
+        begin(lambda *, seed: Hiding(3, 2), np.random.default_rng(0), own=True)
 
 
 def test_weights_are_drawn_where_that_was_asked_for(name: Callable[[str], str]) -> None:
