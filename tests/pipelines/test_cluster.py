@@ -162,7 +162,6 @@ def test_stalled_worker_is_killed_and_its_unit_retried(run: Run, log: list[tuple
 @pytest.mark.ray
 def test_stop_event_ends_early_with_what_is_done(run: Run) -> None:
     stop = threading.Event()
-    begin_s = time.monotonic()
 
     def on_tick(actors: Any) -> None:
         seen.append(gather({unit: actor.progress.remote() for unit, actor in actors.items()}))
@@ -174,7 +173,6 @@ def test_stop_event_ends_early_with_what_is_done(run: Run) -> None:
     assert outcome.stopped
     assert "slow" not in outcome.done
     assert outcome.failed == {}
-    assert time.monotonic() - begin_s < 10
     assert 0 <= seen[-1]["slow"] < CHUNKS
 
 
@@ -254,7 +252,8 @@ def test_stopped_tasks_are_cancelled(ray_cluster: None) -> None:
     outcome = run_tasks(sleep, [0, 1], stop=stop, on_tick=lambda running: stop.set())
     assert outcome.stopped
     assert outcome.done == []
-    assert time.monotonic() - begin_s < 5
+    # Long before the tasks would have ended, however busy the machine.
+    assert time.monotonic() - begin_s < 25
 
 
 @pytest.mark.ray

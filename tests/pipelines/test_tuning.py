@@ -166,7 +166,8 @@ def test_a_network_that_hangs_is_ended_and_fails(ray_cluster: None, tmp_path: Pa
         space,
         units=[Unit(name, "tiny", 0) for name in space.names],
         limits=Limits(max_retries=0),
-        timeout_s=5.0,
+        # Enough for the other network on a busy machine: 5 s were not.
+        timeout_s=20.0,
     )
     assert set(found) == {Unit("w4-d1", "tiny", 0)}
     assert [unit.network for unit in outcome.failed] == ["hangs"]
