@@ -162,6 +162,10 @@ class Sender:
                 break
             if since_s is None or now_s - max(since_s, asked_s) < PATIENCE_S:
                 continue
+            if limit_s < PATIENCE_S:
+                # There is no time to ask, and what has been silent for so long will not answer now.
+                self._reason = f"it has not answered for {now_s - since_s:.0f} s"
+                break
             if trouble := self._trouble():
                 self._reason = trouble
                 break

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_STOP_S = 1.5
-"""After Ctrl-C, how long all calls may take: a second or two later the command is to be over."""
+_STOP_S = 0.7
+"""After Ctrl-C, how long all calls may take: Ray takes another second, and after two the command is to be over."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -136,6 +136,20 @@ def test_nobody_waits_for_a_call_that_hangs(limit_s: float, reason: str) -> None
     released.set()
 
 
+def test_a_short_end_gives_up_at_once_what_has_hung_for_long() -> None:
+    released, now_s = threading.Event(), 0.0
+    asked: list[None] = []
+    sender = Sender("http://mlflow", lambda: asked.append(None), clock=lambda: now_s)
+    sender.put("set tags", released.wait)
+    while sender._busy_since_s is None:
+        pass
+    now_s = 12.0
+    sender.drain(1.5)
+    assert sender.missing() == "1 other record (it has not answered for 12 s)"
+    assert not asked
+    released.set()
+
+
 @pytest.mark.parametrize(("limit_s", "call_s"), [(1.5, 0.6), (120.0, 9.0)])
 def test_end_has_one_limit_for_all_calls_of_a_slow_server(limit_s: float, call_s: float) -> None:
     ending, now_s, turns = threading.current_thread(), 0.0, threading.Semaphore(0)
