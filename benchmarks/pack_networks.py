@@ -27,12 +27,12 @@ from atom.device import describe_hardware
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
-from pipelines.architecture.trials import Shared
+from pipelines.architecture.remote import Shared
 from pipelines.architecture.tuning import run_units
-from pipelines.cluster import connect
 from pipelines.distillation import ActorSize
-from pipelines.pool import Limits
-from pipelines.provenance import library_versions
+from pipelines.output.provenance import library_versions
+from pipelines.workers.cluster import connect
+from pipelines.workers.pool import Limits
 
 WAYS: dict[str, dict[str, Any]] = {
     "packed, processes reused": {"packs_per_worker": 4, "reuse_actors": True},

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from atom.errors import ConfigError
 from atom.settings import EvaluateSettings
-from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
-from pipelines.options import ContinualCommand, DataSettings
+from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
+from pipelines.console.options import ContinualCommand, DataSettings
 
 if TYPE_CHECKING:
     from atom.data import RealData
     from atom.distilled import DistilledSet
+    from pipelines.console.signals import StopSignal
     from pipelines.distillation import ActorSize
     from pipelines.incremental.job import ContinualJob
     from pipelines.incremental.plan import Plan
-    from pipelines.signals import StopSignal
-    from pipelines.store import Store
+    from pipelines.output.store import Store
     from pipelines.tracking import Tracker
 
 
@@ -32,18 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def learn_stream(command: ContinualCommand) -> int:
     """Load, distil, learn, report; see `run_command` for what it returns."""
-    from pipelines.claim import claim, lock
-    from pipelines.cluster import connect
+    from pipelines.console.signals import stop_on_signals
     from pipelines.evaluation import check_networks
     from pipelines.incremental.job import ContinualJob
     from pipelines.incremental.plan import check_names, plan, source_of
-    from pipelines.incremental.views import VIEWS_NAME
+    from pipelines.incremental.preprocessed import VIEWS_NAME
+    from pipelines.output.ownership import claim, lock
+    from pipelines.output.store import Store
     from pipelines.own_networks import try_networks
-    from pipelines.preparation import PREPROCESS_NAME, load_real
-    from pipelines.resources import choose_size
+    from pipelines.real_images import PREPROCESS_NAME, load_real
     from pipelines.sets import check_same_source, real_source
-    from pipelines.signals import stop_on_signals
-    from pipelines.store import Store
+    from pipelines.workers.cluster import connect
+    from pipelines.workers.resources import choose_size
 
     command = command.shrunk() if command.smoke else command
     check_names(command)

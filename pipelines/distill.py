@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from atom.errors import ConfigError
 from atom.settings import FROM_SET, INITS, DeviceKind, DistillSettings, EvaluateSettings
-from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
-from pipelines.options import DataSettings, DistillCommand
+from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
+from pipelines.console.options import DataSettings, DistillCommand
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from atom.data import RealData
     from atom.distilled import DistilledSet
     from atom.preprocess import Preprocess
+    from pipelines.console.signals import StopSignal
     from pipelines.distillation import ActorSize, Distillation
     from pipelines.evaluation import Evaluation
-    from pipelines.signals import StopSignal
-    from pipelines.store import Store
+    from pipelines.output.store import Store
     from pipelines.tracking import Tracker
 
 
@@ -36,22 +36,22 @@ def distill(command: DistillCommand) -> int:
     """Load, distil, evaluate, record; the work of the command, see `run_command` for what it returns."""
     from atom import resolve
     from atom.distill import IMAGES_VERSION
-    from pipelines.claim import claim, lock
-    from pipelines.cluster import connect
+    from pipelines.console.signals import stop_on_signals
     from pipelines.distillation import group_classes
     from pipelines.evaluation import check_baselines, check_networks, judges
+    from pipelines.output.ownership import claim, lock
+    from pipelines.output.store import Store
     from pipelines.own_networks import try_networks
-    from pipelines.preparation import (
+    from pipelines.real_images import (
         check_ipc,
         load_real,
         network_identity,
         say_unwhitened,
         whitening_flaw,
     )
-    from pipelines.resources import choose_size
     from pipelines.sets import fingerprint
-    from pipelines.signals import stop_on_signals
-    from pipelines.store import Store
+    from pipelines.workers.cluster import connect
+    from pipelines.workers.resources import choose_size
 
     command = command.shrunk() if command.smoke else command
     asked = command.part(DistillSettings)
@@ -179,7 +179,7 @@ class Job:
 
     def tracker(self, name: str) -> "Tracker":
         """The MLflow run of this output: a new one, or that of an earlier driver continued."""
-        from pipelines.recording import start_tracker
+        from pipelines.output.records import start_tracker
 
         params: dict[str, object] = {
             **{f"distill.{key}": value for key, value in self.settings.model_dump().items()},
@@ -193,8 +193,8 @@ class Job:
 
     def run(self, tracker: "Tracker", stop: "StopSignal") -> int:
         """Everything after the decisions; returns the exit code."""
-        from pipelines.preparation import preprocessing
-        from pipelines.recording import log_real
+        from pipelines.output.records import log_real
+        from pipelines.real_images import preprocessing
 
         log_real(tracker, self.real)
         preprocess = preprocessing(self.real, self.settings, self.store, self.command.data_dir / "cache")
@@ -235,11 +235,11 @@ class Job:
         stop: "StopSignal",
     ) -> "Distillation":
         """All groups of classes through the workers, from wherever the checkpoints stand."""
-        from pipelines.checkpoints import Checkpoints
         from pipelines.distillation import distil_classes, group_classes
-        from pipelines.pool import Limits
-        from pipelines.preparation import put_classes
-        from pipelines.worker import Problem
+        from pipelines.output.checkpoints import Checkpoints
+        from pipelines.real_images import put_classes
+        from pipelines.workers.pool import Limits
+        from pipelines.workers.remote import Problem
 
         channels, height, width = self.real.train.images.shape[1:]
         num_classes = self.real.train.num_classes
@@ -260,7 +260,7 @@ class Job:
 
     def add_distill_seconds(self, seconds: float, worker_seconds: float) -> None:
         """Note who works, and count wall time and its sum over workers, which other work is compared with."""
-        from pipelines.recording import DISTILL_WORKER_S, add_seconds, note_maker
+        from pipelines.output.records import DISTILL_WORKER_S, add_seconds, note_maker
 
         note_maker(self.store, self.size)
         add_seconds(self.store, "distill_s", seconds)
@@ -268,7 +268,7 @@ class Job:
 
     def report_failures(self, outcome: "Distillation", tracker: "Tracker") -> int:
         """Table of the classes that failed and why."""
-        from pipelines.progress import print_table
+        from pipelines.console.progress import print_table
 
         names = self.real.train.class_names
         rows = [(names[c], failure.reason) for group, failure in outcome.failed.items() for c in group]
@@ -286,7 +286,7 @@ class Job:
         import torch
 
         from atom.distilled import DistilledSet, describe_source, without_folders
-        from pipelines.provenance import UNKNOWN_PROGRAM
+        from pipelines.output.provenance import UNKNOWN_PROGRAM
 
         *earlier, last = outcome.programs or [UNKNOWN_PROGRAM]
         num_classes = self.real.train.num_classes
@@ -314,7 +314,7 @@ class Job:
     def standing_results(self) -> Sequence[Mapping[str, Any]]:
         """Accuracies of the set that stands in the output: true of the same images until there are newer ones."""
         from atom.artifact import MANIFEST, SET_NAME
-        from pipelines.recording import read_record
+        from pipelines.output.records import read_record
 
         rows = read_record(self.store, f"{SET_NAME}/{MANIFEST}").get("results")
         return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else ()
@@ -322,7 +322,7 @@ class Job:
     def publish(self, distilled: "DistilledSet") -> None:
         """Write the artifact into the output, on a disk or a URI."""
         from atom.artifact import SET_NAME
-        from pipelines.recording import note_source
+        from pipelines.output.records import note_source
 
         note_source(self.store, self.real)
         if self.store.local_path is not None:
@@ -335,7 +335,7 @@ class Job:
         """Networks trained on the set and on coresets of equal storage, tested on the real test images."""
         from pipelines.baselines import coresets
         from pipelines.evaluation import Evaluation, evaluate_sets, small_set, statistics_images
-        from pipelines.pool import Limits
+        from pipelines.workers.pool import Limits
 
         seeds = range(self.command.eval_seeds)
         if not seeds or not self.command.eval_networks:
@@ -374,7 +374,7 @@ class Job:
         from atom.artifact import SET_NAME
         from atom.distilled import without_folders
         from pipelines.evaluation import print_evaluation, remarks, row_dicts
-        from pipelines.recording import log_accuracies, log_artifact, log_distilled, run_facts, times
+        from pipelines.output.records import log_accuracies, log_artifact, log_distilled, run_facts, times
 
         facts = run_facts(self.store)
         distillation = {"distill_s": facts["distill_s"], "distill_hardware": facts["hardware"]}

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from atom.distill import GroupState
-from pipelines.checkpoints import Checkpoints, ClassState
-from pipelines.dispatch import Limits, dispatch, gather
-from pipelines.faults import Failure
-from pipelines.progress import Progress
+from pipelines.console.progress import Progress
+from pipelines.output.checkpoints import Checkpoints, ClassState
 from pipelines.tracking import Tracker
-from pipelines.worker import Problem, RemoteDistillWorker
+from pipelines.workers.dispatch import Limits, dispatch, gather
+from pipelines.workers.faults import Failure
+from pipelines.workers.remote import Problem, RemoteDistillWorker
 
 logger = logging.getLogger(__name__)
 

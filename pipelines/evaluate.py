@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from atom.settings import DeviceKind, EvaluateSettings
-from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
-from pipelines.options import DataSettings, EvaluateCommand
+from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
+from pipelines.console.options import DataSettings, EvaluateCommand
 
 if TYPE_CHECKING:
     from atom.data import RealData
     from atom.distilled import DistilledSet
+    from pipelines.console.signals import StopSignal
     from pipelines.evaluation import Evaluation
-    from pipelines.resources import ActorSize
-    from pipelines.signals import StopSignal
-    from pipelines.store import Store
+    from pipelines.output.store import Store
     from pipelines.tracking import Tracker
+    from pipelines.workers.resources import ActorSize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,15 +30,15 @@ def evaluate(command: EvaluateCommand) -> int:
     """Load the set and the real images, train, test, record; see `run_command` for what it returns."""
     from atom import resolve
     from atom.distilled import DistilledSet
-    from pipelines.claim import claim, lock
-    from pipelines.cluster import connect
+    from pipelines.console.signals import stop_on_signals
     from pipelines.evaluation import check_baselines, check_networks, judges
+    from pipelines.output.ownership import claim, lock
+    from pipelines.output.store import Store
     from pipelines.own_networks import try_networks
-    from pipelines.preparation import load_real
-    from pipelines.resources import choose_size
+    from pipelines.real_images import load_real
     from pipelines.sets import check_same_source, fingerprint, local_set, own_network, real_source
-    from pipelines.signals import stop_on_signals
-    from pipelines.store import Store
+    from pipelines.workers.cluster import connect
+    from pipelines.workers.resources import choose_size
 
     command = command.shrunk() if command.smoke else command
     check_baselines(command.baselines)
@@ -103,7 +103,7 @@ class Job:
 
     def tracker(self, name: str) -> "Tracker":
         """The MLflow run of this output: a new one, or that of an earlier driver continued."""
-        from pipelines.recording import start_tracker
+        from pipelines.output.records import start_tracker
 
         params: dict[str, object] = {
             **{f"evaluate.{key}": value for key, value in self.settings.model_dump().items()},
@@ -122,7 +122,7 @@ class Job:
     def run(self, tracker: "Tracker", stop: "StopSignal") -> int:
         """Everything after the decisions; returns the exit code."""
         from pipelines.evaluation import print_evaluation, remarks, row_dicts
-        from pipelines.recording import log_accuracies, log_distilled, log_real
+        from pipelines.output.records import log_accuracies, log_distilled, log_real
 
         log_real(tracker, self.real)
         log_distilled(tracker, self.distilled, source=self.command.set)
@@ -144,7 +144,7 @@ class Job:
     def evaluate(self, stop: "StopSignal") -> "Evaluation":
         """All networks on the set and its baselines."""
         from pipelines.evaluation import evaluate_sets, small_set, statistics_images
-        from pipelines.pool import Limits
+        from pipelines.workers.pool import Limits
 
         seeds = range(self.command.seed, self.command.seed + self.command.eval_seeds)
         white_test = self.distilled.preprocess.apply(self.real.test.images).numpy()

@@ -20,14 +20,14 @@ from atom.rivals import accuracy_text, lost_to_random, network_label
 from atom.settings import DeviceKind, EvaluateSettings
 from atom.streams import stream
 from atom.train import TRAINING_VERSION
-from pipelines.claim import settings_hash
-from pipelines.faults import Failure
-from pipelines.pool import Limits
-from pipelines.progress import Progress, print_table
-from pipelines.provenance import distinct, program
-from pipelines.store import Store
-from pipelines.tasks import run_tasks
-from pipelines.worker import REAL_STATISTICS, Trial, TrialContext, run_trial
+from pipelines.console.progress import Progress, print_table
+from pipelines.output.ownership import settings_hash
+from pipelines.output.provenance import distinct, program
+from pipelines.output.store import Store
+from pipelines.workers.faults import Failure
+from pipelines.workers.pool import Limits
+from pipelines.workers.remote import REAL_STATISTICS, Trial, TrialContext, run_trial
+from pipelines.workers.tasks import run_tasks
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,14 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from atom.errors import ConfigError
-from pipelines.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
-from pipelines.options import DataSettings, DistillCommand, NasCommand
+from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
+from pipelines.console.options import DataSettings, DistillCommand, NasCommand
 
 if TYPE_CHECKING:
     from atom.distilled import DistilledSet
     from pipelines.architecture.job import NasJob
-    from pipelines.signals import StopSignal
-    from pipelines.store import Store
+    from pipelines.console.signals import StopSignal
+    from pipelines.output.store import Store
     from pipelines.tracking import Tracker
 
 OWN_SET = "distilled"
@@ -36,14 +36,14 @@ def search(command: NasCommand) -> int:
     from pipelines.architecture.building import build_space
     from pipelines.architecture.job import NasJob
     from pipelines.architecture.plan import plan
-    from pipelines.claim import claim, lock
-    from pipelines.cluster import connect
-    from pipelines.pool import Limits
-    from pipelines.preparation import load_real
-    from pipelines.resources import choose_size
+    from pipelines.console.signals import stop_on_signals
+    from pipelines.output.ownership import claim, lock
+    from pipelines.output.store import Store
+    from pipelines.real_images import load_real
     from pipelines.sets import real_source
-    from pipelines.signals import stop_on_signals
-    from pipelines.store import Store
+    from pipelines.workers.cluster import connect
+    from pipelines.workers.pool import Limits
+    from pipelines.workers.resources import choose_size
 
     command = command.shrunk() if command.smoke else command
     check_names(command.proxies)
@@ -141,9 +141,9 @@ def distil_first(
     """A set distilled from the training part of this very run, by atom-distill; exit code and the set."""
     from atom.distilled import DistilledSet
     from pipelines.distill import distill
-    from pipelines.recording import DISTILL_WORKER_S, times
+    from pipelines.output.records import DISTILL_WORKER_S, times
+    from pipelines.output.store import Store
     from pipelines.sets import local_set
-    from pipelines.store import Store
     from pipelines.tracking import default_tracking_uri
 
     output = f"{location.rstrip('/')}/{OWN_SET}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from atom import nets
 from atom.errors import ConfigError
-from pipelines.command import say
+from pipelines.console.command import say
 
 if TYPE_CHECKING:
     from atom.data import RealData

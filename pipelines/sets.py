@@ -14,9 +14,9 @@ from atom.data import RealData
 from atom.data.sources import NEED_PATH
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
-from pipelines.options import DataSettings
-from pipelines.recording import DISTILL_WORKER_S, TIMES_NAME, noted_source, times
-from pipelines.store import Store
+from pipelines.console.options import DataSettings
+from pipelines.output.records import DISTILL_WORKER_S, TIMES_NAME, noted_source, times
+from pipelines.output.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ def ray_cluster(traps: Path) -> Iterator[None]:
 
     import ray
 
-    from pipelines.cluster import OwnPath, private_token
+    from pipelines.workers.cluster import OwnPath, private_token
 
     with private_token():
         with contextlib.chdir(traps):

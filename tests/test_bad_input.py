@@ -264,7 +264,7 @@ def test_interrupt_before_any_work_leaves_nothing(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.preparation.load_real", interrupted)
+    monkeypatch.setattr("pipelines.real_images.load_real", interrupted)
     assert distill.main(["--output", str(out)]) == 130
     assert capfd.readouterr().err == "Stopped. The same command goes on from the last checkpoint.\n"
     assert not out.exists()
@@ -341,8 +341,8 @@ class TestWithACluster:
         )
 
     def test_second_driver_on_one_output_is_refused(self, refused: Refused, out: Path) -> None:
-        from pipelines.claim import lock
-        from pipelines.store import Store
+        from pipelines.output.ownership import lock
+        from pipelines.output.store import Store
 
         with lock(Store.open(out)):
             sentence = refused()
@@ -483,7 +483,7 @@ class TestContinual:
             pytest.fail("the command has come as far as Ray")
 
         if "ray_cluster" not in request.fixturenames:
-            monkeypatch.setattr("pipelines.cluster.connect", started)
+            monkeypatch.setattr("pipelines.workers.cluster.connect", started)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -23,8 +23,7 @@ from apps.nas.settings import NasSettings
 from apps.nas.space import NAMED as SPACES
 from apps.nas.space import load_space
 from apps.nas.table import Row
-from pipelines.incremental.plan import DISTILLED, NONE, RESERVOIR, SET
-from pipelines.options import (
+from pipelines.console.options import (
     CommandSettings,
     ContinualCommand,
     DistillCommand,
@@ -32,6 +31,7 @@ from pipelines.options import (
     NasCommand,
     parse,
 )
+from pipelines.incremental.plan import DISTILLED, NONE, RESERVOIR, SET
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]

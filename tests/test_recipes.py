@@ -14,9 +14,9 @@ from apps.nas.proxies import check_names
 from apps.nas.space import load_space, sample
 from atom.resolve import resolve_evaluation, resolve_settings
 from atom.settings import DistillSettings, EvaluateSettings
+from pipelines.console.options import ContinualCommand, DistillCommand, NasCommand, parse
 from pipelines.evaluation import check_baselines
 from pipelines.incremental import plan as continual_plan
-from pipelines.options import ContinualCommand, DistillCommand, NasCommand, parse
 
 ROOT = Path(__file__).parents[1]
 SEARCHES = sorted((ROOT / "recipes").glob("nas-*.yaml"))

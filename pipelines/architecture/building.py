@@ -8,11 +8,11 @@ from apps.nas.space import Candidate, Space, describe, load_space
 from apps.nas.user_space import user_entries
 from atom.errors import ConfigError
 from atom.nets.shapes import Size
-from pipelines.command import say
+from pipelines.console.command import say
+from pipelines.console.progress import Progress, format_duration
 from pipelines.own_networks import BUILD_TIMEOUT_S
-from pipelines.pool import Limits
-from pipelines.progress import Progress, format_duration
-from pipelines.tasks import run_tasks
+from pipelines.workers.pool import Limits
+from pipelines.workers.tasks import run_tasks
 
 _TELL_EVERY_S = 60.0
 

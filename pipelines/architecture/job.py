@@ -17,19 +17,19 @@ from atom.resolve import resolve_evaluation, resolve_settings
 from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
 from pipelines.architecture.plan import Given, Plan
 from pipelines.architecture.proxies import Material, gather, keys_of
-from pipelines.architecture.scored import Scored
-from pipelines.architecture.trials import Shared
+from pipelines.architecture.remote import Shared
+from pipelines.architecture.scores import Scored
 from pipelines.architecture.tuning import run_units
-from pipelines.command import say
+from pipelines.console.command import say
+from pipelines.console.options import NasCommand
+from pipelines.console.progress import Progress
+from pipelines.console.signals import StopSignal
 from pipelines.distillation import ActorSize
-from pipelines.options import NasCommand
-from pipelines.pool import Limits
-from pipelines.preparation import preprocessing, say_unwhitened, whitening_flaw
-from pipelines.progress import Progress
-from pipelines.recording import add_seconds, log_distilled, log_real, note_maker, start_tracker
-from pipelines.signals import StopSignal
-from pipelines.store import Store
+from pipelines.output.records import add_seconds, log_distilled, log_real, note_maker, start_tracker
+from pipelines.output.store import Store
+from pipelines.real_images import preprocessing, say_unwhitened, whitening_flaw
 from pipelines.tracking import Tracker
+from pipelines.workers.pool import Limits
 
 if TYPE_CHECKING:
     from pipelines.architecture.winner import Winners

@@ -11,10 +11,10 @@ from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from pipelines.architecture.proxies import say_held_out
-from pipelines.options import NasCommand
-from pipelines.preparation import check_ipc
+from pipelines.console.options import NasCommand
+from pipelines.real_images import check_ipc
 from pipelines.sets import check_same_source
-from pipelines.worker import network_slug
+from pipelines.workers.remote import network_slug
 
 Given = Sequence[tuple[DistilledSet, float | None]]
 """Distilled sets and the seconds that each took, None where unknown."""

@@ -20,11 +20,11 @@ from atom.distilled import DistilledSet
 from atom.preprocess import Preprocess
 from atom.settings import DeviceKind
 from atom.train import TRAINING_VERSION
-from pipelines.architecture.trials import RealArrays
+from pipelines.architecture.remote import RealArrays
 from pipelines.baselines import coresets
-from pipelines.claim import settings_hash
-from pipelines.command import say
+from pipelines.console.command import say
 from pipelines.evaluation import SmallSet, small_set
+from pipelines.output.ownership import settings_hash
 from pipelines.sets import held_out
 
 MAIN = "main"

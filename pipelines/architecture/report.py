@@ -9,12 +9,12 @@ from apps.nas.report import render_report, render_scores
 from apps.nas.summary import summary
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
 from pipelines.architecture.job import NasJob
-from pipelines.architecture.recorded import REFERENCE, REPORT, VERDICT, log_stored, record
-from pipelines.architecture.scored import Scored
-from pipelines.command import say
-from pipelines.progress import format_duration, print_table
-from pipelines.provenance import command_line
-from pipelines.recording import maker_facts, times
+from pipelines.architecture.scores import Scored
+from pipelines.architecture.tracking import REFERENCE, REPORT, VERDICT, log_stored, record
+from pipelines.console.command import say
+from pipelines.console.progress import format_duration, print_table
+from pipelines.output.provenance import command_line
+from pipelines.output.records import maker_facts, times
 from pipelines.sets import held_out
 from pipelines.tracking import Tracker
 

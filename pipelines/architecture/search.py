@@ -18,17 +18,17 @@ from apps.nas.early import Report, report_epochs
 from apps.nas.proxies import WHOLE
 from atom.errors import ClusterError, ConfigError
 from pipelines.architecture.job import NasJob
-from pipelines.architecture.scored import Scored
+from pipelines.architecture.scores import Scored
 from pipelines.architecture.search_proposals import Proposals
 from pipelines.architecture.search_record import SearchRecord
 from pipelines.architecture.search_report import publish_search
 from pipelines.architecture.search_trial import SearchTrial
 from pipelines.architecture.tune_round import Watch, error_of, fit, tune_environment
-from pipelines.command import say
-from pipelines.faults import Failure, is_machine_fault, reason_of, took_too_long
-from pipelines.progress import Progress
-from pipelines.recording import add_seconds
-from pipelines.signals import StopSignal
+from pipelines.console.command import say
+from pipelines.console.progress import Progress
+from pipelines.console.signals import StopSignal
+from pipelines.output.records import add_seconds
+from pipelines.workers.faults import Failure, is_machine_fault, reason_of, took_too_long
 
 logger = logging.getLogger(__name__)
 

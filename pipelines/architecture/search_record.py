@@ -9,7 +9,7 @@ from apps.nas.early import Report
 from apps.nas.table import WRITE_EVERY_S, Row
 from apps.nas.trial import Score, Unit
 from pipelines.architecture.proxies import keys_of
-from pipelines.claim import settings_hash
+from pipelines.output.ownership import settings_hash
 
 if TYPE_CHECKING:
     from pipelines.architecture.job import NasJob

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from apps.nas.search_page import NOT_COMPARABLE, Tried, best_first, pick_of, render_search, search_figure
 from pipelines.architecture.search_record import RECORD, search_name
-from pipelines.command import say
-from pipelines.progress import format_duration, format_table, print_table
-from pipelines.recording import times
+from pipelines.console.command import say
+from pipelines.console.progress import format_duration, format_table, print_table
+from pipelines.output.records import times
 
 if TYPE_CHECKING:
     from pipelines.architecture.job import NasJob
-    from pipelines.architecture.scored import Scored
+    from pipelines.architecture.scores import Scored
     from pipelines.architecture.winner import Winners
     from pipelines.tracking import Tracker
 
@@ -33,8 +33,8 @@ def publish_search(job: "NasJob", scored: "Scored", winners: "Winners | None", t
         tracker: of the run.
     """
     from pipelines.architecture.job import TABLE
-    from pipelines.architecture.recorded import REPORT, log_stored
     from pipelines.architecture.report import facts, print_winners
+    from pipelines.architecture.tracking import REPORT, log_stored
 
     tried = tried_networks(job, scored)
     sentences = search_sentences(job, tried, retrained=bool(job.command.retrain))

@@ -6,8 +6,8 @@ from ray import tune
 
 from apps.nas.early import PausingTraining
 from apps.nas.trial import OnEpoch, Score, Unit, train_unit
-from pipelines.architecture.trials import ImagesTrial, Shared
-from pipelines.faults import Failure
+from pipelines.architecture.remote import ImagesTrial, Shared
+from pipelines.workers.faults import Failure
 
 
 class SearchTrial(ImagesTrial):

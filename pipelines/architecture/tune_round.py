@@ -17,7 +17,7 @@ from ray import tune
 
 from atom.errors import ClusterError
 from pipelines.distillation import ActorSize
-from pipelines.pool import Limits
+from pipelines.workers.pool import Limits
 
 logger = logging.getLogger(__name__)
 

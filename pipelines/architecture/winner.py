@@ -21,20 +21,20 @@ from atom.device import resolve_device
 from atom.settings import DeviceKind
 from pipelines.architecture.job import NasJob
 from pipelines.architecture.proxies import MAIN, Material, keys_of
-from pipelines.architecture.scored import Scored
+from pipelines.architecture.remote import RealArrays
+from pipelines.architecture.scores import Scored
 from pipelines.architecture.search_record import search_name
-from pipelines.architecture.trials import RealArrays
 from pipelines.architecture.winner_files import WINNER, Record, candidate_of, config_of, deliver, row_of
-from pipelines.cluster import as_tensor
-from pipelines.command import say
-from pipelines.faults import Failure
-from pipelines.progress import Progress
-from pipelines.provenance import program
-from pipelines.recording import add_seconds, note_maker
-from pipelines.signals import StopSignal
-from pipelines.store import Store
-from pipelines.tasks import run_tasks
-from pipelines.worker import network_slug
+from pipelines.console.command import say
+from pipelines.console.progress import Progress
+from pipelines.console.signals import StopSignal
+from pipelines.output.provenance import program
+from pipelines.output.records import add_seconds, note_maker
+from pipelines.output.store import Store
+from pipelines.workers.cluster import as_tensor
+from pipelines.workers.faults import Failure
+from pipelines.workers.remote import network_slug
+from pipelines.workers.tasks import run_tasks
 
 WORK = "retrain"
 _NUMBERS = ("score", "test_accuracy", "steps", "train_seconds", "score_seconds")

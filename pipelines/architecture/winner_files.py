@@ -11,8 +11,8 @@ from apps.nas.space import Candidate, Space
 from apps.nas.winner import winner_files
 from atom.distilled import without_folders
 from atom.preprocess import Preprocess
-from pipelines.preparation import PREPROCESS_NAME
-from pipelines.provenance import UNKNOWN_PROGRAM
+from pipelines.output.provenance import UNKNOWN_PROGRAM
+from pipelines.real_images import PREPROCESS_NAME
 
 if TYPE_CHECKING:
     from pipelines.architecture.job import NasJob

@@ -20,17 +20,17 @@ from apps.continual.results import Cell, CellResult, StepResult
 from apps.continual.state import LearnerState
 from atom.errors import ArtifactError, StoreError
 from atom.train import TRAINING_VERSION
-from pipelines.claim import settings_hash
+from pipelines.console.progress import Progress
 from pipelines.distillation import ActorSize
 from pipelines.evaluation import initial_key
 from pipelines.incremental.memories import Memories
 from pipelines.incremental.plan import NONE
-from pipelines.incremental.worker import CellStep, Held, StepContext, StepInputs, run_cell_step, training_seed
-from pipelines.preparation import network_identity
-from pipelines.progress import Progress
-from pipelines.recording import note_maker
-from pipelines.tasks import run_tasks
-from pipelines.worker import network_slug
+from pipelines.incremental.remote import CellStep, Held, StepContext, StepInputs, run_cell_step, training_seed
+from pipelines.output.ownership import settings_hash
+from pipelines.output.records import note_maker
+from pipelines.real_images import network_identity
+from pipelines.workers.remote import network_slug
+from pipelines.workers.tasks import run_tasks
 
 if TYPE_CHECKING:
     from pipelines.incremental.job import ContinualJob

@@ -12,19 +12,19 @@ from apps.continual.settings import LearnerSettings
 from atom.data import ImageSet, RealData
 from atom.resolve import resolve_evaluation
 from atom.settings import DeviceKind, DistillSettings, EvaluateSettings, Settings
+from pipelines.console.options import ContinualCommand
+from pipelines.console.signals import StopSignal
 from pipelines.distillation import ActorSize
 from pipelines.incremental.cells import Cells
-from pipelines.incremental.distil import Ahead, Distiller, distil_settings
+from pipelines.incremental.distillation import Ahead, Distiller, distil_settings
 from pipelines.incremental.memories import Memories
 from pipelines.incremental.plan import SET, Plan
-from pipelines.incremental.views import ALL, Views
-from pipelines.options import ContinualCommand
-from pipelines.pool import Limits
-from pipelines.preparation import say_unwhitened, whitening_flaw
-from pipelines.recording import add_seconds, log_distilled, log_real, start_tracker
-from pipelines.signals import StopSignal
-from pipelines.store import Store
+from pipelines.incremental.preprocessed import ALL, Views
+from pipelines.output.records import add_seconds, log_distilled, log_real, start_tracker
+from pipelines.output.store import Store
+from pipelines.real_images import say_unwhitened, whitening_flaw
 from pipelines.tracking import Tracker
+from pipelines.workers.pool import Limits
 
 if TYPE_CHECKING:
     from atom.distilled import DistilledSet

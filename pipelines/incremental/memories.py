@@ -16,13 +16,13 @@ from apps.continual import lossless
 from apps.continual.memory import Exemplars, Memory, Reservoir, from_distilled, keep_distilled, select
 from atom.device import use_threads
 from atom.errors import AtomError, StoreError
-from pipelines.claim import settings_hash
-from pipelines.incremental.choices import Choices
-from pipelines.incremental.distil import Distiller
+from pipelines.incremental.distillation import Distiller
 from pipelines.incremental.picture import memory_picture
 from pipelines.incremental.plan import DISTILLED, DRAWN, RESERVOIR, SET
-from pipelines.incremental.worker import Held
-from pipelines.preparation import network_identity
+from pipelines.incremental.remote import Held
+from pipelines.incremental.selection import Choices
+from pipelines.output.ownership import settings_hash
+from pipelines.real_images import network_identity
 from pipelines.sets import fingerprint
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from apps.continual.stream import ClassStream, class_order, cut, parse_order, pa
 from atom.data import RealData
 from atom.errors import ConfigError
 from atom.settings import INITS, Mode
-from pipelines.options import ContinualCommand
+from pipelines.console.options import ContinualCommand
 
 NONE, RESERVOIR, SET, DISTILLED = "none", "reservoir", "set", "distilled"
 DRAWN = ("random", RESERVOIR)

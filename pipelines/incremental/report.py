@@ -14,12 +14,12 @@ from apps.continual.results import (
     on_whitening,
     summarise,
 )
-from pipelines.command import say
+from pipelines.console.command import say
+from pipelines.console.progress import format_duration, format_table, print_table
 from pipelines.incremental.job import ContinualJob, metric_name, orders_text, together
 from pipelines.incremental.plan import SET
-from pipelines.progress import format_duration, format_table, print_table
-from pipelines.provenance import command_line
-from pipelines.recording import DISTILL_WORKER_S, maker_facts, times
+from pipelines.output.provenance import command_line
+from pipelines.output.records import DISTILL_WORKER_S, maker_facts, times
 from pipelines.sets import held_out
 from pipelines.tracking import Tracker
 

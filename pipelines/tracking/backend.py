@@ -13,7 +13,7 @@ import numpy as np
 
 from atom.errors import ConfigError
 from atom.redact import without_secrets
-from pipelines.store import Store
+from pipelines.output.store import Store
 from pipelines.tracking.uri import checked_uri, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from atom.redact import without_secrets
-from pipelines.provenance import continued_tags, run_tags
+from pipelines.output.provenance import continued_tags, run_tags
 from pipelines.tracking.backend import answering, dataset_input, describe_run, open_client
 from pipelines.tracking.history import History
 from pipelines.tracking.opening import child_run, open_run, take_up

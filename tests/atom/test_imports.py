@@ -81,7 +81,7 @@ def test_settings_are_read_without_torch(code: str, tmp_path: Path) -> None:
 
 
 def test_help_waits_for_neither_torch_nor_ray_nor_mlflow(tmp_path: Path) -> None:
-    assert not imported_by("import pipelines.options", tmp_path) & {"torch", "ray", "mlflow"}
+    assert not imported_by("import pipelines.console.options", tmp_path) & {"torch", "ray", "mlflow"}
 
 
 def test_every_dependency_is_imported_somewhere() -> None:

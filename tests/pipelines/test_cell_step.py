@@ -12,7 +12,7 @@ from apps.continual.results import Cell, StepResult
 from apps.continual.settings import LearnerSettings
 from atom.preprocess import Preprocess
 from atom.settings import EvaluateSettings
-from pipelines.incremental.worker import CellStep, Held, StepContext, StepInputs, run_cell_step
+from pipelines.incremental.remote import CellStep, Held, StepContext, StepInputs, run_cell_step
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 

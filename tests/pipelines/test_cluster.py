@@ -14,13 +14,13 @@ import pytest
 import ray
 
 from atom.errors import ClusterError, StoreError
-from pipelines.cluster import ClusterInfo, as_tensor, check_request, connect
-from pipelines.dispatch import dispatch, gather
-from pipelines.faults import Failure
-from pipelines.pool import Limits
-from pipelines.retries import Outcome
-from pipelines.signals import stop_on_signals
-from pipelines.tasks import run_tasks
+from pipelines.console.signals import stop_on_signals
+from pipelines.workers.cluster import ClusterInfo, as_tensor, check_request, connect
+from pipelines.workers.dispatch import dispatch, gather
+from pipelines.workers.faults import Failure
+from pipelines.workers.pool import Limits
+from pipelines.workers.retries import Outcome
+from pipelines.workers.tasks import run_tasks
 
 CHUNKS = 3
 

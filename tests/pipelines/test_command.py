@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from atom.errors import ConfigError, DataError
-from pipelines.cluster import ClusterInfo
-from pipelines.command import output_location, project_version, run_command, say_header
-from pipelines.options import DistillCommand
-from pipelines.resources import ActorSize
-from pipelines.store import Store
+from pipelines.console.command import output_location, project_version, run_command, say_header
+from pipelines.console.options import DistillCommand
+from pipelines.output.store import Store
+from pipelines.workers.cluster import ClusterInfo
+from pipelines.workers.resources import ActorSize
 
 
 def run(work: object, *arguments: str) -> int:
@@ -102,7 +102,7 @@ def test_signal_before_the_work_begins_ends_the_process_quietly() -> None:
     script = (
         # A shell that starts a job in the background has it ignore Ctrl-C.
         "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pipelines.command import run_command\nfrom pipelines.options import DistillCommand\n"
+        "from pipelines.console.command import run_command\nfrom pipelines.console.options import DistillCommand\n"
         "raise SystemExit(run_command(DistillCommand, lambda c: os.kill(os.getpid(), signal.SIGINT), [], prog='p'))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -124,8 +124,8 @@ def test_command_started_as_a_module_passes_by_its_names_in_the_working_director
 
 def test_passwords_stay_off_the_screen() -> None:
     script = (
-        "import logging\nfrom pipelines.command import run_command, say\n"
-        "from pipelines.options import DistillCommand\n"
+        "import logging\nfrom pipelines.console.command import run_command, say\n"
+        "from pipelines.console.options import DistillCommand\n"
         "def work(command):\n"
         "    say(f'MLflow at {command.tracking_uri}')\n"
         "    logging.getLogger('urllib3').warning('retrying %s', command.tracking_uri)\n"

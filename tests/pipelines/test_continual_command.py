@@ -19,14 +19,14 @@ from atom import data
 from atom.data import RealData
 from atom.errors import ConfigError
 from atom.preprocess import Preprocess
+from pipelines.console.options import ContinualCommand, parse
 from pipelines.continual import check_pictures, identity_of, main
 from pipelines.incremental.job import ContinualJob
 from pipelines.incremental.plan import Plan, check_names, plan, source_of
+from pipelines.incremental.preprocessed import first_step
+from pipelines.incremental.remote import training_seed
 from pipelines.incremental.report import remarks
-from pipelines.incremental.views import first_step
-from pipelines.incremental.worker import training_seed
-from pipelines.options import ContinualCommand, parse
-from pipelines.store import Store
+from pipelines.output.store import Store
 from pipelines.tracking.backend import open_client
 
 slow = [pytest.mark.slow, pytest.mark.timeout(600)]

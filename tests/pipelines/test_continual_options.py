@@ -26,13 +26,13 @@ from atom.distilled import DistilledSet
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
-from pipelines.incremental.distil import Distiller
+from pipelines.console.options import ContinualCommand
+from pipelines.incremental.distillation import Distiller
 from pipelines.incremental.memories import Memories
 from pipelines.incremental.plan import plan
-from pipelines.incremental.views import ALL
-from pipelines.options import ContinualCommand
-from pipelines.recording import DISTILL_WORKER_S, add_seconds
-from pipelines.store import Store
+from pipelines.incremental.preprocessed import ALL
+from pipelines.output.records import DISTILL_WORKER_S, add_seconds
+from pipelines.output.store import Store
 
 NETWORK, EPOCHS, BUDGET, SET_IPC, STEPS, ORDERS = "convnet-w8-d2", 8, 3, 2, 2, 2
 ASKED = (

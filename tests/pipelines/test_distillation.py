@@ -20,13 +20,13 @@ from tiny_digits import (
 )
 
 from atom.distill import GroupDistiller, GroupState
-from pipelines.checkpoints import Checkpoints
+from pipelines.console.signals import StopSignal
 from pipelines.distillation import Distillation, group_classes, stored_curves
-from pipelines.pool import Limits
-from pipelines.signals import StopSignal
-from pipelines.store import Store
+from pipelines.output.checkpoints import Checkpoints
+from pipelines.output.store import Store
 from pipelines.tracking import Tracker
 from pipelines.tracking.backend import open_client
+from pipelines.workers.pool import Limits
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(300)]
 

@@ -15,6 +15,7 @@ from atom.errors import ConfigError
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
 from pipelines import evaluation
+from pipelines.console.signals import StopSignal
 from pipelines.evaluation import (
     Evaluation,
     Row,
@@ -30,14 +31,13 @@ from pipelines.evaluation import (
     statistics_images,
     table_rows,
 )
-from pipelines.faults import Failure
-from pipelines.provenance import COMMIT_VARIABLE
-from pipelines.recording import log_accuracies
-from pipelines.retries import Outcome
-from pipelines.signals import StopSignal
-from pipelines.store import Store
+from pipelines.output.provenance import COMMIT_VARIABLE
+from pipelines.output.records import log_accuracies
+from pipelines.output.store import Store
 from pipelines.tracking import Tracker
-from pipelines.worker import Trial
+from pipelines.workers.faults import Failure
+from pipelines.workers.remote import Trial
+from pipelines.workers.retries import Outcome
 
 FAST = resolve_evaluation(
     EvaluateSettings(epochs=2, batch_train=16, eval_precision="float32"), device_kind="cpu", symbols=True

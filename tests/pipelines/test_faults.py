@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from ray import exceptions as rx
 
-from pipelines import faults
-from pipelines.faults import is_machine_fault, reason_of
+from pipelines.workers import faults
+from pipelines.workers.faults import is_machine_fault, reason_of
 
 GONE = """The actor died unexpectedly before finishing this task.
 \tclass_name: DistillWorker

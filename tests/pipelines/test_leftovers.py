@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from atom.errors import StoreError
-from pipelines.claim import lock
-from pipelines.store import Store
+from pipelines.output.ownership import lock
+from pipelines.output.store import Store
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pipelines import nas
 from pipelines.architecture import report
 from pipelines.architecture.building import build_space
 from pipelines.architecture.job import NasJob
-from pipelines.architecture.scored import Scored
+from pipelines.architecture.scores import Scored
 from pipelines.architecture.tuning import _Watch
-from pipelines.pool import Limits
-from pipelines.signals import StopSignal
-from pipelines.worker import network_slug
+from pipelines.console.signals import StopSignal
+from pipelines.workers.pool import Limits
+from pipelines.workers.remote import network_slug
 
 SHAPE: dict[str, Any] = {"channels": 1, "image_size": (8, 8), "num_classes": 3}
 GENOTYPE = "Genotype(normal=[('sep_conv_3x3', 0), ('dil_conv_5x5', 1)], " * 5

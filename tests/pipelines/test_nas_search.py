@@ -17,15 +17,15 @@ from apps.nas.trial import Score, Unit, run_unit
 from atom.errors import ConfigError
 from pipelines.architecture.job import TABLE, NasJob
 from pipelines.architecture.plan import Plan, plan
+from pipelines.architecture.remote import _images
 from pipelines.architecture.search import publish_search, search_best
 from pipelines.architecture.search_record import RECORD, SearchRecord
 from pipelines.architecture.search_report import search_sentences
-from pipelines.architecture.trials import _images
+from pipelines.console.options import DataSettings, NasCommand
+from pipelines.console.signals import StopSignal
 from pipelines.distillation import ActorSize
-from pipelines.options import DataSettings, NasCommand
-from pipelines.preparation import load_real
-from pipelines.signals import StopSignal
-from pipelines.store import Store
+from pipelines.output.store import Store
+from pipelines.real_images import load_real
 
 SPACE = """
 import os

@@ -19,15 +19,15 @@ from pipelines.architecture import job as job_module
 from pipelines.architecture import winner
 from pipelines.architecture.job import NasJob
 from pipelines.architecture.plan import plan
-from pipelines.architecture.scored import Scored
+from pipelines.architecture.scores import Scored
 from pipelines.architecture.tuning import Ranked
 from pipelines.architecture.winner import Winners, best_networks, retrain
+from pipelines.console.options import DataSettings, NasCommand
+from pipelines.console.signals import StopSignal
 from pipelines.distillation import ActorSize
-from pipelines.options import DataSettings, NasCommand
-from pipelines.preparation import load_real
-from pipelines.recording import note_maker
-from pipelines.signals import StopSignal
-from pipelines.store import Store
+from pipelines.output.records import note_maker
+from pipelines.output.store import Store
+from pipelines.real_images import load_real
 
 SPACE = """
 def network(width):

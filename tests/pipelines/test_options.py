@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from atom.settings import DistillSettings, EvaluateSettings
-from pipelines.options import (
+from pipelines.console.options import (
     ClusterSettings,
     CommandSettings,
     DataSettings,

@@ -16,8 +16,9 @@ from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.preprocess import Preprocess
 from atom.settings import DistillSettings
-from pipelines.options import DataSettings
-from pipelines.preparation import (
+from pipelines.console.options import DataSettings
+from pipelines.output.store import Store
+from pipelines.real_images import (
     PREPROCESS_NAME,
     Downloads,
     blank_classes,
@@ -29,7 +30,6 @@ from pipelines.preparation import (
     say_unwhitened,
     whitening_flaw,
 )
-from pipelines.store import Store
 
 WHITENED = DistillSettings(zca="on")
 PLAIN = DistillSettings(zca="off")

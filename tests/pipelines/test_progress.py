@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from pipelines.progress import Progress, Rate, format_duration, format_table, print_table
+from pipelines.console.progress import Progress, Rate, format_duration, format_table, print_table
 
 
 class Clock:

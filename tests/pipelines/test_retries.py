@@ -13,13 +13,13 @@ from tiny_digits import CHUNK, ITERATIONS, problem
 from apps.continual.results import Cell
 from apps.nas.trial import Unit
 from atom.errors import ClusterError
-from pipelines.checkpoints import Checkpoints, ClassState
 from pipelines.distillation import ActorSize, Group, distil_classes
-from pipelines.incremental.worker import CellStep, Choice
-from pipelines.pool import ActorPool, Limits
-from pipelines.retries import Outcome, Patience, Waiting, name_of
-from pipelines.store import Store
-from pipelines.worker import Trial
+from pipelines.incremental.remote import CellStep, Choice
+from pipelines.output.checkpoints import Checkpoints, ClassState
+from pipelines.output.store import Store
+from pipelines.workers.pool import ActorPool, Limits
+from pipelines.workers.remote import Trial
+from pipelines.workers.retries import Outcome, Patience, Waiting, name_of
 
 LOW = rx.OutOfMemoryError("the node running low on memory: 9GB used / 10GB limit")
 LOST = rx.NodeDiedError("the node died")
@@ -155,8 +155,8 @@ def test_worker_killed_for_memory_while_it_starts_is_not_replaced_at_once(
     def killed(reference: object, timeout: float) -> None:
         raise LOW
 
-    monkeypatch.setattr("pipelines.pool.ray.get", killed)
-    monkeypatch.setattr("pipelines.pool.kill", lambda actor: None)
+    monkeypatch.setattr("pipelines.workers.pool.ray.get", killed)
+    monkeypatch.setattr("pipelines.workers.pool.kill", lambda actor: None)
     pool = ActorPool(
         lambda: SimpleNamespace(__ray_ready__=SimpleNamespace(remote=object)), Limits(pause_s=pause_s)
     )
@@ -175,10 +175,10 @@ def test_pause_for_memory_is_no_wait_for_a_place(clock: Clock, monkeypatch: pyte
     def killed(reference: object, timeout: float) -> None:
         raise LOW
 
-    monkeypatch.setattr("pipelines.pool.ray.get", killed)
-    monkeypatch.setattr("pipelines.pool.ray.available_resources", dict)
-    monkeypatch.setattr("pipelines.pool.kill", lambda actor: None)
-    monkeypatch.setattr("pipelines.pool.time.monotonic", clock)
+    monkeypatch.setattr("pipelines.workers.pool.ray.get", killed)
+    monkeypatch.setattr("pipelines.workers.pool.ray.available_resources", dict)
+    monkeypatch.setattr("pipelines.workers.pool.kill", lambda actor: None)
+    monkeypatch.setattr("pipelines.workers.pool.time.monotonic", clock)
     limits = Limits(max_retries=4, pending_timeout_s=60)
     pool = ActorPool(lambda: SimpleNamespace(__ray_ready__=SimpleNamespace(remote=object)), limits)
     for failures in range(limits.max_retries):

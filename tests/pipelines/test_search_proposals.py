@@ -12,7 +12,7 @@ from apps.nas.space import Candidate, Space, load_space, sample
 from apps.nas.trial import Score
 from pipelines.architecture.search import _replay
 from pipelines.architecture.search_proposals import Dimensions, Proposals
-from pipelines.faults import Failure
+from pipelines.workers.faults import Failure
 
 
 def digits_space(spec: str) -> Space:

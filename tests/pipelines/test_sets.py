@@ -20,16 +20,16 @@ from atom.errors import ConfigError
 from atom.preprocess import Preprocess
 from atom.settings import EvaluateSettings
 from pipelines import sets
+from pipelines.console.options import DataSettings
 from pipelines.distill import Job
 from pipelines.distillation import ActorSize, Distillation
 from pipelines.evaluation import small_set
-from pipelines.options import DataSettings
-from pipelines.provenance import COMMIT_VARIABLE
-from pipelines.recording import DISTILL_WORKER_S, maker_facts, note_maker
+from pipelines.output.provenance import COMMIT_VARIABLE
+from pipelines.output.records import DISTILL_WORKER_S, maker_facts, note_maker
+from pipelines.output.store import Store
 from pipelines.sets import check_same_source, distil_seconds, fingerprint, held_out, local_set, real_source
-from pipelines.store import Store
 from pipelines.tracking import Tracker
-from pipelines.worker import Trial, TrialContext, run_trial
+from pipelines.workers.remote import Trial, TrialContext, run_trial
 
 
 def names_in(folder: Path) -> set[str]:

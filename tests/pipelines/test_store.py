@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import load, save
 
 from atom.errors import StoreError
-from pipelines.checkpoints import Checkpoints, ClassState
-from pipelines.claim import claim, lock, settings_hash
-from pipelines.provenance import COMMIT_VARIABLE
-from pipelines.store import Store
+from pipelines.output.checkpoints import Checkpoints, ClassState
+from pipelines.output.ownership import claim, lock, settings_hash
+from pipelines.output.provenance import COMMIT_VARIABLE
+from pipelines.output.store import Store
 
 
 def no_space(*_: object) -> None:
@@ -303,7 +303,7 @@ def test_unreadable_settings_file_is_named(disk: Store) -> None:
 
 def test_second_driver_is_refused_until_the_first_dies(disk: Store) -> None:
     program = (
-        "import sys, time; from pipelines.claim import lock; from pipelines.store import Store\n"
+        "import sys, time; from pipelines.output.ownership import lock; from pipelines.output.store import Store\n"
         f"with lock(Store.open({str(disk)!r})): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as holder:

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_server import MlflowServer, silent_server
 
 from atom.errors import ConfigError
-from pipelines.provenance import COMMIT_VARIABLE, git_commit, run_tags
+from pipelines.output.provenance import COMMIT_VARIABLE, git_commit, run_tags
 from pipelines.tracking import Tracker
 from pipelines.tracking.backend import default_tracking_uri, fetch_artifact, open_client
 from pipelines.tracking.uri import checked_uri, sqlite_path, sqlite_uri

@@ -17,10 +17,10 @@ from atom.errors import ClusterError
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
 from atom.streams import stream
-from pipelines.architecture.trials import Shared
+from pipelines.architecture.remote import Shared
 from pipelines.architecture.tuning import Ranked, run_units
 from pipelines.distillation import ActorSize
-from pipelines.pool import Limits
+from pipelines.workers.pool import Limits
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

@@ -12,10 +12,10 @@ from apps.nas.trial import Recipe, Score, Unit
 from atom.errors import ClusterError, StoreError
 from atom.resolve import resolve_evaluation
 from atom.settings import DeviceKind, EvaluateSettings
-from pipelines.architecture.trials import Shared
+from pipelines.architecture.remote import Shared
 from pipelines.architecture.tuning import Ranked, run_units
 from pipelines.distillation import ActorSize
-from pipelines.pool import Limits
+from pipelines.workers.pool import Limits
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 

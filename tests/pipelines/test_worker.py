@@ -13,7 +13,7 @@ from atom.distill import GroupState
 from atom.evaluate import evaluate
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
-from pipelines.worker import DistillWorker, RemoteDistillWorker, Trial, TrialContext, run_trial
+from pipelines.workers.remote import DistillWorker, RemoteDistillWorker, Trial, TrialContext, run_trial
 
 GROUP = GROUPS[2]
 FAST = resolve_evaluation(

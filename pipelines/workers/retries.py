@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from pipelines.faults import Failure, is_machine_fault, reason_of, took_too_long
-from pipelines.pool import Limits
+from pipelines.workers.faults import Failure, is_machine_fault, reason_of, took_too_long
+from pipelines.workers.pool import Limits
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import ray
 from ray.exceptions import RayError
 
 from atom.errors import ClusterError
-from pipelines.cluster import cluster_info
-from pipelines.dispatch import wait_for_one
-from pipelines.pool import FETCH_S, Limits
-from pipelines.retries import Call, Outcome, Patience, Unit, Waiting
+from pipelines.workers.cluster import cluster_info
+from pipelines.workers.dispatch import wait_for_one
+from pipelines.workers.pool import FETCH_S, Limits
+from pipelines.workers.retries import Call, Outcome, Patience, Unit, Waiting
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from atom.errors import StoreError
-from pipelines.provenance import UNKNOWN_PROGRAM, distinct, program
-from pipelines.store import Store
+from pipelines.output.provenance import UNKNOWN_PROGRAM, distinct, program
+from pipelines.output.store import Store
 
 logger = logging.getLogger(__name__)
 

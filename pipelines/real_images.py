@@ -26,10 +26,10 @@ from atom.preprocess import Preprocess
 from atom.resolve import whitens_by_itself
 from atom.settings import INITS, DistillSettings
 from atom.whitening import rank_flaw
-from pipelines.command import say
-from pipelines.options import DataSettings
-from pipelines.progress import Progress
-from pipelines.store import Store
+from pipelines.console.command import say
+from pipelines.console.options import DataSettings
+from pipelines.console.progress import Progress
+from pipelines.output.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import ray
 
 from apps.continual.results import WITHOUT_MEMORY, Cell, StepResult
 from atom.settings import DeviceKind, EvaluateSettings
-from pipelines.cluster import as_tensor
-from pipelines.worker import FETCH_TIMEOUT_S
+from pipelines.workers.cluster import as_tensor
+from pipelines.workers.remote import FETCH_TIMEOUT_S
 
 if TYPE_CHECKING:
     from torch import Tensor

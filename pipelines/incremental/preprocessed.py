@@ -14,8 +14,8 @@ from apps.continual.stream import ClassStream
 from atom.data import ImageSet, RealData
 from atom.preprocess import Preprocess
 from atom.settings import DistillSettings
-from pipelines.preparation import preprocessing, put_classes
-from pipelines.store import Store
+from pipelines.output.store import Store
+from pipelines.real_images import preprocessing, put_classes
 
 ALL = "all"
 """Name of the view that all class orders share."""

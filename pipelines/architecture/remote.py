@@ -15,9 +15,9 @@ from apps.nas.trial import Images, Recipe, Score, Unit, run_unit
 from atom.errors import AtomError
 from atom.settings import DeviceKind
 from pipelines.architecture.tune_round import watchdog
-from pipelines.cluster import as_tensor
-from pipelines.faults import Failure, is_machine_fault
-from pipelines.worker import FETCH_TIMEOUT_S
+from pipelines.workers.cluster import as_tensor
+from pipelines.workers.faults import Failure, is_machine_fault
+from pipelines.workers.remote import FETCH_TIMEOUT_S
 
 T = TypeVar("T")
 

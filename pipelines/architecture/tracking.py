@@ -7,11 +7,11 @@ from apps.nas.plots import cost_quality_figure, rank_flow_figure, scatter_figure
 from apps.nas.summary import summary
 from apps.nas.verdict import Verdict, table, to_dict
 from pipelines.architecture.job import TABLE, NasJob
-from pipelines.architecture.scored import Scored
-from pipelines.progress import format_table
-from pipelines.recording import times
+from pipelines.architecture.scores import Scored
+from pipelines.console.progress import format_table
+from pipelines.output.records import times
+from pipelines.output.store import Store
 from pipelines.sets import held_out
-from pipelines.store import Store
 from pipelines.tracking import Tracker
 
 REPORT = "report.html"

@@ -1,9 +1,9 @@
 """How many workers of what size, and on which kind of device they compute."""
 
 from atom.settings import DeviceKind
-from pipelines.cluster import ClusterInfo, check_request
+from pipelines.console.options import ClusterSettings
 from pipelines.distillation import ActorSize
-from pipelines.options import ClusterSettings
+from pipelines.workers.cluster import ClusterInfo, check_request
 
 
 def choose_size(

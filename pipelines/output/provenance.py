@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from atom.redact import without_secrets
-from pipelines.command import project_version
+from pipelines.console.command import project_version
 
 COMMIT_VARIABLE = "ATOM_GIT_COMMIT"
 """Environment variable that names the commit where there is no .git, as in the copy a Ray job runs from."""

@@ -15,19 +15,19 @@ from apps.continual.budget import equal_groups
 from atom.distill import IMAGES_VERSION
 from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
-from pipelines.checkpoints import Checkpoints
-from pipelines.claim import claim, settings_hash
 from pipelines.distillation import ActorSize, Group, distil_classes, stored_curves
 from pipelines.incremental.plan import DISTILLED
-from pipelines.incremental.views import ALL
-from pipelines.preparation import network_identity
-from pipelines.recording import DISTILL_WORKER_S, add_seconds, note_maker, times
-from pipelines.store import Store
-from pipelines.worker import Problem
+from pipelines.incremental.preprocessed import ALL
+from pipelines.output.checkpoints import Checkpoints
+from pipelines.output.ownership import claim, settings_hash
+from pipelines.output.records import DISTILL_WORKER_S, add_seconds, note_maker, times
+from pipelines.output.store import Store
+from pipelines.real_images import network_identity
+from pipelines.workers.remote import Problem
 
 if TYPE_CHECKING:
+    from pipelines.console.signals import StopSignal
     from pipelines.incremental.job import ContinualJob
-    from pipelines.signals import StopSignal
     from pipelines.tracking import Tracker
 
 

@@ -4,15 +4,15 @@ import json
 from typing import TYPE_CHECKING
 
 from apps.continual.selection import KINDS
-from pipelines.claim import settings_hash
-from pipelines.incremental.worker import Choice, choose_rows
-from pipelines.preparation import network_identity
-from pipelines.progress import Progress
-from pipelines.tasks import run_tasks
+from pipelines.console.progress import Progress
+from pipelines.incremental.remote import Choice, choose_rows
+from pipelines.output.ownership import settings_hash
+from pipelines.real_images import network_identity
+from pipelines.workers.tasks import run_tasks
 
 if TYPE_CHECKING:
+    from pipelines.console.signals import StopSignal
     from pipelines.incremental.job import ContinualJob
-    from pipelines.signals import StopSignal
 
 _KINDS = tuple(kind for kind in KINDS if kind != "random")
 """Kinds that embed images; a random choice is made where it is needed."""

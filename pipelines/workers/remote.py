@@ -14,7 +14,7 @@ import numpy as np
 import ray
 
 from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
-from pipelines.cluster import as_tensor
+from pipelines.workers.cluster import as_tensor
 
 if TYPE_CHECKING:
     from atom.distill import GroupDistiller, GroupState

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from atom.errors import ClusterError
-from pipelines.faults import reason_of
+from pipelines.workers.faults import reason_of
 
 logger = logging.getLogger(__name__)
 

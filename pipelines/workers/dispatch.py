@@ -16,8 +16,8 @@ from typing import Any, Generic
 import ray
 from ray.exceptions import RayError
 
-from pipelines.pool import FETCH_S, ActorPool, Limits, kill
-from pipelines.retries import Call, Outcome, Patience, Unit, Waiting
+from pipelines.workers.pool import FETCH_S, ActorPool, Limits, kill
+from pipelines.workers.retries import Call, Outcome, Patience, Unit, Waiting
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from atom.errors import AtomError, StoreError
-from pipelines.store import LOCK_NAME, Store, store_error
+from pipelines.output.store import LOCK_NAME, Store, store_error
 
 logger = logging.getLogger(__name__)
 

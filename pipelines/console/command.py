@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from atom.errors import AtomError, ConfigError
 from atom.redact import without_secrets
-from pipelines.options import CommandSettings, parse
+from pipelines.console.options import CommandSettings, parse
 
 if TYPE_CHECKING:
-    from pipelines.cluster import ClusterInfo
     from pipelines.distillation import ActorSize
-    from pipelines.store import Store
+    from pipelines.output.store import Store
     from pipelines.tracking import Tracker
+    from pipelines.workers.cluster import ClusterInfo
 
 C = TypeVar("C", bound=CommandSettings)
 
