@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from atom import atomic
-from atom.distilled import DistilledSet
 from atom.errors import ArtifactError
 from atom.preprocess import Preprocess
-from atom.soundness import AGAIN, check_finite, fail
+from atom.set_values import SetValues
+from atom.soundness import AGAIN, check_finite, check_set, fail
 
 FORMAT_VERSION = 1
 TENSORS, MANIFEST, PREPROCESS = "distilled.safetensors", "set.json", "preprocess.safetensors"
@@ -57,13 +57,13 @@ class Manifest(BaseModel):
     results: list[dict[str, Any]] = []
 
 
-def write_set(distilled: DistilledSet, directory: Path) -> Path:
+def write_set(distilled: SetValues, directory: Path) -> Path:
     """Write the directory as a whole or not at all; see `DistilledSet.save`."""
     from atom.card import write_card
     from atom.parquet import parquet_bytes
     from atom.sheet import draw, needs_stretching, png_bytes
 
-    distilled.validate()
+    check_set(distilled, "the distilled set")
     files = {
         TENSORS: _tensor_bytes(_set_tensors(distilled), _headline(distilled)),
         MANIFEST: (
@@ -81,7 +81,7 @@ def write_set(distilled: DistilledSet, directory: Path) -> Path:
     return directory
 
 
-def read_set(path: str | Path) -> DistilledSet:
+def read_set(path: str | Path) -> SetValues:
     """Read and check a directory; see `DistilledSet.load`."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise ArtifactError(
@@ -103,7 +103,7 @@ def read_set(path: str | Path) -> DistilledSet:
             f"images of shape {list(tensors['images'].shape)}",
             f"{manifest.images_shape} as {MANIFEST} says",
         )
-    distilled = DistilledSet(
+    distilled = SetValues(
         images_NCHW=tensors["images"],
         labels=tensors["labels"],
         soft_labels=tensors.get("soft_labels"),
@@ -114,11 +114,11 @@ def read_set(path: str | Path) -> DistilledSet:
         earlier_programs=manifest.earlier_programs,
         results=manifest.results,
     )
-    distilled.validate(str(directory))
+    check_set(distilled, str(directory))
     return distilled
 
 
-def _headline(distilled: DistilledSet) -> dict[str, Any]:
+def _headline(distilled: SetValues) -> dict[str, Any]:
     """What the header of the tensor file says, for those who meet that file alone."""
     return {
         "format_version": FORMAT_VERSION,
@@ -129,7 +129,7 @@ def _headline(distilled: DistilledSet) -> dict[str, Any]:
     }
 
 
-def _set_tensors(distilled: DistilledSet) -> dict[str, Tensor]:
+def _set_tensors(distilled: SetValues) -> dict[str, Tensor]:
     named = {"images": distilled.images_NCHW, "labels": distilled.labels}
     return named if distilled.soft_labels is None else named | {"soft_labels": distilled.soft_labels}
 
@@ -145,7 +145,7 @@ def _tensor_bytes(named: dict[str, Tensor], header: dict[str, Any]) -> bytes:
     return save(clean, metadata={"atom": json.dumps(header)})
 
 
-def _manifest(distilled: DistilledSet) -> Manifest:
+def _manifest(distilled: SetValues) -> Manifest:
     preprocess = distilled.preprocess
     return Manifest(
         format_version=FORMAT_VERSION,

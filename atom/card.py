@@ -3,15 +3,13 @@
 import html
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from atom.coreset import METHODS as CORESETS
 from atom.hub import licence_id, write_header
 from atom.rivals import against_random, network_label
+from atom.set_values import SetValues
 from atom.sheet import STRETCH_FROM_FRAC
-
-if TYPE_CHECKING:
-    from atom.distilled import DistilledSet
 
 _METHODS = {
     "atom": "matching of spatial and channel attention (ATOM)",
@@ -53,7 +51,7 @@ collapses: `distilled.preprocess_images(real)` takes uint8 images, or floating p
 `datasets.load_dataset` opens this directory too, as 8-bit pictures: to look at, not to train on."""
 
 
-def write_card(distilled: "DistilledSet") -> str:
+def write_card(distilled: SetValues) -> str:
     """The card, YAML header included; everything that came from outside is escaped."""
     source = distilled.source
     raw_title = str(source.get("title") or source.get("name") or "an image set")
@@ -79,13 +77,13 @@ def _title(source: Mapping[str, Any]) -> str:
     return _text(source.get("title") or source.get("name") or "an image set")
 
 
-def _pretty_name(distilled: "DistilledSet", title: str) -> str:
+def _pretty_name(distilled: SetValues, title: str) -> str:
     per_class = f"{distilled.ipc} image{'s' if distilled.ipc > 1 else ''} per class"
     factor = f", factor {distilled.factor}" if distilled.factor > 1 else ""
     return f"{title}, {'chosen' if distilled.method in CORESETS else 'distilled'} to {per_class}{factor}"
 
 
-def _what_it_is(distilled: "DistilledSet", title: str, num_decoded: int) -> str:
+def _what_it_is(distilled: SetValues, title: str, num_decoded: int) -> str:
     channels, height, width = distilled.images_NCHW.shape[1:]
     made = _METHODS.get(distilled.method, _text(distilled.method))
     text = (
@@ -102,7 +100,7 @@ def _what_it_is(distilled: "DistilledSet", title: str, num_decoded: int) -> str:
     return text
 
 
-def _how_it_was_made(distilled: "DistilledSet", title: str) -> str:
+def _how_it_was_made(distilled: SetValues, title: str) -> str:
     source, zca = distilled.source, distilled.preprocess.zca is not None
     rows = [("method", distilled.method), ("source", source.get("name") or title)]
     rows += [
@@ -133,7 +131,7 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{_table([_text(name) for name in shown], cells)}\n\n{note}"
 
 
-def _pictures(distilled: "DistilledSet") -> str:
+def _pictures(distilled: SetValues) -> str:
     shown, clipped_frac = "![All images, one row a class](sheet.png)", distilled.clipped_frac()
     if clipped_frac <= STRETCH_FROM_FRAC:
         return shown
@@ -144,7 +142,7 @@ def _pictures(distilled: "DistilledSet") -> str:
     )
 
 
-def _networks(distilled: "DistilledSet") -> list[str]:
+def _networks(distilled: SetValues) -> list[str]:
     """Which networks the set was tried on, and which it fails."""
     own = [row for row in distilled.results if row.get("method") == distilled.method]
     if not own:
@@ -172,7 +170,7 @@ def _accuracy(row: Mapping[str, Any]) -> str:
     return f"{mean:.2f} ± {std:.2f}" if isinstance(std, int | float) else f"{mean:.2f} (spread not known)"
 
 
-def _limits(distilled: "DistilledSet") -> str:
+def _limits(distilled: SetValues) -> str:
     real = distilled.method in CORESETS
     nature = (
         "The images are real training images, with whatever they show."
@@ -208,7 +206,7 @@ def _is_address(value: object) -> bool:
     return re.fullmatch(r"https?://[\w./~+%=?&#-]+", str(value)) is not None
 
 
-def _citation(distilled: "DistilledSet") -> str:
+def _citation(distilled: SetValues) -> str:
     cited = dict.fromkeys(_text(one["citation"]) for one in distilled.sources if one.get("citation"))
     source = f"The source: {' '.join(cited)}" if cited else "The source names no citation."
     if distilled.method not in _OBJECTIVES:

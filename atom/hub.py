@@ -1,10 +1,8 @@
 """The YAML header of a dataset card, in the vocabulary of the Hugging Face Hub."""
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from atom.distilled import DistilledSet
+from atom.set_values import SetValues
 
 # Identifiers of the Hub by how sources begin to name their licence, lower case, words joined by dashes.
 _LICENCES = {
@@ -23,7 +21,7 @@ _NOT_STATED = re.compile(r"$|none\b|unknown\b|not-stated|.*states?-no-licen[cs]e
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def write_header(distilled: "DistilledSet", *, pretty_name: str, num_images: int) -> str:
+def write_header(distilled: SetValues, *, pretty_name: str, num_images: int) -> str:
     """The header, `---` lines included; names from outside are quoted, whatever they hold."""
     source = distilled.source
     licence = licence_id(source.get("licence"))

@@ -2,15 +2,12 @@
 
 import io
 import json
-from typing import TYPE_CHECKING
 
+from atom.set_values import SetValues
 from atom.sheet import png_bytes, to_pictures
 
-if TYPE_CHECKING:
-    from atom.distilled import DistilledSet
 
-
-def parquet_bytes(distilled: "DistilledSet") -> bytes:
+def parquet_bytes(distilled: SetValues) -> bytes:
     """The decoded images: `image` struct{bytes (PNG), path}, `label` int64 with the class names.
 
     The PNGs are the 8-bit pictures of `DistilledSet.pixels`, in the order of `DistilledSet.decode`.

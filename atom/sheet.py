@@ -4,14 +4,12 @@
 
 import io
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from atom.distilled import DistilledSet
+from atom.set_values import SetValues
 
 STRETCH_FROM_FRAC = 0.1
 """Share of clipped values from which a stretched sheet is drawn too. Chosen: below it, shapes are plain to see."""
@@ -27,7 +25,7 @@ _STRETCHED = "stretched for display, each image by itself: not as trained on"
 _WHITE, _INK = (255, 255, 255), (40, 40, 40)
 
 
-def draw(distilled: "DistilledSet", *, max_columns: int = 50, stretched: bool = False) -> Image.Image:
+def draw(distilled: SetValues, *, max_columns: int = 50, stretched: bool = False) -> Image.Image:
     """The decoded images with the preprocessing undone, one row a class, as an RGB picture.
 
     Small images are enlarged by whole factors without smoothing. Rows flow into several columns where
@@ -63,7 +61,7 @@ def draw(distilled: "DistilledSet", *, max_columns: int = 50, stretched: bool = 
     return page
 
 
-def needs_stretching(distilled: "DistilledSet") -> bool:
+def needs_stretching(distilled: SetValues) -> bool:
     """Whether pictures cut off so much of the images that a sheet stretched for display belongs beside them."""
     return distilled.clipped_frac() > STRETCH_FROM_FRAC
 

@@ -2,15 +2,13 @@
 
 # N stored images, C channels, H height, W width, K classes
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from atom.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from atom.distilled import DistilledSet
+from atom.set_values import SetValues
 
 AGAIN = "copy the set again from where it was made, or distil it again"
 
@@ -20,7 +18,7 @@ def fail(where: str, found: str, expected: str, todo: str = AGAIN) -> NoReturn:
     raise ArtifactError(f"{where}: {found}, expected {expected}; {todo}.")
 
 
-def check_set(distilled: "DistilledSet", where: str) -> None:
+def check_set(distilled: SetValues, where: str) -> None:
     """Raise ArtifactError on the first thing that is wrong with the set."""
     _check_names(distilled, where)
     _check_images(distilled, where)
@@ -30,7 +28,7 @@ def check_set(distilled: "DistilledSet", where: str) -> None:
     _check_preprocess(distilled, where)
 
 
-def _check_names(distilled: "DistilledSet", where: str) -> None:
+def _check_names(distilled: SetValues, where: str) -> None:
     names = distilled.class_names
     if not names:
         fail(where, "there are no class names", "one a class")
@@ -45,7 +43,7 @@ def _check_names(distilled: "DistilledSet", where: str) -> None:
         fail(where, f"ipc {distilled.ipc} and factor {distilled.factor}", "both at least 1")
 
 
-def _check_images(distilled: "DistilledSet", where: str) -> None:
+def _check_images(distilled: SetValues, where: str) -> None:
     images = distilled.images_NCHW
     if images.ndim != 4 or images.dtype != torch.float32:
         fail(where, f"images are {images.dtype} {list(images.shape)}", "torch.float32 [N, C, H, W]")
@@ -65,7 +63,7 @@ def _check_images(distilled: "DistilledSet", where: str) -> None:
     check_finite(images, "images", where)
 
 
-def _check_labels(distilled: "DistilledSet", where: str) -> None:
+def _check_labels(distilled: SetValues, where: str) -> None:
     labels = distilled.labels
     expected_N = torch.arange(distilled.num_classes).repeat_interleave(distilled.ipc)
     if labels.dtype != torch.int64 or labels.shape != expected_N.shape:
@@ -80,7 +78,7 @@ def _check_labels(distilled: "DistilledSet", where: str) -> None:
         )
 
 
-def _check_soft_labels(distilled: "DistilledSet", soft_NK: Tensor, where: str) -> None:
+def _check_soft_labels(distilled: SetValues, soft_NK: Tensor, where: str) -> None:
     shape = (len(distilled.labels), distilled.num_classes)
     if soft_NK.dtype != torch.float32 or soft_NK.shape != shape:
         fail(where, f"soft labels are {soft_NK.dtype} {list(soft_NK.shape)}", f"torch.float32 {list(shape)}")
@@ -93,7 +91,7 @@ def _check_soft_labels(distilled: "DistilledSet", soft_NK: Tensor, where: str) -
         )
 
 
-def _check_preprocess(distilled: "DistilledSet", where: str) -> None:
+def _check_preprocess(distilled: SetValues, where: str) -> None:
     channels, size = distilled.images_NCHW.shape[1], distilled.images_NCHW[0].numel()
     fitted = len(distilled.preprocess.mean_C)
     if fitted != channels:
