@@ -29,10 +29,10 @@ from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
 from pipelines.architecture.remote import Shared
 from pipelines.architecture.tuning import run_units
-from pipelines.distillation import ActorSize
 from pipelines.output.provenance import library_versions
 from pipelines.workers.cluster import connect
 from pipelines.workers.pool import Limits
+from pipelines.workers.resources import ActorSize
 
 WAYS: dict[str, dict[str, Any]] = {
     "packed, processes reused": {"packs_per_worker": 4, "reuse_actors": True},

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from atom.data import RealData
     from atom.distilled import DistilledSet
     from pipelines.console.signals import StopSignal
-    from pipelines.distillation import ActorSize
     from pipelines.incremental.job import ContinualJob
     from pipelines.incremental.plan import Plan
     from pipelines.output.store import Store
     from pipelines.tracking import Tracker
+    from pipelines.workers.resources import ActorSize
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from atom.distilled import DistilledSet
     from atom.preprocess import Preprocess
     from pipelines.console.signals import StopSignal
-    from pipelines.distillation import ActorSize, Distillation
+    from pipelines.distillation import Distillation
     from pipelines.evaluation import Evaluation
     from pipelines.output.store import Store
     from pipelines.tracking import Tracker
+    from pipelines.workers.resources import ActorSize
 
 
 def main(argv: Sequence[str] | None = None) -> int:

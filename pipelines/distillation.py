@@ -18,6 +18,7 @@ from pipelines.tracking import Tracker
 from pipelines.workers.dispatch import Limits, dispatch, gather
 from pipelines.workers.faults import Failure
 from pipelines.workers.remote import Problem, RemoteDistillWorker
+from pipelines.workers.resources import ActorSize
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +47,6 @@ class Distillation:
     retries: int = 0
     iterations_run: int = 0
     programs: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ActorSize:
-    """Resources of one worker, and how many there are."""
-
-    num_actors: int
-    cpus: float
-    gpus: float
 
 
 def group_classes(num_classes: int, classes_per_group: int | None) -> list[Group]:

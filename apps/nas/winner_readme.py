@@ -1,15 +1,12 @@
 """The README of a delivered network: what it reached, and code that uses and rebuilds it, to be run as it stands."""
 
 import html
-from typing import TYPE_CHECKING
 
 from apps.nas.space import NAMED
-
-if TYPE_CHECKING:
-    from apps.nas.winner import Config, Spread
+from apps.nas.winner_config import Config, Spread
 
 
-def write_readme(config: "Config", *, title: str) -> str:
+def write_readme(config: Config, *, title: str) -> str:
     """What the network is, what it reached, and the code that uses and rebuilds it."""
     validation, test = config.validation_accuracy, config.test_accuracy
     height, width = config.image_size
@@ -44,7 +41,7 @@ def write_readme(config: "Config", *, title: str) -> str:
     )
 
 
-def _spread(values: "Spread") -> str:
+def _spread(values: Spread) -> str:
     return f"{values.mean:.2f}" if values.std is None else f"{values.mean:.2f} ± {values.std:.2f}"
 
 

@@ -24,12 +24,12 @@ from pipelines.console.command import say
 from pipelines.console.options import NasCommand
 from pipelines.console.progress import Progress
 from pipelines.console.signals import StopSignal
-from pipelines.distillation import ActorSize
 from pipelines.output.records import add_seconds, log_distilled, log_real, note_maker, start_tracker
 from pipelines.output.store import Store
 from pipelines.real_images import preprocessing, say_unwhitened, whitening_flaw
 from pipelines.tracking import Tracker
 from pipelines.workers.pool import Limits
+from pipelines.workers.resources import ActorSize
 
 if TYPE_CHECKING:
     from pipelines.architecture.winner import Winners

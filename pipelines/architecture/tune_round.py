@@ -16,8 +16,8 @@ import ray
 from ray import tune
 
 from atom.errors import ClusterError
-from pipelines.distillation import ActorSize
 from pipelines.workers.pool import Limits
+from pipelines.workers.resources import ActorSize
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from apps.nas.trial import Score, Unit
 from atom.errors import ClusterError
 from pipelines.architecture.remote import PackTrial, Shared
 from pipelines.architecture.tune_round import Watch, error_of, fit
-from pipelines.distillation import ActorSize
 from pipelines.workers.faults import Failure, is_machine_fault, reason_of, took_too_long
 from pipelines.workers.pool import Limits
+from pipelines.workers.resources import ActorSize
 
 logger = logging.getLogger(__name__)
 

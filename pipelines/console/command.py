@@ -9,7 +9,6 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -19,10 +18,10 @@ from atom.redact import without_secrets
 from pipelines.console.options import CommandSettings, parse
 
 if TYPE_CHECKING:
-    from pipelines.distillation import ActorSize
     from pipelines.output.store import Store
     from pipelines.tracking import Tracker
     from pipelines.workers.cluster import ClusterInfo
+    from pipelines.workers.resources import ActorSize
 
 C = TypeVar("C", bound=CommandSettings)
 
@@ -61,14 +60,6 @@ def run_command(
         return EXIT_STOPPED
 
 
-def project_version() -> str:
-    """Version of the installed package; in a copy that is not installed, "unknown"."""
-    try:
-        return version("atom-distill")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def output_location(command: CommandSettings, default_name: str) -> str:
     """Where results go: --output, or runs/NAME.
 
@@ -94,6 +85,8 @@ def say_header(
     prog: str, settings: Mapping[str, object], cluster: "ClusterInfo", size: "ActorSize", store: "Store"
 ) -> None:
     """First lines of a command: version, settings as resolved, resources, output."""
+    from pipelines.output.provenance import project_version
+
     say(f"{prog} {project_version()}")
     shown = " ".join(
         f"{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in settings.items()

@@ -21,7 +21,6 @@ from apps.continual.state import LearnerState
 from atom.errors import ArtifactError, StoreError
 from atom.train import TRAINING_VERSION
 from pipelines.console.progress import Progress
-from pipelines.distillation import ActorSize
 from pipelines.evaluation import initial_key
 from pipelines.incremental.memories import Memories
 from pipelines.incremental.plan import NONE
@@ -30,6 +29,7 @@ from pipelines.output.ownership import settings_hash
 from pipelines.output.records import note_maker
 from pipelines.real_images import network_identity
 from pipelines.workers.remote import network_slug
+from pipelines.workers.resources import ActorSize
 from pipelines.workers.tasks import run_tasks
 
 if TYPE_CHECKING:

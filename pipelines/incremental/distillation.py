@@ -15,7 +15,7 @@ from apps.continual.budget import equal_groups
 from atom.distill import IMAGES_VERSION
 from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
-from pipelines.distillation import ActorSize, Group, distil_classes, stored_curves
+from pipelines.distillation import Group, distil_classes, stored_curves
 from pipelines.incremental.plan import DISTILLED
 from pipelines.incremental.preprocessed import ALL
 from pipelines.output.checkpoints import Checkpoints
@@ -24,6 +24,7 @@ from pipelines.output.records import DISTILL_WORKER_S, add_seconds, note_maker, 
 from pipelines.output.store import Store
 from pipelines.real_images import network_identity
 from pipelines.workers.remote import Problem
+from pipelines.workers.resources import ActorSize
 
 if TYPE_CHECKING:
     from pipelines.console.signals import StopSignal

@@ -14,7 +14,6 @@ from atom.resolve import resolve_evaluation
 from atom.settings import DeviceKind, DistillSettings, EvaluateSettings, Settings
 from pipelines.console.options import ContinualCommand
 from pipelines.console.signals import StopSignal
-from pipelines.distillation import ActorSize
 from pipelines.incremental.cells import Cells
 from pipelines.incremental.distillation import Ahead, Distiller, distil_settings
 from pipelines.incremental.memories import Memories
@@ -25,6 +24,7 @@ from pipelines.output.store import Store
 from pipelines.real_images import say_unwhitened, whitening_flaw
 from pipelines.tracking import Tracker
 from pipelines.workers.pool import Limits
+from pipelines.workers.resources import ActorSize
 
 if TYPE_CHECKING:
     from atom.distilled import DistilledSet

@@ -11,19 +11,19 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from atom.redact import without_secrets
-from pipelines.console.command import project_version
+from pipelines import ROOT
 
 COMMIT_VARIABLE = "ATOM_GIT_COMMIT"
 """Environment variable that names the commit where there is no .git, as in the copy a Ray job runs from."""
 
 _LIBRARIES = ("torch", "numpy", "scipy", "ray", "mlflow", "safetensors")
 _COMMIT_TAG, _LATER_COMMITS_TAG = "mlflow.source.git.commit", "continued_by_commits"
-_ROOT = Path(__file__).resolve().parent.parent
+
 _GIT_S = 5.0
 
 
@@ -32,6 +32,14 @@ def git_commit() -> str | None:
     if commit := os.environ.get(COMMIT_VARIABLE):
         return commit
     return _git("rev-parse", "HEAD") or None
+
+
+def project_version() -> str:
+    """Version of the installed package; in a copy that is not installed, "unknown"."""
+    try:
+        return version("atom-distill")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def library_versions() -> dict[str, str]:
@@ -93,11 +101,11 @@ def command_line(prog: str) -> str:
 
 def _git(*arguments: str) -> str | None:
     # An installed copy may lie inside somebody else's repository, so .git must be our own.
-    if not (_ROOT / ".git").exists():
+    if not (ROOT / ".git").exists():
         return None
     try:
         done = subprocess.run(
-            ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, timeout=_GIT_S, check=True
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=_GIT_S, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None

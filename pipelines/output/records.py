@@ -12,13 +12,13 @@ from atom.redact import without_secrets
 from pipelines.console.command import say
 from pipelines.console.options import CommandSettings, TrackingSettings
 from pipelines.console.progress import format_table
-from pipelines.distillation import ActorSize
 from pipelines.evaluation import Evaluation, Row, remarks, table_rows
 from pipelines.output.provenance import program
 from pipelines.output.store import Store
 from pipelines.real_images import notes_on_images
 from pipelines.tracking import Tracker, default_tracking_uri
 from pipelines.workers.remote import network_slug
+from pipelines.workers.resources import ActorSize
 
 _RUN_NAME = "mlflow_run.json"
 TIMES_NAME = "times.json"

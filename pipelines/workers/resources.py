@@ -1,9 +1,19 @@
 """How many workers of what size, and on which kind of device they compute."""
 
+from dataclasses import dataclass
+
 from atom.settings import DeviceKind
 from pipelines.console.options import ClusterSettings
-from pipelines.distillation import ActorSize
 from pipelines.workers.cluster import ClusterInfo, check_request
+
+
+@dataclass(frozen=True)
+class ActorSize:
+    """Resources of one worker, and how many there are."""
+
+    num_actors: int
+    cpus: float
+    gpus: float
 
 
 def choose_size(

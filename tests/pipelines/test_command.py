@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from atom.errors import ConfigError, DataError
-from pipelines.console.command import output_location, project_version, run_command, say_header
+from pipelines.console.command import output_location, run_command, say_header
 from pipelines.console.options import DistillCommand
+from pipelines.output.provenance import project_version
 from pipelines.output.store import Store
 from pipelines.workers.cluster import ClusterInfo
 from pipelines.workers.resources import ActorSize

@@ -23,9 +23,9 @@ from pipelines.architecture.search_record import RECORD, SearchRecord
 from pipelines.architecture.search_report import search_sentences
 from pipelines.console.options import DataSettings, NasCommand
 from pipelines.console.signals import StopSignal
-from pipelines.distillation import ActorSize
 from pipelines.output.store import Store
 from pipelines.real_images import load_real
+from pipelines.workers.resources import ActorSize
 
 SPACE = """
 import os

@@ -24,10 +24,10 @@ from pipelines.architecture.tuning import Ranked
 from pipelines.architecture.winner import Winners, best_networks, retrain
 from pipelines.console.options import DataSettings, NasCommand
 from pipelines.console.signals import StopSignal
-from pipelines.distillation import ActorSize
 from pipelines.output.records import note_maker
 from pipelines.output.store import Store
 from pipelines.real_images import load_real
+from pipelines.workers.resources import ActorSize
 
 SPACE = """
 def network(width):

@@ -13,12 +13,13 @@ from tiny_digits import CHUNK, ITERATIONS, problem
 from apps.continual.results import Cell
 from apps.nas.trial import Unit
 from atom.errors import ClusterError
-from pipelines.distillation import ActorSize, Group, distil_classes
+from pipelines.distillation import Group, distil_classes
 from pipelines.incremental.remote import CellStep, Choice
 from pipelines.output.checkpoints import Checkpoints, ClassState
 from pipelines.output.store import Store
 from pipelines.workers.pool import ActorPool, Limits
 from pipelines.workers.remote import Trial
+from pipelines.workers.resources import ActorSize
 from pipelines.workers.retries import Outcome, Patience, Waiting, name_of
 
 LOW = rx.OutOfMemoryError("the node running low on memory: 9GB used / 10GB limit")

@@ -22,7 +22,7 @@ from atom.settings import EvaluateSettings
 from pipelines import sets
 from pipelines.console.options import DataSettings
 from pipelines.distill import Job
-from pipelines.distillation import ActorSize, Distillation
+from pipelines.distillation import Distillation
 from pipelines.evaluation import small_set
 from pipelines.output.provenance import COMMIT_VARIABLE
 from pipelines.output.records import DISTILL_WORKER_S, maker_facts, note_maker
@@ -30,6 +30,7 @@ from pipelines.output.store import Store
 from pipelines.sets import check_same_source, distil_seconds, fingerprint, held_out, local_set, real_source
 from pipelines.tracking import Tracker
 from pipelines.workers.remote import Trial, TrialContext, run_trial
+from pipelines.workers.resources import ActorSize
 
 
 def names_in(folder: Path) -> set[str]:

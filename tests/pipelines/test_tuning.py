@@ -19,8 +19,8 @@ from atom.settings import EvaluateSettings
 from atom.streams import stream
 from pipelines.architecture.remote import Shared
 from pipelines.architecture.tuning import Ranked, run_units
-from pipelines.distillation import ActorSize
 from pipelines.workers.pool import Limits
+from pipelines.workers.resources import ActorSize
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

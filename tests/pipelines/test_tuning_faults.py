@@ -14,8 +14,8 @@ from atom.resolve import resolve_evaluation
 from atom.settings import DeviceKind, EvaluateSettings
 from pipelines.architecture.remote import Shared
 from pipelines.architecture.tuning import Ranked, run_units
-from pipelines.distillation import ActorSize
 from pipelines.workers.pool import Limits
+from pipelines.workers.resources import ActorSize
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 

@@ -19,12 +19,13 @@ from atom.distilled import DistilledSet, describe_source
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
-from pipelines.distillation import ActorSize, Distillation, Group, distil_classes, group_classes
+from pipelines.distillation import Distillation, Group, distil_classes, group_classes
 from pipelines.output.checkpoints import Checkpoints, ClassState
 from pipelines.output.store import Store
 from pipelines.real_images import put_classes
 from pipelines.workers.pool import Limits
 from pipelines.workers.remote import Problem
+from pipelines.workers.resources import ActorSize
 
 ITERATIONS, CHUNK, NUM_CLASSES = 12, 4, 10
 GROUPS = group_classes(NUM_CLASSES, 4)
