@@ -16,7 +16,7 @@ from pipelines.console.options import DataSettings, DistillCommand, NasCommand
 
 if TYPE_CHECKING:
     from atom.distilled import DistilledSet
-    from pipelines.architecture.job import NasJob
+    from pipelines.architecture.case import NasCase
     from pipelines.console.signals import StopSignal
     from pipelines.output.store import Store
     from pipelines.tracking import Tracker
@@ -34,7 +34,7 @@ def search(command: NasCommand) -> int:
     """Load, score, judge, report; see `run_command` for what it returns."""
     from apps.nas.proxies import DISTILLED, WHOLE, check_names
     from pipelines.architecture.building import build_space
-    from pipelines.architecture.job import NasJob
+    from pipelines.architecture.case import NasCase
     from pipelines.architecture.plan import plan
     from pipelines.console.signals import stop_on_signals
     from pipelines.output.ownership import claim, lock
@@ -90,29 +90,34 @@ def search(command: NasCommand) -> int:
                     code, given = distil_first(command, data, store, location)
                     if code:
                         return code
-                job = NasJob(command, decided, given, real, store, size, device_kind)
-                with stop_on_signals() as stop, job.tracker(name) as tracker:
-                    return run(job, tracker, stop)
+                case = NasCase(command, decided, given, real, store, size, device_kind)
+                with stop_on_signals() as stop, case.tracker(name) as tracker:
+                    return run(case, tracker, stop)
 
 
-def run(job: "NasJob", tracker: "Tracker", stop: "StopSignal") -> int:
+def run(case: "NasCase", tracker: "Tracker", stop: "StopSignal") -> int:
     """Everything after the decisions; returns the exit code."""
+    from pipelines.architecture.rank import rank
     from pipelines.architecture.report import publish
+    from pipelines.architecture.search import search_best
+    from pipelines.architecture.search_report import publish_search
+    from pipelines.architecture.winner import retrain
 
-    job.log_inputs(tracker)
-    scored = job.search(stop) if job.command.mode == "search" else job.rank(stop)
+    case.log_inputs(tracker)
+    find, tell = (search_best, publish_search) if case.command.mode == "search" else (rank, publish)
+    scored = find(case, stop)
     if scored.stopped:
         return stopped(tracker, stop.signal_name)
-    failures = publish(job, scored, None, tracker)
-    if job.command.retrain:
+    failures = tell(case, scored, None, tracker)
+    if case.command.retrain:
         # Only now: whatever becomes of the long trainings, the scores are told.
-        winners = job.retrain(scored, stop)
+        winners = retrain(case, scored, stop)
         if winners.stopped:
             return stopped(tracker, stop.signal_name)
-        failures = publish(job, scored, winners, tracker)
+        failures = tell(case, scored, winners, tracker)
     if failures:
         tracker.mark("FAILED", reason=f"{failures} scores failed")
-    say(job.store.where("report.html"))
+    say(case.store.where("report.html"))
     return EXIT_FAILED if failures else 0
 
 

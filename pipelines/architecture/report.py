@@ -8,7 +8,7 @@ from apps.nas.reference import write_reference
 from apps.nas.report import render_report, render_scores
 from apps.nas.summary import summary
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
-from pipelines.architecture.job import NasJob
+from pipelines.architecture.case import NasCase
 from pipelines.architecture.scores import Scored
 from pipelines.architecture.tracking import REFERENCE, REPORT, VERDICT, log_stored, record
 from pipelines.console.command import say
@@ -22,50 +22,48 @@ if TYPE_CHECKING:
     from pipelines.architecture.winner import Winners
 
 
-def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tracker) -> int:
+def publish(case: NasCase, scored: Scored, winners: "Winners | None", tracker: Tracker) -> int:
     """Print, write and record everything; returns how many scores failed.
 
     Where networks are trained in full, it is called before without them, and after with them, to add them.
     """
-    if job.command.mode == "search":
-        from pipelines.architecture.search import publish_search
-
-        return publish_search(job, scored, winners, tracker)
     best = winners.rows if winners is not None else []
     failed = [(row.network, row.proxy, row.reason) for row in scored.failed]
     if winners is not None:
         failed += [(unit.network, "retrain", failure.reason) for unit, failure in winners.failed.items()]
     failures = grouped(failed)
-    title = f"{job.real.source.title}: {len(job.space.candidates)} networks of {job.space.spec}"
+    title = f"{case.real.source.title}: {len(case.space.candidates)} networks of {case.space.spec}"
     page: dict[str, Any] = {
         "title": title,
-        "facts": facts(job, scored),
+        "facts": facts(case, scored),
         "failures": failures,
         "winners": best,
     }
-    verdict = verdict_of(job, scored)
+    verdict = verdict_of(case, scored)
     if winners is None:
-        print_ranking(job, scored)
+        print_ranking(case, scored)
         if verdict is not None:
             print_verdict(verdict)
     if verdict is not None:
-        lost = len(job.space.names) - len(verdict.truth)
+        lost = len(case.space.names) - len(verdict.truth)
         if lost:
             page["facts"]["networks without a reference"] = (
                 f"{lost}: no row, or not every seed; they do not count"
             )
-        job.store.write_json(VERDICT, {**to_dict(verdict), "facts": page["facts"]})
+        case.store.write_json(VERDICT, {**to_dict(verdict), "facts": page["facts"]})
         html = render_report(verdict, **page)
     else:
-        scores = {proxy.name: scored.complete(proxy.name, job.space.names) for proxy in job.material.proxies}
+        scores = {
+            proxy.name: scored.complete(proxy.name, case.space.names) for proxy in case.material.proxies
+        }
         html = render_scores(scores, **page)
         # That of an earlier run, with a reference, would stand beside a report that it does not belong to.
-        if job.store.exists(VERDICT):
-            job.store.delete(VERDICT)
-    job.store.write_text(REPORT, html)
+        if case.store.exists(VERDICT):
+            case.store.delete(VERDICT)
+    case.store.write_text(REPORT, html)
     whole = [row for row in scored.of("whole") if row.test_accuracy is not None]
     if whole:
-        job.store.write_bytes(
+        case.store.write_bytes(
             REFERENCE, write_reference(sorted(whole, key=lambda row: (row.network, row.seed)))
         )
     new = failures if winners is None else [one for one in failures if "retrain" in one[1]]
@@ -79,11 +77,11 @@ def publish(job: NasJob, scored: Scored, winners: "Winners | None", tracker: Tra
         print_winners(best)
         say(f"delivered in {winners.directory if winners else ''}")
     if winners is None:
-        record(job, scored, verdict, tracker, html=html)
+        record(case, scored, verdict, tracker, html=html)
     else:
         tracker.log_text(html, REPORT)
         if winners.directory:
-            log_stored(job.store, tracker, job.store.list("winner"), path="winner")
+            log_stored(case.store, tracker, case.store.list("winner"), path="winner")
     return len(failed)
 
 
@@ -115,30 +113,30 @@ def print_winners(rows: list[dict[str, Any]]) -> None:
     print_table("Trained on the whole set", list(rows[0]), cells)
 
 
-def verdict_of(job: NasJob, scored: Scored) -> Verdict | None:
+def verdict_of(case: NasCase, scored: Scored) -> Verdict | None:
     """The proxies judged by the reference, or None where there is none, or none for networks that were scored."""
-    whole = [proxy for proxy in job.material.proxies if proxy.kind == "whole"]
-    truth: Mapping[str, tuple[float, ...]] = job.plan.reference
-    name, seconds = str(job.command.reference), 0.0
+    whole = [proxy for proxy in case.material.proxies if proxy.kind == "whole"]
+    truth: Mapping[str, tuple[float, ...]] = case.plan.reference
+    name, seconds = str(case.command.reference), 0.0
     if whole and not truth:
         rows = sorted(scored.of(whole[0].name), key=lambda row: row.seed)
         truth = {
             network: tuple(row.test_accuracy or 0.0 for row in rows if row.network == network)
-            for network in job.space.names
+            for network in case.space.names
             if any(row.network == network for row in rows)
         }
         name = (
-            f"test accuracy after {job.recipe.whole_epochs} epochs on all {whole[0].images} training images"
+            f"test accuracy after {case.recipe.whole_epochs} epochs on all {whole[0].images} training images"
         )
         seconds = sum(row.train_seconds + row.score_seconds for row in rows)
-    others = job.material.without_whole
+    others = case.material.without_whole
     if not truth or not others:
         return None
     return judge(
         [
             ProxyScores(
                 proxy.name,
-                scored.complete(proxy.name, job.space.names),
+                scored.complete(proxy.name, case.space.names),
                 images=proxy.images,
                 train_seconds=sum(row.train_seconds + row.score_seconds for row in scored.of(proxy.name)),
                 prepare_seconds=proxy.prepare_seconds,
@@ -148,16 +146,16 @@ def verdict_of(job: NasJob, scored: Scored) -> Verdict | None:
         truth,
         reference_name=name,
         reference_seconds=seconds,
-        seed=job.command.seed,
-        resamples=job.command.resamples,
-        level=job.command.level,
+        seed=case.command.seed,
+        resamples=case.command.resamples,
+        level=case.command.level,
     )
 
 
-def print_ranking(job: NasJob, scored: Scored) -> None:
+def print_ranking(case: NasCase, scored: Scored) -> None:
     """The ten best networks by the first proxy."""
-    scores = scored.complete(job.primary.name, job.space.names)
-    costs = {candidate.name: candidate for candidate in job.space.candidates}
+    scores = scored.complete(case.primary.name, case.space.names)
+    costs = {candidate.name: candidate for candidate in case.space.candidates}
     best = sorted(scores, key=lambda network: -fmean(scores[network]))[:10]
     rows = [
         [
@@ -168,17 +166,17 @@ def print_ranking(job: NasJob, scored: Scored) -> None:
         ]
         for network in best
     ]
-    columns = ["network", f"{job.primary.name}", "parameters", "multiply-adds"]
-    print_table(f"The best {len(rows)} of {len(scores)} networks by {job.primary.name}", columns, rows)
+    columns = ["network", f"{case.primary.name}", "parameters", "multiply-adds"]
+    print_table(f"The best {len(rows)} of {len(scores)} networks by {case.primary.name}", columns, rows)
 
 
-def facts(job: NasJob, scored: Scored) -> dict[str, str]:
+def facts(case: NasCase, scored: Scored) -> dict[str, str]:
     """What a reader needs to judge and repeat the run."""
-    command, settings, real = job.command, job.recipe.settings, job.real
+    command, settings, real = case.command, case.recipe.settings, case.real
     validation = 0 if real.validation is None else len(real.validation.labels)
-    unsure = [distilled.method for distilled, _ in job.given if not held_out(distilled, real)]
+    unsure = [distilled.method for distilled, _ in case.given if not held_out(distilled, real)]
     unseen = f"; {', '.join(unsure)} may have been distilled from some of them" if unsure else ""
-    spent = times(job.store)
+    spent = times(case.store)
     shown = {"scoring_s": "scoring", "reference_s": "reference", "distill_s": "distillation"}
     walls = [f"{label} {format_duration(spent[key])}" for key, label in shown.items() if key in spent]
     return {
@@ -191,26 +189,26 @@ def facts(job: NasJob, scored: Scored) -> dict[str, str]:
             f" {settings.momentum_net:g}, weight decay {settings.weight_decay:g}, DSA"
             f" {settings.eval_dsa_strategy}, {settings.eval_precision}"
         ),
-        "training on the whole set": f"{job.recipe.whole_epochs} epochs, otherwise the same",
-        "early stopping": f"{job.recipe.steps} steps on the whole set",
+        "training on the whole set": f"{case.recipe.whole_epochs} epochs, otherwise the same",
+        "early stopping": f"{case.recipe.steps} steps on the whole set",
         "seeds": (
             f"{command.seeds} a proxy, {command.reference_seeds} for the reference; of coresets and bootstrap"
             f" {command.seed}"
         ),
-        **maker_facts(job.store),
+        **maker_facts(case.store),
         "wall time": ", ".join(walls) or "nothing was left to do",
-        "share of the wall time that is work": _busy(job, scored),
+        "share of the wall time that is work": _busy(case, scored),
         "command": command_line("atom-nas"),
     }
 
 
-def _busy(job: NasJob, scored: Scored) -> str:
+def _busy(case: NasCase, scored: Scored) -> str:
     if not scored.wall_seconds or not scored.unit_seconds:
         return "nothing was left to do"
-    share = scored.unit_seconds / (scored.wall_seconds * job.size.num_actors)
+    share = scored.unit_seconds / (scored.wall_seconds * case.size.num_actors)
     return (
         f"{100 * share:.0f} %: {format_duration(scored.unit_seconds)} in trainings and scores on"
-        f" {job.size.num_actors} workers, {format_duration(scored.wall_seconds)} from start to end (this driver)"
+        f" {case.size.num_actors} workers, {format_duration(scored.wall_seconds)} from start to end (this driver)"
     )
 
 

@@ -17,11 +17,10 @@ from ray.tune.schedulers import ASHAScheduler
 from apps.nas.early import Report, report_epochs
 from apps.nas.proxies import WHOLE
 from atom.errors import ClusterError, ConfigError
-from pipelines.architecture.job import NasJob
+from pipelines.architecture.case import NasCase
 from pipelines.architecture.scores import Scored
 from pipelines.architecture.search_proposals import Proposals
 from pipelines.architecture.search_record import SearchRecord
-from pipelines.architecture.search_report import publish_search
 from pipelines.architecture.search_trial import SearchTrial
 from pipelines.architecture.tune_round import Watch, error_of, fit, tune_environment
 from pipelines.console.command import say
@@ -33,31 +32,31 @@ from pipelines.workers.faults import Failure, is_machine_fault, reason_of, took_
 logger = logging.getLogger(__name__)
 
 
-def search_best(job: NasJob, stop: StopSignal) -> Scored:
+def search_best(case: NasCase, stop: StopSignal) -> Scored:
     """Try networks on the first proxy until `search_trials` are done; those of an earlier run count.
 
     Every network that was trained to the end or stopped by ASHA becomes rows of the table, one a report, of the
     proxy "NAME@search". Optuna and ASHA are told of those found there.
 
     Args:
-        job: with everything decided.
+        case: with everything decided.
         stop: ends the search when set; what is not finished is lost.
 
     Raises:
         ConfigError: the first proxy is no set of images to train on, or --grace-epochs is more than there are.
         ClusterError: no worker could be had, or none answered.
     """
-    grace, factor = _check(job), job.command.reduction_factor
-    if job.command.reference == WHOLE:
+    grace, factor = _check(case), case.command.reduction_factor
+    if case.command.reference == WHOLE:
         say("Note: --mode search trains no reference; give --reference a table, or use --mode rank.")
-    record = SearchRecord(job, report_epochs(_epochs(job), grace=grace, factor=factor))
-    for network, problem in job.problems.items():
+    record = SearchRecord(case, report_epochs(_epochs(case), grace=grace, factor=factor))
+    for network, problem in case.problems.items():
         record.fail(network, problem)
     asha = ASHAScheduler(
         time_attr="epochs",
         metric="score",
         mode="max",
-        max_t=_epochs(job),
+        max_t=_epochs(case),
         grace_period=grace,
         reduction_factor=factor,
     )
@@ -65,36 +64,36 @@ def search_best(job: NasJob, stop: StopSignal) -> Scored:
     begun_s = time.monotonic()
     with tune_environment():
         proposals = Proposals(
-            job.space.with_candidates([c for c in job.space.candidates if not c.problem]),
-            trials=job.command.search_trials,
+            case.space.with_candidates([c for c in case.space.candidates if not c.problem]),
+            trials=case.command.search_trials,
             known={network: reports[-1].score.score for network, reports in record.curves.items()},
-            first=[network for network in record.failed if network not in job.problems],
-            seed=job.command.seed,
+            first=[network for network in record.failed if network not in case.problems],
+            seed=case.command.seed,
         )
     try:
         with stop.polling():
-            watch = _run(job, asha, proposals, record, stop)
+            watch = _run(case, asha, proposals, record, stop)
     finally:
         record.flush()
     seconds = time.monotonic() - begun_s
-    add_seconds(job.store, "search_s", seconds)
+    add_seconds(case.store, "search_s", seconds)
     return Scored(record.rows(), stop.is_set(), seconds, watch.unit_seconds)
 
 
-def _epochs(job: NasJob) -> int:
-    assert job.recipe.settings.epochs is not None, "resolved"
-    return job.recipe.settings.epochs
+def _epochs(case: NasCase) -> int:
+    assert case.recipe.settings.epochs is not None, "resolved"
+    return case.recipe.settings.epochs
 
 
-def _check(job: NasJob) -> int:
+def _check(case: NasCase) -> int:
     """Epochs before the first rung."""
-    if job.primary.kind != "set":
+    if case.primary.kind != "set":
         raise ConfigError(
-            f"--mode search: the first proxy is {job.primary.name}, on which no network is trained over epochs;"
+            f"--mode search: the first proxy is {case.primary.name}, on which no network is trained over epochs;"
             " name distilled, random, herding or kcenter first."
         )
-    epochs = _epochs(job)
-    grace = job.command.grace_epochs or max(1, epochs // 8)
+    epochs = _epochs(case)
+    grace = case.command.grace_epochs or max(1, epochs // 8)
     if grace > epochs:
         raise ConfigError(
             f"--grace-epochs {grace}: a network is trained for {epochs} epochs; pass 1 to {epochs}."
@@ -115,7 +114,7 @@ def _replay(asha: ASHAScheduler, curves: Mapping[str, tuple[Report, ...]]) -> No
 
 
 def _run(
-    job: NasJob, asha: ASHAScheduler, proposals: Proposals, record: SearchRecord, stop: StopSignal
+    case: NasCase, asha: ASHAScheduler, proposals: Proposals, record: SearchRecord, stop: StopSignal
 ) -> "_SearchWatch":
     total = proposals.trials
     with Progress(
@@ -132,15 +131,15 @@ def _run(
             done = min(proposals.tried, total)
             progress.update(done, items_done=done)
 
-        watch = _SearchWatch(job, proposals, record, stop=stop, on_tick=tick)
+        watch = _SearchWatch(case, proposals, record, stop=stop, on_tick=tick)
         if proposals.tried < total and not stop.is_set():
             trainable = tune.with_parameters(
-                SearchTrial, shared=job.shared(), proxy=job.primary.name, report_at=record.report_at
+                SearchTrial, shared=case.shared(), proxy=case.primary.name, report_at=record.report_at
             )
             fit(
                 trainable,
                 watch,
-                size=job.size,
+                size=case.size,
                 scheduler=asha,
                 search_alg=proposals,
                 num_samples=-1,
@@ -158,8 +157,8 @@ def _run(
 class _SearchWatch(Watch):
     """Collects reports, keeps them when their trial ends, and has lost networks tried again."""
 
-    def __init__(self, job: NasJob, proposals: Proposals, record: SearchRecord, **watching: Any) -> None:
-        super().__init__(limits=job.limits, timeout_s=job.command.timeout_s, **watching)
+    def __init__(self, case: NasCase, proposals: Proposals, record: SearchRecord, **watching: Any) -> None:
+        super().__init__(limits=case.limits, timeout_s=case.command.timeout_s, **watching)
         self._proposals, self._record = proposals, record
         self._reports: dict[str, list[Report]] = {}
         self._deaths: Counter[str] = Counter()
@@ -215,4 +214,4 @@ class _SearchWatch(Watch):
             self.unit_seconds += reports[-1].score.train_seconds + reports[-1].score.score_seconds
 
 
-__all__ = ["publish_search", "search_best"]
+__all__ = ["search_best"]

@@ -12,7 +12,7 @@ from pipelines.architecture.proxies import keys_of
 from pipelines.output.ownership import settings_hash
 
 if TYPE_CHECKING:
-    from pipelines.architecture.job import NasJob
+    from pipelines.architecture.case import NasCase
 
 RECORD = "search.json"
 """The networks in the order they were tried, and after the end what came of the search."""
@@ -25,23 +25,23 @@ class SearchRecord:
     the rows of one network are added from its last to its first, a file written in between lacks only early ones.
 
     Args:
-        job: whose table and store are used.
+        case: whose table and store are used.
         report_at: the epochs after which a network is looked at, up to the last.
     """
 
-    def __init__(self, job: "NasJob", report_at: Sequence[int]) -> None:
-        self._job = job
+    def __init__(self, case: "NasCase", report_at: Sequence[int]) -> None:
+        self._case = case
         self.report_at = tuple(report_at)
-        self.proxy = search_name(job.primary.name)
+        self.proxy = search_name(case.primary.name)
         self.curves: dict[str, tuple[Report, ...]] = {}
         self.reasons: dict[str, str] = {}
-        units = [Unit(name, job.primary.name, 0) for name in job.space.names]
-        keys = keys_of(units, job.material, job.space, job.recipe, job.device_kind)
+        units = [Unit(name, case.primary.name, 0) for name in case.space.names]
+        keys = keys_of(units, case.material, case.space, case.recipe, case.device_kind)
         self._keys = {unit.network: key for unit, key in keys.items()}
         self._written_s = -WRITE_EVERY_S
         self._dirty = False
         kept: dict[str, dict[str, Row]] = {}
-        for row in job.table.rows:
+        for row in case.table.rows:
             if row.proxy == self.proxy:
                 kept.setdefault(row.network, {})[row.key] = row
         for network in self._in_order():
@@ -58,13 +58,13 @@ class SearchRecord:
         self.curves[network] = tuple(reports)
         self.reasons.pop(network, None)
         for report in reversed(reports):
-            self._job.table.append(self._row(network, report))
+            self._case.table.append(self._row(network, report))
         self._dirty = True
 
     def fail(self, network: str, reason: str) -> None:
         """A network came to nothing."""
         self.reasons[network] = reason
-        self._job.table.append(Row.failure(self._unit(network), reason, key=self._key(network, 0)))
+        self._case.table.append(Row.failure(self._unit(network), reason, key=self._key(network, 0)))
         self._dirty = True
 
     def rows(self) -> dict[Unit, Row]:
@@ -79,15 +79,15 @@ class SearchRecord:
 
     def tick(self) -> None:
         """Write what waits, if the last writing is long enough ago."""
-        self._job.table.tick()
+        self._case.table.tick()
         if self._dirty and time.monotonic() - self._written_s >= WRITE_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
-        self._job.table.flush()
+        self._case.table.flush()
         if self._dirty:
-            self._job.store.write_json(RECORD, {"order": [*self.curves, *self.failed]})
+            self._case.store.write_json(RECORD, {"order": [*self.curves, *self.failed]})
             self._written_s, self._dirty = time.monotonic(), False
 
     def _unit(self, network: str) -> Unit:
@@ -102,9 +102,9 @@ class SearchRecord:
     def _in_order(self) -> list[str]:
         """The networks of the space, those first whose order an earlier run left."""
         listed: Any = []
-        if self._job.store.exists(RECORD):
+        if self._case.store.exists(RECORD):
             try:
-                listed = json.loads(self._job.store.read_bytes(RECORD))["order"]
+                listed = json.loads(self._case.store.read_bytes(RECORD))["order"]
             except (ValueError, KeyError, TypeError):
                 listed = []  # only the order in the report depends on it
         return list(dict.fromkeys([*(name for name in listed if name in self._keys), *self._keys]))

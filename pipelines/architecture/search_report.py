@@ -10,7 +10,7 @@ from pipelines.console.progress import format_duration, format_table, print_tabl
 from pipelines.output.records import times
 
 if TYPE_CHECKING:
-    from pipelines.architecture.job import NasJob
+    from pipelines.architecture.case import NasCase
     from pipelines.architecture.scores import Scored
     from pipelines.architecture.winner import Winners
     from pipelines.tracking import Tracker
@@ -21,23 +21,23 @@ _RANK_FACTS = {_WHOLE_FACT, "early stopping", "seeds", "wall time", "share of th
 _COLUMNS = ["network", "validation accuracy, %", "epochs", "parameters", "multiply-adds"]
 
 
-def publish_search(job: "NasJob", scored: "Scored", winners: "Winners | None", tracker: "Tracker") -> int:
+def publish_search(case: "NasCase", scored: "Scored", winners: "Winners | None", tracker: "Tracker") -> int:
     """Print, write and record what came of a search; returns how many networks failed, retrained ones included.
 
     Where networks are trained in full, it is called before without them, and after with them, to add them.
 
     Args:
-        job: whose search it was.
+        case: whose search it was.
         scored: from `search_best`.
         winners: of a retraining, where one was asked for.
         tracker: of the run.
     """
-    from pipelines.architecture.job import TABLE
+    from pipelines.architecture.case import TABLE
     from pipelines.architecture.report import facts, print_winners
     from pipelines.architecture.tracking import REPORT, log_stored
 
-    tried = tried_networks(job, scored)
-    sentences = search_sentences(job, tried, retrained=bool(job.command.retrain))
+    tried = tried_networks(case, scored)
+    sentences = search_sentences(case, tried, retrained=bool(case.command.retrain))
     best = winners.rows if winners is not None else []
     failures = [(one.network, "search", one.reason) for one in tried if one.status == "failed"]
     if winners is not None:
@@ -57,39 +57,39 @@ def publish_search(job: "NasJob", scored: "Scored", winners: "Winners | None", t
         print_winners(best)
         say(f"delivered in {winners.directory if winners else ''}")
     skipped = _RANK_FACTS if winners is None else _RANK_FACTS - {_WHOLE_FACT}
-    told = {name: fact for name, fact in facts(job, scored).items() if name not in skipped}
-    told = {**_search_facts(job, scored, tried), **told}
+    told = {name: fact for name, fact in facts(case, scored).items() if name not in skipped}
+    told = {**_search_facts(case, scored, tried), **told}
     title = (
-        f"{job.real.source.title}: a search among {len(job.space.candidates)} networks of {job.space.spec}"
+        f"{case.real.source.title}: a search among {len(case.space.candidates)} networks of {case.space.spec}"
     )
     html = render_search(tried, title=title, sentences=sentences, facts=told, winners=best)
-    job.store.write_text(REPORT, html)
-    content = search_dict(job, scored, tried) | {"sentences": sentences, "facts": told}
-    job.store.write_json(RECORD, content)
+    case.store.write_text(REPORT, html)
+    content = search_dict(case, scored, tried) | {"sentences": sentences, "facts": told}
+    case.store.write_json(RECORD, content)
     tracker.log_text(html, REPORT)
     tracker.log_dict(content, RECORD)
-    log_stored(job.store, tracker, [TABLE])
+    log_stored(case.store, tracker, [TABLE])
     tracker.log_figure(search_figure(tried), "plots/search.png")
-    tracker.log_metrics(_metrics(job, scored, tried))
+    tracker.log_metrics(_metrics(case, scored, tried))
     tracker.set_note(f"```\n{format_table(*screen)}\n```\n\n" + " ".join((*sentences, NOT_COMPARABLE)))
     return len(failures)
 
 
-def tried_networks(job: "NasJob", scored: "Scored") -> list[Tried]:
+def tried_networks(case: "NasCase", scored: "Scored") -> list[Tried]:
     """The networks of a search in the order in which they ended."""
-    costs = {candidate.name: candidate for candidate in job.space.candidates}
-    draws = job.material.small[job.primary.name].draws
-    images, settings = len(next(iter(draws.values()))[1]), job.recipe.settings
+    costs = {candidate.name: candidate for candidate in case.space.candidates}
+    draws = case.material.small[case.primary.name].draws
+    images, settings = len(next(iter(draws.values()))[1]), case.recipe.settings
     steps_per_epoch = -(-images // settings.batch_train)
     found = []
     for unit, row in scored.rows.items():
-        if unit.proxy != search_name(job.primary.name):
+        if unit.proxy != search_name(case.primary.name):
             continue
         epochs = row.steps // steps_per_epoch
         status = (
             "failed" if row.status == "failed" else "finished" if epochs == settings.epochs else "stopped"
         )
-        truth = job.plan.reference.get(row.network)
+        truth = case.plan.reference.get(row.network)
         found.append(
             Tried(
                 row.network,
@@ -105,13 +105,13 @@ def tried_networks(job: "NasJob", scored: "Scored") -> list[Tried]:
     return found
 
 
-def search_sentences(job: "NasJob", tried: list[Tried], *, retrained: bool) -> list[str]:
+def search_sentences(case: "NasCase", tried: list[Tried], *, retrained: bool) -> list[str]:
     """What came out, in two or three sentences; regret where a reference knows the pick."""
     counts = {
         status: sum(one.status == status for one in tried) for status in ("finished", "stopped", "failed")
     }
     told = [
-        f"Of {len(job.space.candidates)} networks, {len(tried)} were tried on {job.primary.name}:"
+        f"Of {len(case.space.candidates)} networks, {len(tried)} were tried on {case.primary.name}:"
         f" {counts['finished']} to the end, {counts['stopped']} stopped early, {counts['failed']} failed."
     ]
     pick = pick_of(tried)
@@ -123,35 +123,35 @@ def search_sentences(job: "NasJob", tried: list[Tried], *, retrained: bool) -> l
         + ("" if retrained else " What it is worth, --retrain 1 tells.")
     )
     if pick.truth is not None:
-        told.append(_regret(job, pick, tried))
+        told.append(_regret(case, pick, tried))
     return told
 
 
-def _regret(job: "NasJob", pick: Tried, tried: list[Tried]) -> str:
-    reference = {network: fmean(values) for network, values in job.plan.reference.items()}
+def _regret(case: "NasCase", pick: Tried, tried: list[Tried]) -> str:
+    reference = {network: fmean(values) for network, values in case.plan.reference.items()}
     best = max(reference, key=reference.__getitem__)
     best_tried = max((one for one in tried if one.truth is not None), key=lambda one: one.truth or 0.0)
     lost, lost_tried = (truth - (pick.truth or 0.0) for truth in (reference[best], best_tried.truth or 0.0))
     return (
-        f"By the reference {job.command.reference} the pick reaches {pick.truth:.2f} %; it lacks {lost_tried:.2f}"
+        f"By the reference {case.command.reference} the pick reaches {pick.truth:.2f} %; it lacks {lost_tried:.2f}"
         f" points to the best network that was tried, {best_tried.network}, and {lost:.2f} points to the best of the"
         f" {len(reference)} that the reference knows, {best}."
     )
 
 
-def search_dict(job: "NasJob", scored: "Scored", tried: list[Tried]) -> dict[str, Any]:
+def search_dict(case: "NasCase", scored: "Scored", tried: list[Tried]) -> dict[str, Any]:
     """A search as JSON."""
     pick = pick_of(tried)
     return {
         "order": [one.network for one in tried],
         "pick": pick.network if pick else None,
-        "proxy": job.primary.name,
-        "space": job.space.spec,
-        "networks": len(job.space.candidates),
-        "epochs": job.recipe.settings.epochs,
+        "proxy": case.primary.name,
+        "space": case.space.spec,
+        "networks": len(case.space.candidates),
+        "epochs": case.recipe.settings.epochs,
         "trials": [vars(one) for one in tried],
         "train_seconds": sum(row.train_seconds + row.score_seconds for row in scored.rows.values()),
-        "reference": job.command.reference if job.plan.reference else None,
+        "reference": case.command.reference if case.plan.reference else None,
     }
 
 
@@ -165,8 +165,8 @@ def _cells(tried: list[Tried]) -> list[list[str]]:
     return cells
 
 
-def _search_facts(job: "NasJob", scored: "Scored", tried: list[Tried]) -> dict[str, str]:
-    command, epochs = job.command, job.recipe.settings.epochs or 0
+def _search_facts(case: "NasCase", scored: "Scored", tried: list[Tried]) -> dict[str, str]:
+    command, epochs = case.command, case.recipe.settings.epochs or 0
     spent = sum(row.train_seconds + row.score_seconds for row in scored.rows.values())
     whole = len([one for one in tried if one.status != "failed"]) * epochs
     trained = sum(one.epochs for one in tried)
@@ -178,11 +178,11 @@ def _search_facts(job: "NasJob", scored: "Scored", tried: list[Tried]) -> dict[s
         ),
         "epochs trained": f"{trained} of {whole} that the tried networks have in all",
         "time in trainings": format_duration(spent),
-        "time searching": format_duration(times(job.store).get("search_s")),
+        "time searching": format_duration(times(case.store).get("search_s")),
     }
 
 
-def _metrics(job: "NasJob", scored: "Scored", tried: list[Tried]) -> dict[str, float]:
+def _metrics(case: "NasCase", scored: "Scored", tried: list[Tried]) -> dict[str, float]:
     pick = pick_of(tried)
     metrics = {
         "search/trials": float(len(tried)),
@@ -190,6 +190,6 @@ def _metrics(job: "NasJob", scored: "Scored", tried: list[Tried]) -> dict[str, f
         "search/stopped_early": float(sum(one.status == "stopped" for one in tried)),
         "search/failed": float(sum(one.status == "failed" for one in tried)),
         "search/train_s": sum(row.train_seconds + row.score_seconds for row in scored.rows.values()),
-        "search/seconds": times(job.store).get("search_s", 0.0),
+        "search/seconds": times(case.store).get("search_s", 0.0),
     }
     return metrics | ({"search/best_score": pick.score} if pick and pick.score is not None else {})

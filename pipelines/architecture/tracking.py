@@ -6,7 +6,7 @@ from pathlib import Path
 from apps.nas.plots import cost_quality_figure, rank_flow_figure, scatter_figure
 from apps.nas.summary import summary
 from apps.nas.verdict import Verdict, table, to_dict
-from pipelines.architecture.job import TABLE, NasJob
+from pipelines.architecture.case import TABLE, NasCase
 from pipelines.architecture.scores import Scored
 from pipelines.console.progress import format_table
 from pipelines.output.records import times
@@ -20,15 +20,15 @@ REFERENCE = "reference.csv"
 """The whole-set accuracies, as a table that `--reference` takes."""
 
 
-def record(job: NasJob, scored: Scored, verdict: Verdict | None, tracker: Tracker, *, html: str) -> None:
+def record(case: NasCase, scored: Scored, verdict: Verdict | None, tracker: Tracker, *, html: str) -> None:
     """The parent run's metrics and artifacts, and one child run a proxy."""
     tracker.log_text(html, REPORT)
-    tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(job.store).items()})
+    tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(case.store).items()})
     if scored.wall_seconds:
-        share = scored.unit_seconds / (scored.wall_seconds * job.size.num_actors)
+        share = scored.unit_seconds / (scored.wall_seconds * case.size.num_actors)
         tracker.log_metrics({"time/work_share": share})
-    log_stored(job.store, tracker, [TABLE, *([REFERENCE] if job.store.exists(REFERENCE) else [])])
-    unsure = [distilled.method for distilled, _ in job.given if not held_out(distilled, job.real)]
+    log_stored(case.store, tracker, [TABLE, *([REFERENCE] if case.store.exists(REFERENCE) else [])])
+    unsure = [distilled.method for distilled, _ in case.given if not held_out(distilled, case.real)]
     tracker.set_tags({"sets_may_have_seen_validation": " ".join(unsure) or "none"})
     if verdict is not None:
         tracker.log_dict(to_dict(verdict), VERDICT)
@@ -40,7 +40,7 @@ def record(job: NasJob, scored: Scored, verdict: Verdict | None, tracker: Tracke
             tracker.log_figure(draw(verdict), f"plots/{name}.png")
         note = format_table(f"Against {verdict.reference_name}", *table(verdict))
         tracker.set_note(f"```\n{note}\n```\n\n" + " ".join(summary(verdict)))
-    for proxy in job.material.proxies:
+    for proxy in case.material.proxies:
         params = {"proxy": proxy.name, "kind": proxy.kind, "images": proxy.images}
         with tracker.child(f"{proxy.name}", params=params) as child:
             child.log_metrics(_proxy_metrics(scored, proxy.name, verdict))

@@ -19,7 +19,7 @@ from apps.nas.trial import Images, Recipe, Unit, train_unit
 from apps.nas.winner import model_bytes
 from atom.device import resolve_device
 from atom.settings import DeviceKind
-from pipelines.architecture.job import NasJob
+from pipelines.architecture.case import NasCase
 from pipelines.architecture.proxies import MAIN, Material, keys_of
 from pipelines.architecture.remote import RealArrays
 from pipelines.architecture.scores import Scored
@@ -59,7 +59,7 @@ class Winners:
     directory: str = ""
 
 
-def retrain(job: NasJob, scored: Scored, stop: StopSignal) -> Winners:
+def retrain(case: NasCase, scored: Scored, stop: StopSignal) -> Winners:
     """Train the `--retrain` best networks of the first proxy with every seed, and deliver the best of them.
 
     A training is the reference's of the same seed, so its accuracy is the same too. Network and seed are chosen by
@@ -68,22 +68,22 @@ def retrain(job: NasJob, scored: Scored, stop: StopSignal) -> Winners:
     Raises:
         StoreError: the output cannot be written.
     """
-    chosen = best_networks(job, scored)
-    if len(chosen) < job.command.retrain:
-        which = "were trained to the end" if job.command.mode == "search" else "have a score for every seed"
+    chosen = best_networks(case, scored)
+    if len(chosen) < case.command.retrain:
+        which = "were trained to the end" if case.command.mode == "search" else "have a score for every seed"
         say(
-            f"Note: --retrain {job.command.retrain}: {len(chosen)} networks {which}, so no more are retrained."
+            f"Note: --retrain {case.command.retrain}: {len(chosen)} networks {which}, so no more are retrained."
         )
-    material = _with_whole(job.material, len(job.real.train.labels))
-    units = [Unit(name, WHOLE, seed) for name in chosen for seed in range(job.command.retrain_seeds)]
-    keys = keys_of(units, material, job.space, job.recipe, job.device_kind)
+    material = _with_whole(case.material, len(case.real.train.labels))
+    units = [Unit(name, WHOLE, seed) for name in chosen for seed in range(case.command.retrain_seeds)]
+    keys = keys_of(units, material, case.space, case.recipe, case.device_kind)
     names = {unit: f"{WORK}/{network_slug(unit.network)}-s{unit.seed}-{keys[unit]}" for unit in units}
     found: dict[Unit, Record] = {}
     for unit, name in names.items():
-        stored = _stored(job.store, name)
+        stored = _stored(case.store, name)
         if stored is not None:
             found[unit] = stored
-    result = _train(job, units, material.named(WHOLE), names, found, stop)
+    result = _train(case, units, material.named(WHOLE), names, found, stop)
     if result.stopped or not found:
         return result
     own = {name: {u.seed: found[u] for u in units if u in found and u.network == name} for name in chosen}
@@ -91,34 +91,34 @@ def retrain(job: NasJob, scored: Scored, stop: StopSignal) -> Winners:
     means = {name: fmean(record["score"] for record in records.values()) for name, records in own.items()}
     best = max(means, key=means.__getitem__)  # of equals the first, which the proxy prefers
     result.rows = [
-        row_of(candidate_of(job.space, name), chosen[name], records, delivered=name == best)
+        row_of(candidate_of(case.space, name), chosen[name], records, delivered=name == best)
         for name, records in own.items()
     ]
     seed = max(own[best], key=lambda s: own[best][s]["score"])
     config = config_of(
-        job, best, own[best], seed, proxy_score=chosen[best], networks=len(_ranked(job, scored))
+        case, best, own[best], seed, proxy_score=chosen[best], networks=len(_ranked(case, scored))
     )
-    deliver(job, config, job.store.read_bytes(f"{names[Unit(best, WHOLE, seed)]}.safetensors"))
-    result.directory = job.store.where(WINNER)
+    deliver(case, config, case.store.read_bytes(f"{names[Unit(best, WHOLE, seed)]}.safetensors"))
+    result.directory = case.store.where(WINNER)
     return result
 
 
-def best_networks(job: NasJob, scored: Scored) -> dict[str, float]:
+def best_networks(case: NasCase, scored: Scored) -> dict[str, float]:
     """Mean scores of the best `--retrain` networks by the first proxy, best first."""
-    return dict(list(_ranked(job, scored).items())[: job.command.retrain])
+    return dict(list(_ranked(case, scored).items())[: case.command.retrain])
 
 
-def _ranked(job: NasJob, scored: Scored) -> dict[str, float]:
+def _ranked(case: NasCase, scored: Scored) -> dict[str, float]:
     """Mean scores of all networks that have one for every seed; of equals, the cheaper one comes first."""
-    name = search_name(job.primary.name) if job.command.mode == "search" else job.primary.name
+    name = search_name(case.primary.name) if case.command.mode == "search" else case.primary.name
     failed = {row.network for row in scored.failed if row.proxy == name}
     means = {network: mean for network, mean in scored.means(name).items() if network not in failed}
-    if job.command.mode == "search":
+    if case.command.mode == "search":
         # A network that was stopped early has a score of another length: it comes after the finished ones.
         steps = {row.network: row.steps for row in scored.of(name)}
         finished = max(steps.values(), default=0)
         means = {network: mean for network, mean in means.items() if steps[network] == finished}
-    costs = {candidate.name: candidate.multiply_adds for candidate in job.space.candidates}
+    costs = {candidate.name: candidate.multiply_adds for candidate in case.space.candidates}
 
     def place(network: str) -> tuple[float, float, str]:
         cost = costs[network]
@@ -147,7 +147,7 @@ def train_winner(
 
 
 def _train(
-    job: NasJob,
+    case: NasCase,
     units: Sequence[Unit],
     proxy: Proxy,
     names: Mapping[Unit, str],
@@ -159,7 +159,7 @@ def _train(
     if not left:
         return Winners()
     begun_s = time.monotonic()
-    note_maker(job.store, job.size)
+    note_maker(case.store, case.size)
     with Progress(
         "retraining", len(units), num_items=len(units), unit="trainings", item="trainings", done=len(found)
     ) as progress:
@@ -168,8 +168,8 @@ def _train(
             score, weights = value
             record = {**asdict(unit), **score, **program(), "sha256": hashlib.sha256(weights).hexdigest()}
             # In this order: a record says that its weights are there.
-            job.store.write_bytes(f"{names[unit]}.safetensors", weights)
-            job.store.write_json(f"{names[unit]}.json", record)
+            case.store.write_bytes(f"{names[unit]}.safetensors", weights)
+            case.store.write_json(f"{names[unit]}.json", record)
             found[unit] = record
             progress.update(len(found), items_done=len(found))
 
@@ -177,17 +177,17 @@ def _train(
             outcome = run_tasks(
                 train_winner,
                 left,
-                shared=[job.shared().real, proxy, job.space, job.recipe, job.device_kind],
-                num_cpus=job.size.cpus,
-                num_gpus=job.size.gpus,
-                max_in_flight=job.command.num_actors,
+                shared=[case.shared().real, proxy, case.space, case.recipe, case.device_kind],
+                num_cpus=case.size.cpus,
+                num_gpus=case.size.gpus,
+                max_in_flight=case.command.num_actors,
                 kind=lambda unit: unit.network,
-                limits=job.limits,
+                limits=case.limits,
                 on_result=keep,
                 on_tick=lambda _: progress.update(len(found), items_done=len(found)),
                 stop=stop,
             )
-    add_seconds(job.store, "retrain_s", time.monotonic() - begun_s)
+    add_seconds(case.store, "retrain_s", time.monotonic() - begun_s)
     return Winners(stopped=outcome.stopped, failed=outcome.failed)
 
 

@@ -15,7 +15,7 @@ from pipelines.output.provenance import UNKNOWN_PROGRAM
 from pipelines.real_images import PREPROCESS_NAME
 
 if TYPE_CHECKING:
-    from pipelines.architecture.job import NasJob
+    from pipelines.architecture.case import NasCase
 
 WINNER = "winner"
 
@@ -53,7 +53,7 @@ def row_of(
 
 
 def config_of(
-    job: "NasJob",
+    case: "NasCase",
     network: str,
     records: Mapping[int, Record],
     seed: int,
@@ -62,9 +62,9 @@ def config_of(
     networks: int,
 ) -> dict[str, Any]:
     """The fields of `apps.nas.winner.Config`."""
-    candidate, real, space = candidate_of(job.space, network), job.real, job.space
+    candidate, real, space = candidate_of(case.space, network), case.real, case.space
     assert real.validation is not None, "the command asks for a validation part"
-    settings = job.recipe.settings.model_dump(mode="json")
+    settings = case.recipe.settings.model_dump(mode="json")
     score = proxy_score if math.isfinite(proxy_score) else None  # JSON knows no infinity
     return {
         "network": network,
@@ -77,8 +77,8 @@ def config_of(
         "seed": seed,
         "parameters": candidate.parameters,
         "multiply_adds": candidate.multiply_adds,
-        "chosen_by": {"proxy": job.primary.name, "score": score, "networks": networks},
-        "training": {**settings, "epochs": job.recipe.whole_epochs, "device": job.device_kind},
+        "chosen_by": {"proxy": case.primary.name, "score": score, "networks": networks},
+        "training": {**settings, "epochs": case.recipe.whole_epochs, "device": case.device_kind},
         "validation_accuracy": {**_spread(records, "score"), "delivered": records[seed]["score"]},
         "test_accuracy": {**_spread(records, "test_accuracy"), "delivered": records[seed]["test_accuracy"]},
         "data": {
@@ -86,21 +86,21 @@ def config_of(
             "fingerprint": real.train.fingerprint,
             "validation_fingerprint": real.validation.fingerprint,
             "test_fingerprint": real.test.fingerprint,
-            "validation_frac": job.command.validation_frac,
+            "validation_frac": case.command.validation_frac,
         },
         # Of the driver that trained what is delivered, which need not be this one.
         **{name: records[seed].get(name, UNKNOWN_PROGRAM[name]) for name in ("versions", "git_commit")},
     }
 
 
-def _preprocess(job: "NasJob") -> Preprocess:
+def _preprocess(case: "NasCase") -> Preprocess:
     """Of the images that proxies without a set of their own are trained on, the whole training set among them."""
-    if job.given:
-        return job.given[0][0].preprocess
-    return Preprocess.from_tensors(load(job.store.read_bytes(PREPROCESS_NAME)))
+    if case.given:
+        return case.given[0][0].preprocess
+    return Preprocess.from_tensors(load(case.store.read_bytes(PREPROCESS_NAME)))
 
 
-def deliver(job: "NasJob", config: Mapping[str, Any], model: bytes) -> None:
+def deliver(case: "NasCase", config: Mapping[str, Any], model: bytes) -> None:
     """Put the files of `apps.nas.winner` into the output, all at once; `model` are the weights chosen.
 
     Raises:
@@ -109,9 +109,9 @@ def deliver(job: "NasJob", config: Mapping[str, Any], model: bytes) -> None:
     files = winner_files(
         config,
         model,
-        preprocess=_preprocess(job),
-        title=job.real.source.title,
+        preprocess=_preprocess(case),
+        title=case.real.source.title,
     )
-    with job.store.publish_directory(WINNER) as staging:
+    with case.store.publish_directory(WINNER) as staging:
         for name, content in files.items():
             (staging / name).write_bytes(content)

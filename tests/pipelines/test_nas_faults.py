@@ -11,9 +11,10 @@ from atom.errors import ConfigError, StoreError
 from pipelines import nas
 from pipelines.architecture import report
 from pipelines.architecture.building import build_space
-from pipelines.architecture.job import NasJob
+from pipelines.architecture.case import NasCase
 from pipelines.architecture.scores import Scored
 from pipelines.architecture.tuning import _Watch
+from pipelines.console.options import NasCommand
 from pipelines.console.signals import StopSignal
 from pipelines.workers.pool import Limits
 from pipelines.workers.remote import network_slug
@@ -65,19 +66,16 @@ def test_long_names_make_short_file_names_that_differ() -> None:
 
 def test_scores_are_published_before_the_trainings_that_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(report, "publish", lambda job, scored, winners, tracker: told.append(winners) or 0)
+    monkeypatch.setattr(report, "publish", lambda case, scored, winners, tracker: told.append(winners) or 0)
 
-    def fail(scored: Scored, stop: StopSignal) -> None:
+    def fail(case: NasCase, scored: Scored, stop: StopSignal) -> None:
         raise StoreError("the disk is full.")
 
-    job: Any = SimpleNamespace(
-        command=SimpleNamespace(mode="rank", retrain=1),
-        log_inputs=lambda tracker: None,
-        rank=lambda stop: Scored(),
-        retrain=fail,
-    )
+    monkeypatch.setattr("pipelines.architecture.rank.rank", lambda case, stop: Scored())
+    monkeypatch.setattr("pipelines.architecture.winner.retrain", fail)
+    case: Any = SimpleNamespace(command=NasCommand(retrain=1), log_inputs=lambda tracker: None)
     with pytest.raises(StoreError, match="the disk is full"):
-        nas.run(cast(NasJob, job), cast(Any, None), StopSignal())
+        nas.run(cast(NasCase, case), cast(Any, None), StopSignal())
     assert told == [None]
 
 

@@ -15,12 +15,12 @@ from apps.nas.space import Candidate, Space
 from apps.nas.table import from_parquet
 from apps.nas.trial import Score, Unit, run_unit
 from atom.errors import ConfigError
-from pipelines.architecture.job import TABLE, NasJob
+from pipelines.architecture.case import TABLE, NasCase
 from pipelines.architecture.plan import Plan, plan
 from pipelines.architecture.remote import _images
-from pipelines.architecture.search import publish_search, search_best
+from pipelines.architecture.search import search_best
 from pipelines.architecture.search_record import RECORD, SearchRecord
-from pipelines.architecture.search_report import search_sentences
+from pipelines.architecture.search_report import publish_search, search_sentences
 from pipelines.console.options import DataSettings, NasCommand
 from pipelines.console.signals import StopSignal
 from pipelines.output.store import Store
@@ -77,7 +77,7 @@ networks = [
 """
 
 
-def nas_job(folder: Path, **changes: Any) -> NasJob:
+def nas_case(folder: Path, **changes: Any) -> NasCase:
     path = folder / "search_space.py"
     if not path.exists():
         path.write_text(SPACE)
@@ -98,7 +98,7 @@ def nas_job(folder: Path, **changes: Any) -> NasJob:
     command = NasCommand.model_validate({**asked, **changes})
     real = load_real(command.part(DataSettings), smoke=False)
     size, store = ActorSize(1, cpus=1, gpus=0), Store.open(folder / "out")
-    return NasJob(command, plan(command, [], real), [], real, store, size, "cpu")
+    return NasCase(command, plan(command, [], real), [], real, store, size, "cpu")
 
 
 class StopAtFile(StopSignal):
@@ -123,54 +123,54 @@ def reports(*scores: float) -> tuple[Report, ...]:
 
 
 def test_record_comes_back_in_order_whatever_became_of_the_file_beside_the_table(tmp_path: Path) -> None:
-    job = nas_job(tmp_path)
-    record = SearchRecord(job, (1, 2, 4))
+    case = nas_case(tmp_path)
+    record = SearchRecord(case, (1, 2, 4))
     record.keep("third", reports(1.0, 2.0))
     record.fail("nan", "the network's outputs hold NaN")
     record.keep("one", reports(3.0))
     record.flush()
-    again = SearchRecord(nas_job(tmp_path), (1, 2, 4))
+    again = SearchRecord(nas_case(tmp_path), (1, 2, 4))
     assert list(again.curves) == ["third", "one"]
     assert again.curves == record.curves
     assert again.failed == ["nan"]
     assert again.rows() == record.rows()
     (tmp_path / "out" / RECORD).write_text("{")
-    assert again.curves == SearchRecord(nas_job(tmp_path), (1, 2, 4)).curves
-    other = SearchRecord(nas_job(tmp_path, epochs=8), (1, 2, 8))
+    assert again.curves == SearchRecord(nas_case(tmp_path), (1, 2, 4)).curves
+    other = SearchRecord(nas_case(tmp_path, epochs=8), (1, 2, 8))
     assert other.rows() == {}
 
 
 def test_network_that_failed_and_then_was_trained_has_a_score(tmp_path: Path) -> None:
-    record = SearchRecord(nas_job(tmp_path), (1, 2))
+    record = SearchRecord(nas_case(tmp_path), (1, 2))
     record.fail("one", "its worker was lost")
     record.keep("one", reports(3.0, 4.0))
     record.flush()
-    again = SearchRecord(nas_job(tmp_path), (1, 2))
+    again = SearchRecord(nas_case(tmp_path), (1, 2))
     assert again.failed == record.failed == []
     assert [row.score for row in again.rows().values()] == [4.0]
 
 
 def test_first_proxy_must_be_a_set_and_the_first_rung_within_the_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the first proxy is synflow"):
-        search_best(nas_job(tmp_path, proxies=("synflow", "random")), StopSignal())
+        search_best(nas_case(tmp_path, proxies=("synflow", "random")), StopSignal())
     with pytest.raises(ConfigError, match="--grace-epochs 9: a network is trained for 4 epochs"):
-        search_best(nas_job(tmp_path, grace_epochs=9), StopSignal())
+        search_best(nas_case(tmp_path, grace_epochs=9), StopSignal())
 
 
 def test_regret_of_the_pick_is_told_where_a_reference_knows_it() -> None:
     reference = {"a": (70.0, 72.0), "b": (80.0,), "far": (85.0,)}
-    job: Any = SimpleNamespace(
+    case: Any = SimpleNamespace(
         plan=Plan(names_space(4), reference, 2),
         space=names_space(4),
         primary=SimpleNamespace(name="atom"),
         command=SimpleNamespace(reference="truth.csv"),
     )
     tried = [Tried("a", "finished", 60.0, 4, truth=71.0), Tried("b", "stopped", 50.0, 2, truth=80.0)]
-    told = " ".join(search_sentences(job, tried, retrained=False))
+    told = " ".join(search_sentences(case, tried, retrained=False))
     assert "2 were tried on atom: 1 to the end, 1 stopped early, 0 failed" in told
     assert "the pick reaches 71.00 %; it lacks 9.00 points to the best network that was tried, b" in told
     assert "and 14.00 points to the best of the 3 that the reference knows, far" in told
-    assert "there is no pick" in search_sentences(job, tried[1:], retrained=True)[-1]
+    assert "there is no pick" in search_sentences(case, tried[1:], retrained=True)[-1]
 
 
 @pytest.mark.ray
@@ -178,12 +178,12 @@ def test_regret_of_the_pick_is_told_where_a_reference_knows_it() -> None:
 def test_search_survives_a_lost_worker_and_a_new_driver_goes_on(
     ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = nas_job(tmp_path, search_trials=4)
+    case = nas_case(tmp_path, search_trials=4)
     (tmp_path / "armed").touch()
-    first = search_best(job, StopSignal())
+    first = search_best(case, StopSignal())
     assert not first.stopped
     assert len(first.rows) == 4
-    later = nas_job(tmp_path, search_trials=5)
+    later = nas_case(tmp_path, search_trials=5)
     scored = search_best(later, StopSignal())
     assert {unit.network for unit in scored.rows} == {"one", "deadly", "nan", "third", "slow"}
     assert not (tmp_path / "armed").exists()
@@ -237,14 +237,14 @@ def test_search_survives_a_lost_worker_and_a_new_driver_goes_on(
 @pytest.mark.ray
 @pytest.mark.timeout(200)
 def test_stopped_search_ends_within_seconds_and_keeps_what_it_has(ray_cluster: None, tmp_path: Path) -> None:
-    job = nas_job(tmp_path)
-    record = SearchRecord(job, (1, 2, 3, 4))
+    case = nas_case(tmp_path)
+    record = SearchRecord(case, (1, 2, 3, 4))
     record.keep("third", reports(1.0, 2.0))
     # What failed in an earlier run is tried first in the next.
     record.fail("slow", "its worker was lost")
     record.flush()
     (tmp_path / "drowsy").touch()
-    scored = search_best(job, StopAtFile(tmp_path / "asleep"))
+    scored = search_best(case, StopAtFile(tmp_path / "asleep"))
     assert time.time() - (tmp_path / "asleep").stat().st_mtime < 30
     assert scored.stopped
     assert {unit.network: row.status for unit, row in scored.rows.items()} == {

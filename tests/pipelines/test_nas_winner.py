@@ -15,10 +15,11 @@ from apps.nas.table import Row
 from apps.nas.trial import Images, Score, Unit, run_unit
 from apps.nas.winner import load_winner
 from atom.train import accuracy
-from pipelines.architecture import job as job_module
+from pipelines.architecture import rank as rank_module
 from pipelines.architecture import winner
-from pipelines.architecture.job import NasJob
+from pipelines.architecture.case import NasCase
 from pipelines.architecture.plan import plan
+from pipelines.architecture.rank import rank
 from pipelines.architecture.scores import Scored
 from pipelines.architecture.tuning import Ranked
 from pipelines.architecture.winner import Winners, best_networks, retrain
@@ -56,7 +57,7 @@ def scored(scores: Mapping[str, tuple[float, ...]], proxy: str = "parameters") -
     return Scored(rows={row.unit: row for row in rows})
 
 
-def nas_job(folder: Path, **changes: Any) -> NasJob:
+def nas_case(folder: Path, **changes: Any) -> NasCase:
     path = folder / "few_networks.py"
     if not path.exists():
         path.write_text(SPACE)
@@ -76,20 +77,20 @@ def nas_job(folder: Path, **changes: Any) -> NasJob:
     command = NasCommand.model_validate({**asked, **changes})
     real = load_real(command.part(DataSettings), smoke=False)
     size, store = ActorSize(2, cpus=1, gpus=0), Store.open(folder / "out")
-    return NasJob(command, plan(command, [], real), [], real, store, size, "cpu")
+    return NasCase(command, plan(command, [], real), [], real, store, size, "cpu")
 
 
-def ranking_job(**changes: Any) -> NasJob:
-    """As much of a job as choosing takes."""
+def ranking_case(**changes: Any) -> NasCase:
+    """As much of a case as choosing takes."""
     options = {"retrain": 2, "mode": "rank", **changes}
     costs = {"a": 500, "b": 20, "c": 20, "dear": 10_000, "unknown": None}
     candidates = tuple(Candidate(name, 1, cost) for name, cost in costs.items())
-    job = SimpleNamespace(
+    case = SimpleNamespace(
         command=SimpleNamespace(**options),
         primary=Proxy("random", "set", "main", 10),
         space=SimpleNamespace(candidates=candidates),
     )
-    return cast(NasJob, job)
+    return cast(NasCase, case)
 
 
 def refuse_to_train(*arguments: object, **options: object) -> None:
@@ -111,26 +112,26 @@ def refuse_to_train(*arguments: object, **options: object) -> None:
 def test_best_networks_are_chosen_by_mean_then_cost_then_name(
     scores: dict[str, tuple[float, ...]], expected: list[str]
 ) -> None:
-    assert list(best_networks(ranking_job(), scored(scores, "random"))) == expected
+    assert list(best_networks(ranking_case(), scored(scores, "random"))) == expected
 
 
 def test_only_the_first_proxy_chooses() -> None:
     other = scored({"dear": (99.0,)}, "herding")
     other.rows |= scored({"b": (1.0,)}, "random").rows
-    assert best_networks(ranking_job(), other) == {"b": 1.0}
+    assert best_networks(ranking_case(), other) == {"b": 1.0}
 
 
 def test_network_that_failed_with_a_seed_is_not_chosen() -> None:
     half = scored({"a": (90.0,), "b": (50.0, 50.0)}, "random")
     failure = Row.failure(Unit("a", "random", 1), "no", key="x")
     half.rows[failure.unit] = failure
-    assert list(best_networks(ranking_job(), half)) == ["b"]
+    assert list(best_networks(ranking_case(), half)) == ["b"]
 
 
 def test_search_mode_reads_the_scores_of_the_search() -> None:
     both = scored({"a": (40.0,)}, "random@search")
     both.rows |= scored({"b": (99.0,)}, "random").rows
-    assert list(best_networks(ranking_job(mode="search"), both)) == ["a"]
+    assert list(best_networks(ranking_case(mode="search"), both)) == ["a"]
 
 
 def test_networks_that_cannot_be_built_or_took_too_long_fail_without_a_try(
@@ -142,10 +143,10 @@ def test_networks_that_cannot_be_built_or_took_too_long_fail_without_a_try(
         tried.extend(unit.network for unit in units)
         return Ranked(too_long={"wide": "not tried, since wide (random, seed 0) took longer than 10 s"})
 
-    monkeypatch.setattr(job_module, "run_units", too_long)
-    monkeypatch.setattr(NasJob, "shared", lambda self, seconds=None: None)
-    job = nas_job(tmp_path, proxies=("parameters", "whole"))
-    failed = job.rank(StopSignal()).failed
+    monkeypatch.setattr(rank_module, "run_units", too_long)
+    monkeypatch.setattr(NasCase, "shared", lambda self, seconds=None: None)
+    case = nas_case(tmp_path, proxies=("parameters", "whole"))
+    failed = rank(case, StopSignal()).failed
     # Scores without training come first, those of the whole set after them.
     assert tried == ["narrow", "wide", "narrow", "narrow"]
     reasons = {row.network: row.reason for row in failed}
@@ -166,23 +167,23 @@ def test_scores_of_an_earlier_version_of_the_code_are_said_and_not_used(
             on_score(unit, Score(1.0))
         return Ranked()
 
-    monkeypatch.setattr(job_module, "run_units", score)
-    monkeypatch.setattr(NasJob, "shared", lambda self, seconds=None: None)
+    monkeypatch.setattr(rank_module, "run_units", score)
+    monkeypatch.setattr(NasCase, "shared", lambda self, seconds=None: None)
     for space in ("first", "second", "third"):
         # Another file stands for the next process, which would import the edited module anew.
         text = SPACE.replace("4", "widths.NARROW").replace("8", "widths.WIDE")
         widths = "widths_of_test" if space == "first" else "edited_widths_of_test"
         (tmp_path / f"{widths}.py").write_text("NARROW, WIDE = 4, 8  # edited\n")
         (tmp_path / f"{space}.py").write_text(f"import {widths} as widths\n{text}")
-        job = nas_job(tmp_path, space=f"{tmp_path}/{space}.py:networks")
-        job.rank(StopSignal())
+        case = nas_case(tmp_path, space=f"{tmp_path}/{space}.py:networks")
+        rank(case, StopSignal())
         said = capsys.readouterr().out
         assert ("Note: 2 of the scores in this output are of other code" in said) == (space == "second")
     assert tried == [2, 2, 0]
 
 
 def test_fewer_networks_than_asked_for_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert retrain(nas_job(tmp_path), scored({}), StopSignal()) == Winners()
+    assert retrain(nas_case(tmp_path), scored({}), StopSignal()) == Winners()
     assert (
         "--retrain 2: 0 networks have a score for every seed, so no more are retrained"
         in capsys.readouterr().out
@@ -194,28 +195,28 @@ def test_fewer_networks_than_asked_for_are_said(tmp_path: Path, capsys: pytest.C
 def test_the_best_network_is_delivered_and_a_second_call_trains_nothing(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = nas_job(tmp_path)
+    case = nas_case(tmp_path)
     scores = scored({"wide": (2.0,), "narrow": (1.0,)})
-    found = retrain(job, scores, StopSignal())
+    found = retrain(case, scores, StopSignal())
     assert not found.stopped
     assert not found.failed
     assert [(row["network"], row["n"], row["proxy score"]) for row in found.rows] == [
         ("wide", 2, 2.0),
         ("narrow", 2, 1.0),
     ]
-    check_choice(job, found)
-    check_delivery(job, found, monkeypatch)
-    check_equal_to_reference(job)
-    check_resume(job, found, scores, monkeypatch)
+    check_choice(case, found)
+    check_delivery(case, found, monkeypatch)
+    check_equal_to_reference(case)
+    check_resume(case, found, scores, monkeypatch)
 
 
-def check_choice(job: NasJob, found: Winners) -> None:
+def check_choice(case: NasCase, found: Winners) -> None:
     """The winner has the best mean validation accuracy, its seed the best validation accuracy."""
     delivered = [row for row in found.rows if row["delivered"]]
     assert len(delivered) == 1
     assert delivered[0]["validation mean"] == max(row["validation mean"] for row in found.rows)
-    described = json.loads(job.store.read_bytes("winner/winner.json"))
-    own = [record for record in records(job) if record["network"] == delivered[0]["network"]]
+    described = json.loads(case.store.read_bytes("winner/winner.json"))
+    own = [record for record in records(case) if record["network"] == delivered[0]["network"]]
     best = max(own, key=lambda record: record["score"])
     assert described["network"] == delivered[0]["network"]
     assert described["seed"] in {r["seed"] for r in own if r["score"] == best["score"]}
@@ -223,19 +224,19 @@ def check_choice(job: NasJob, found: Winners) -> None:
     assert described["validation_accuracy"]["mean"] == delivered[0]["validation mean"]
     assert described["test_accuracy"]["n"] == 2
     assert described["training"]["epochs"] == 1
-    assert described["data"]["fingerprint"] == job.real.train.fingerprint
+    assert described["data"]["fingerprint"] == case.real.train.fingerprint
 
 
-def check_delivery(job: NasJob, found: Winners, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_delivery(case: NasCase, found: Winners, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raw images through the loaded preprocessing and network give the accuracies that are told."""
-    assert found.directory == job.store.where("winner")
+    assert found.directory == case.store.where("winner")
     names = ["README.md", "model.safetensors", "preprocess.safetensors", "winner.json"]
     assert sorted(path.name for path in Path(found.directory).iterdir()) == names
-    monkeypatch.chdir(Path(job.space.spec.rpartition(":")[0]).parent)
+    monkeypatch.chdir(Path(case.space.spec.rpartition(":")[0]).parent)
     net, preprocess, described = load_winner(found.directory, trust_code=True)
     assert "/" not in described["space"]
-    assert job.real.validation is not None
-    for key, part in (("validation_accuracy", job.real.validation), ("test_accuracy", job.real.test)):
+    assert case.real.validation is not None
+    for key, part in (("validation_accuracy", case.real.validation), ("test_accuracy", case.real.test)):
         labels_T = torch.from_numpy(part.labels)
         told = described[key]["delivered"]
         # Another memory layout sums in another order: an image on the edge may fall to the other side.
@@ -243,55 +244,55 @@ def check_delivery(job: NasJob, found: Winners, monkeypatch: pytest.MonkeyPatch)
         assert accuracy(net, preprocess.apply(part.images), labels_T) == pytest.approx(told, abs=slack)
 
 
-def check_equal_to_reference(job: NasJob) -> None:
+def check_equal_to_reference(case: NasCase) -> None:
     """A training is that of the reference of the same seed, bit for bit."""
     parts = {
         name: (torch.tensor(images), torch.tensor(labels))
-        for name, (images, labels) in job.material.real["main"].items()
+        for name, (images, labels) in case.material.real["main"].items()
     }
-    for record in records(job):
+    for record in records(case):
         unit = Unit(record["network"], WHOLE, record["seed"])
-        proxy = Proxy(WHOLE, "whole", "main", len(job.real.train.labels))
-        given: dict[str, Any] = {"space": job.space, "recipe": job.recipe, "small": {}}
+        proxy = Proxy(WHOLE, "whole", "main", len(case.real.train.labels))
+        given: dict[str, Any] = {"space": case.space, "recipe": case.recipe, "small": {}}
         score = run_unit(unit, proxy, real={"main": Images(**parts)}, device=torch.device("cpu"), **given)
         assert (score.score, score.test_accuracy) == (record["score"], record["test_accuracy"])
 
 
-def check_resume(job: NasJob, found: Winners, scores: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_resume(case: NasCase, found: Winners, scores: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records are taken up; what is damaged is trained again; what has changed gets records of its own."""
-    before = {name: job.store.read_bytes(name) for name in job.store.list("winner")}
+    before = {name: case.store.read_bytes(name) for name in case.store.list("winner")}
     real_tasks, trained = winner.run_tasks, []
     monkeypatch.setattr(winner, "run_tasks", refuse_to_train)
     # A driver of another commit that computed something here since, but none of these weights.
     monkeypatch.setenv("ATOM_GIT_COMMIT", "f" * 40)
-    note_maker(job.store, job.size)
-    assert retrain(job, scores, StopSignal()) == found
-    assert {name: job.store.read_bytes(name) for name in job.store.list("winner")} == before
+    note_maker(case.store, case.size)
+    assert retrain(case, scores, StopSignal()) == found
+    assert {name: case.store.read_bytes(name) for name in case.store.list("winner")} == before
 
     def counting(function: Callable[..., Any], items: list[Unit], **options: Any) -> Any:
         trained.extend(items)
         return real_tasks(function, items, **options)
 
     monkeypatch.setattr(winner, "run_tasks", counting)
-    weights = next(name for name in job.store.list("retrain") if name.endswith(".safetensors"))
-    content = job.store.read_bytes(weights)
-    job.store.write_bytes(weights, content[:-4] + b"abcd")
-    again = retrain(job, scores, StopSignal())
+    weights = next(name for name in case.store.list("retrain") if name.endswith(".safetensors"))
+    content = case.store.read_bytes(weights)
+    case.store.write_bytes(weights, content[:-4] + b"abcd")
+    again = retrain(case, scores, StopSignal())
     assert len(trained) == 1
     assert again == found
-    assert job.store.read_bytes(weights) == content
+    assert case.store.read_bytes(weights) == content
 
 
-def records(job: NasJob) -> list[dict[str, Any]]:
-    names = [name for name in job.store.list("retrain") if name.endswith(".json")]
-    return [json.loads(job.store.read_bytes(name)) for name in names]
+def records(case: NasCase) -> list[dict[str, Any]]:
+    names = [name for name in case.store.list("retrain") if name.endswith(".json")]
+    return [json.loads(case.store.read_bytes(name)) for name in names]
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(200)
 def test_network_that_cannot_be_built_is_told_and_the_others_go_on(ray_cluster: None, tmp_path: Path) -> None:
-    job = nas_job(tmp_path, retrain_seeds=1)
-    found = retrain(job, scored({"broken": (9.0,), "narrow": (1.0,)}), StopSignal())
+    case = nas_case(tmp_path, retrain_seeds=1)
+    found = retrain(case, scored({"broken": (9.0,), "narrow": (1.0,)}), StopSignal())
     assert [row["network"] for row in found.rows] == ["narrow"]
     assert found.rows[0]["test std"] is None
     assert found.rows[0]["delivered"]
@@ -304,10 +305,10 @@ def test_network_that_cannot_be_built_is_told_and_the_others_go_on(ray_cluster: 
 def test_a_signal_ends_it_without_delivering_and_nothing_chosen_delivers_nothing(
     ray_cluster: None, tmp_path: Path
 ) -> None:
-    job, stop = nas_job(tmp_path), StopSignal()
+    case, stop = nas_case(tmp_path), StopSignal()
     stop.set()
-    found = retrain(job, scored({"narrow": (1.0,)}), stop)
+    found = retrain(case, scored({"narrow": (1.0,)}), stop)
     assert found.stopped
     assert (found.rows, found.directory) == ([], "")
-    assert not job.store.exists("winner")
-    assert retrain(job, scored({}), StopSignal()) == Winners()
+    assert not case.store.exists("winner")
+    assert retrain(case, scored({}), StopSignal()) == Winners()

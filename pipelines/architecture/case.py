@@ -1,7 +1,6 @@
-"""One architecture search with everything decided: which units there are, their scores, and what is kept of them."""
+"""One architecture search with everything decided: command, space, sets, recipe, and the table of scores."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -11,20 +10,15 @@ import ray
 from apps.nas.packing import unit_cost
 from apps.nas.proxies import DISTILLED, Proxy
 from apps.nas.table import Row, Table, from_parquet
-from apps.nas.trial import Recipe, Score, Unit
+from apps.nas.trial import Recipe, Unit
 from atom.data import RealData
 from atom.resolve import resolve_evaluation, resolve_settings
 from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
 from pipelines.architecture.plan import Given, Plan
-from pipelines.architecture.proxies import Material, gather, keys_of
+from pipelines.architecture.proxies import Material, gather
 from pipelines.architecture.remote import Shared
-from pipelines.architecture.scores import Scored
-from pipelines.architecture.tuning import run_units
-from pipelines.console.command import say
 from pipelines.console.options import NasCommand
-from pipelines.console.progress import Progress
-from pipelines.console.signals import StopSignal
-from pipelines.output.records import add_seconds, log_distilled, log_real, note_maker, start_tracker
+from pipelines.output.records import log_distilled, log_real, note_maker, start_tracker
 from pipelines.output.store import Store
 from pipelines.real_images import preprocessing, say_unwhitened, whitening_flaw
 from pipelines.tracking import Tracker
@@ -32,12 +26,12 @@ from pipelines.workers.pool import Limits
 from pipelines.workers.resources import ActorSize
 
 if TYPE_CHECKING:
-    from pipelines.architecture.winner import Winners
+    pass
 
 TABLE = "results.parquet"
 
 
-class NasJob:
+class NasCase:
     """One run of the command with everything decided."""
 
     def __init__(
@@ -173,89 +167,6 @@ class NasJob:
         kept = self._shared
         return kept if seconds is None else replace(kept, seconds=seconds)
 
-    def rank(self, stop: StopSignal) -> Scored:
-        """Every network by every proxy: the tiny sets, then what takes their time, then the whole set."""
-        scored = Scored()
-        labels = {"seconds": "scoring, equal seconds", "whole": "reference"}
-        for kinds in (("set", "steps", "zero-cost"), ("seconds",), ("whole",)):
-            proxies = [proxy for proxy in self.material.proxies if proxy.kind in kinds]
-            seconds = self._equal_seconds(scored) if proxies and kinds == ("seconds",) else None
-            units = [
-                Unit(network, proxy.name, seed)
-                for network in self.space.names
-                for proxy in proxies
-                for seed in proxy.seeds(self._num_seeds(proxy))
-                if seconds is None or network in seconds
-            ]
-            if units and not scored.stopped:
-                self._run(units, scored, stop, label=labels.get(kinds[0], "scoring"), seconds=seconds)
-        return scored
-
-    def _num_seeds(self, proxy: Proxy) -> int:
-        return self.command.reference_seeds if proxy.kind == "whole" else self.command.seeds
-
-    def _run(
-        self,
-        units: Sequence[Unit],
-        scored: Scored,
-        stop: StopSignal,
-        *,
-        label: str,
-        seconds: Mapping[str, float] | None,
-    ) -> None:
-        """Score what the table does not have yet, and add everything to `scored`."""
-        keys = keys_of(units, self.material, self.space, self.recipe, self.device_kind)
-        known = {unit for unit, row in self.table.select(keys).items() if row.status == "done"}
-        for unit in units:
-            if unit not in known and unit.network in self.problems:
-                self.table.append(Row.failure(unit, self.problems[unit.network], key=keys[unit]))
-        left = [unit for unit in units if unit not in known and unit.network not in self.problems]
-        done = len(known)
-        outdated = {row.unit for row in self.table.rows if row.status == "done"} & set(left)
-        if outdated:
-            say(
-                f"Note: {len(outdated)} of the scores in this output are of other code, settings or images; they are"
-                " kept under keys of their own, and found anew."
-            )
-        begun_s = time.monotonic()
-        with Progress(
-            label, len(units), num_items=len(units), unit="scores", item="scores", done=done
-        ) as progress:
-
-            def keep(unit: Unit, score: Score) -> None:
-                nonlocal done
-                self.table.append(Row.of(unit, score, key=keys[unit]))
-                done += 1
-                progress.update(done, items_done=done)
-
-            def tick() -> None:
-                self.table.tick()
-                progress.update(done, items_done=done)
-
-            try:
-                with stop.polling():
-                    outcome = run_units(
-                        left,
-                        self.shared(seconds),
-                        cost=self.cost,
-                        size=self.size,
-                        limits=self.limits,
-                        on_score=keep,
-                        on_tick=tick,
-                        packs_per_worker=self.command.packs_per_worker or None,
-                        stop=stop,
-                    )
-                for unit, failure in outcome.failed.items():
-                    self.table.append(Row.failure(unit, failure.reason, key=keys[unit]))
-                self.problems |= outcome.too_long
-            finally:
-                self.table.flush()
-        scored.rows |= self.table.select(keys)
-        scored.stopped = outcome.stopped
-        scored.wall_seconds += time.monotonic() - begun_s
-        scored.unit_seconds += outcome.unit_seconds
-        add_seconds(self.store, f"{label.split(',')[0]}_s", time.monotonic() - begun_s)
-
     def cost(self, unit: Unit) -> float:
         """Predicted time of a unit, see `apps.nas.packing.unit_cost`."""
         validation = self.real.validation
@@ -267,25 +178,3 @@ class NasJob:
             num_validation=0 if validation is None else len(validation.labels),
             num_test=len(self.real.test.labels),
         )
-
-    def _equal_seconds(self, scored: Scored) -> dict[str, float]:
-        """Training seconds by network: what the first tiny set took, and its share of the preparation."""
-        assert self.material.first_set is not None, "the names of the proxies were checked"
-        times: dict[str, list[float]] = {}
-        for row in scored.of(self.material.first_set):
-            times.setdefault(row.network, []).append(row.train_seconds)
-        total = sum(sum(values) for values in times.values())
-        share = 1.0 + self.material.prepare_seconds / total if total else 1.0
-        return {network: fmean(values) * share for network, values in times.items()}
-
-    def search(self, stop: StopSignal) -> Scored:
-        """ASHA and Optuna over the same space."""
-        from pipelines.architecture.search import search_best
-
-        return search_best(self, stop)
-
-    def retrain(self, scored: Scored, stop: StopSignal) -> "Winners":
-        """The best networks by the first proxy, trained on the whole set."""
-        from pipelines.architecture.winner import retrain
-
-        return retrain(self, scored, stop)
