@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from atom.data import RealData
     from atom.distilled import DistilledSet
     from pipelines.console.signals import StopSignal
-    from pipelines.incremental.job import ContinualJob
     from pipelines.incremental.plan import Plan
+    from pipelines.incremental.run import ContinualRun
     from pipelines.output.store import Store
     from pipelines.tracking import Tracker
     from pipelines.workers.resources import ActorSize
@@ -34,9 +34,10 @@ def learn_stream(command: ContinualCommand) -> int:
     """Load, distil, learn, report; see `run_command` for what it returns."""
     from pipelines.console.signals import stop_on_signals
     from pipelines.evaluation import check_networks
-    from pipelines.incremental.job import ContinualJob
+    from pipelines.incremental.case import ContinualCase
     from pipelines.incremental.plan import check_names, plan, source_of
     from pipelines.incremental.preprocessed import VIEWS_NAME
+    from pipelines.incremental.run import ContinualRun
     from pipelines.output.ownership import claim, lock
     from pipelines.output.store import Store
     from pipelines.own_networks import try_networks
@@ -79,22 +80,23 @@ def learn_stream(command: ContinualCommand) -> int:
             for note in [*kept, *decided.notes, *notes_on(given, real)]:
                 say(f"Note: {note}")
             with stop_on_signals() as stop:
-                job = ContinualJob(command, decided, given, real, store, size, learner_size, device_kind)
-                with job.tracker(name) as tracker:
-                    return run(job, tracker, stop)
+                case = ContinualCase(command, decided, given, real, store, size, learner_size, device_kind)
+                work = ContinualRun(case)
+                with work.tracker(name) as tracker:
+                    return run(work, tracker, stop)
 
 
-def run(job: "ContinualJob", tracker: "Tracker", stop: "StopSignal") -> int:
+def run(work: "ContinualRun", tracker: "Tracker", stop: "StopSignal") -> int:
     """Everything after the decisions; returns the exit code."""
     from pipelines.incremental.report import publish
 
-    job.log_inputs(tracker)
-    if job.run(tracker, stop):
+    work.log_inputs(tracker)
+    if work.run(tracker, stop):
         return stopped(tracker, stop.signal_name)
-    failures = publish(job, tracker)
+    failures = publish(work, tracker)
     if failures:
         tracker.mark("FAILED", reason=f"{failures} cells failed")
-    say(job.store.where("report.html"))
+    say(work.case.store.where("report.html"))
     return EXIT_FAILED if failures else 0
 
 

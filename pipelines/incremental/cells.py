@@ -33,7 +33,7 @@ from pipelines.workers.resources import ActorSize
 from pipelines.workers.tasks import run_tasks
 
 if TYPE_CHECKING:
-    from pipelines.incremental.job import ContinualJob
+    from pipelines.incremental.case import ContinualCase
 
 
 class Cells:
@@ -44,23 +44,23 @@ class Cells:
         failed: why a cell has no further steps.
     """
 
-    def __init__(self, job: "ContinualJob", memories: Memories) -> None:
-        self._job, self._memories = job, memories
+    def __init__(self, case: "ContinualCase", memories: Memories) -> None:
+        self._case, self._memories = case, memories
         self.failed: dict[Cell, str] = {}
-        self._names = {cell: self._names_of(cell) for cell in job.plan.cells}
-        self._files = set(job.store.list("cells"))
+        self._names = {cell: self._names_of(cell) for cell in case.plan.cells}
+        self._files = set(case.store.list("cells"))
         self._states: dict[Cell, Any] = {}
-        self.steps: dict[Cell, list[StepResult]] = {cell: self._found(cell) for cell in job.plan.cells}
+        self.steps: dict[Cell, list[StepResult]] = {cell: self._found(cell) for cell in case.plan.cells}
 
     @property
     def open(self) -> list[Cell]:
         """Cells with steps to do."""
-        last = self._job.plan.num_steps
+        last = self._case.plan.num_steps
         return [cell for cell, steps in self.steps.items() if len(steps) < last and cell not in self.failed]
 
     def results(self) -> list[CellResult]:
         """All cells as they stand."""
-        last = self._job.plan.num_steps
+        last = self._case.plan.num_steps
         return [CellResult(cell, tuple(steps), len(steps) == last) for cell, steps in self.steps.items()]
 
     def run(self, step: int, *, size: ActorSize, stop: threading.Event, stream: TextIO | None = None) -> bool:
@@ -75,12 +75,12 @@ class Cells:
         items = self._ready(step)
         if not items:
             return False
-        job, total = self._job, len(self.steps)
-        note_maker(job.store, job.size)
+        case, total = self._case, len(self.steps)
+        note_maker(case.store, case.size)
         context = ray.put(self._context(items))
         begun_s, done = time.monotonic(), sum(len(steps) > step for steps in self.steps.values())
         with Progress(
-            f"step {step + 1} of {job.plan.num_steps}",
+            f"step {step + 1} of {case.plan.num_steps}",
             total,
             num_items=total,
             unit="trainings",
@@ -103,12 +103,12 @@ class Cells:
                 num_gpus=size.gpus,
                 max_in_flight=size.num_actors,
                 kind=lambda item: (item.cell.memory, item.cell.learner),
-                limits=job.limits,
+                limits=case.limits,
                 on_result=keep,
                 on_tick=lambda _: progress.update(done, items_done=done),
                 stop=stop,
             )
-        job.add_seconds("learn_s", time.monotonic() - begun_s)
+        case.add_seconds("learn_s", time.monotonic() - begun_s)
         self.failed |= {item.cell: failure.reason for item, failure in outcome.failed.items()}
         return outcome.stopped
 
@@ -122,8 +122,8 @@ class Cells:
 
     def _keep(self, item: CellStep, result: StepResult, state: bytes) -> None:
         """On disk: the state, the result, and only then the state before is let go."""
-        cell, store = item.cell, self._job.store
-        names, last = self._names[cell], self._job.plan.num_steps - 1
+        cell, store = item.cell, self._case.store
+        names, last = self._names[cell], self._case.plan.num_steps - 1
         if state and item.step < last:
             store.write_bytes(f"{names[item.step]}.safetensors", state)
             self._states[cell] = ray.put(state)
@@ -135,52 +135,52 @@ class Cells:
             self._states.pop(cell, None)
 
     def _context(self, items: Sequence[CellStep]) -> StepContext:
-        job = self._job
+        case = self._case
         return StepContext(
             inputs={item.cell: self._inputs(item) for item in items},
-            network=job.command.network,
-            class_names=job.real.train.class_names,
-            train_settings=job.train_settings,
-            device_kind=job.device_kind,
+            network=case.command.network,
+            class_names=case.real.train.class_names,
+            train_settings=case.train_settings,
+            device_kind=case.device_kind,
         )
 
     def _inputs(self, item: CellStep) -> StepInputs:
         cell = item.cell
-        view = self._job.views.view(self._job.views.name(cell.order))
+        view = self._case.views.view(self._case.views.name(cell.order))
         before = after = Held()
         if cell.memory != NONE:
             key = self._memories.key(cell.memory, cell.order, cell.seed)
             before, after = self._memories.before.get(key, before), self._memories.after[key]
         return StepInputs(
-            steps=self._job.plan.streams[cell.order].steps[: item.step + 1],
+            steps=self._case.plan.streams[cell.order].steps[: item.step + 1],
             tensors=view.tensors,
             train=view.train,
             judged=view.judged,
             before=before,
             after=after,
             state=self._states.get(cell),
-            settings=self._job.learner_settings(cell.order, item.step),
+            settings=self._case.learner_settings(cell.order, item.step),
         )
 
     def _names_of(self, cell: Cell) -> list[str]:
         """Where the result and state of each step lie, without their endings."""
-        job, names, key = self._job, [], ""
+        case, names, key = self._case, [], ""
         common = {
-            **job.data_key(cell.order),
-            "device": job.device_kind,
-            "network": network_identity(job.command.network, job.real),
-            **initial_key(job.command.network, job.train_settings),
+            **case.data_key(cell.order),
+            "device": case.device_kind,
+            "network": network_identity(case.command.network, case.real),
+            **initial_key(case.command.network, case.train_settings),
             "learner": cell.learner,
             "version": TRAINING_VERSION,
         }
-        for step in range(job.plan.num_steps):
+        for step in range(case.plan.num_steps):
             memory: dict[str, Any] = {"memory": NONE}
             if cell.memory != NONE:
                 place = self._memories.key(cell.memory, cell.order, cell.seed)
                 memory = self._memories.recipe(place, step)
-            steps = job.plan.streams[cell.order].steps[: step + 1]
-            settings = job.learner_settings(cell.order, step)
-            memory["settings"] = deciding(cell.learner, settings, job.train_settings)
+            steps = case.plan.streams[cell.order].steps[: step + 1]
+            settings = case.learner_settings(cell.order, step)
+            memory["settings"] = deciding(cell.learner, settings, case.train_settings)
             # The key before holds what the memory was when the step began.
             key = settings_hash(
                 {**common, **memory, "training": training_seed(cell), "steps": steps, "before": key}
@@ -197,7 +197,7 @@ class Cells:
                 break
             found.append(result)
         self._let_go(cell, before=len(found) - 1)
-        if cell.learner in RESTARTING or len(found) == self._job.plan.num_steps:
+        if cell.learner in RESTARTING or len(found) == self._case.plan.num_steps:
             return found
         # The states of older steps are gone: then the cell begins anew.
         while found and not self._read_state(cell, len(found) - 1):
@@ -206,7 +206,7 @@ class Cells:
 
     def _result(self, name: str, step: int) -> StepResult | None:
         try:
-            result = StepResult.from_dict(json.loads(self._job.store.read_bytes(name))["result"])
+            result = StepResult.from_dict(json.loads(self._case.store.read_bytes(name))["result"])
         except (StoreError, ValueError, KeyError, TypeError):
             return None
         return result if result.step == step and len(result.class_row) == step + 1 else None
@@ -215,14 +215,14 @@ class Cells:
         """Delete states of steps before one: a driver that is killed in `_keep` leaves one behind."""
         for name in self._names[cell][: max(0, before)]:
             if f"{name}.safetensors" in self._files:
-                self._job.store.delete(f"{name}.safetensors")
+                self._case.store.delete(f"{name}.safetensors")
 
     def _read_state(self, cell: Cell, step: int) -> bool:
         name = f"{self._names[cell][step]}.safetensors"
         if name not in self._files:
             return False
         try:
-            content = self._job.store.read_bytes(name)
+            content = self._case.store.read_bytes(name)
             LearnerState.from_bytes(content)
         except (StoreError, ArtifactError):
             return False

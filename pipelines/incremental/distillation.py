@@ -13,7 +13,6 @@ import numpy as np
 
 from apps.continual.budget import equal_groups
 from atom.distill import IMAGES_VERSION
-from atom.resolve import resolve_settings
 from atom.settings import DistillSettings
 from pipelines.distillation import Group, distil_classes, stored_curves
 from pipelines.incremental.plan import DISTILLED
@@ -28,7 +27,7 @@ from pipelines.workers.resources import ActorSize
 
 if TYPE_CHECKING:
     from pipelines.console.signals import StopSignal
-    from pipelines.incremental.job import ContinualJob
+    from pipelines.incremental.case import ContinualCase
     from pipelines.tracking import Tracker
 
 
@@ -67,54 +66,54 @@ class Distiller:
         failed: why a class of a lot has none.
     """
 
-    def __init__(self, job: "ContinualJob") -> None:
-        self._job = job
+    def __init__(self, case: "ContinualCase") -> None:
+        self._case = case
         self.images: dict[tuple[Lot, int], np.ndarray] = {}
         self.failed: dict[tuple[Lot, int], str] = {}
         self._settings: dict[tuple[str, int], DistillSettings] = {}
 
     def lot(self, memory: str, order: int, step: int, class_id: int) -> Lot:
         """Where the images of a class that comes at a step are from."""
-        mode = memory.removeprefix(DISTILLED).removeprefix("-") or self._job.command.mode
-        together = self._job.command.classes_per_group > 1
+        mode = memory.removeprefix(DISTILLED).removeprefix("-") or self._case.command.mode
+        together = self._case.command.classes_per_group > 1
         return Lot(
-            self._job.views.name(order),
+            self._case.views.name(order),
             mode,
-            self._job.plan.ipc(memory, order, step, class_id),
+            self._case.plan.ipc(memory, order, step, class_id),
             order if together else None,
         )
 
     def lots_of(self, memory: str, order: int, step: int) -> dict[Lot, list[Group]]:
         """The lots of a step's classes, and the groups of each: a rare class has fewer images, so another lot."""
-        plan = self._job.plan
+        plan = self._case.plan
         number = {c: plan.ipc(memory, order, step, c) for c in plan.streams[order].steps[step]}
-        groups = equal_groups(number, size=self._job.command.classes_per_group).values()
+        groups = equal_groups(number, size=self._case.command.classes_per_group).values()
         return {self.lot(memory, order, step, found[0][0]): found for found in groups}
 
     def settings(self, lot: Lot) -> DistillSettings:
         """Settings of a lot, resolved."""
         key = lot.mode, lot.ipc
         if key not in self._settings:
-            self._settings[key] = distil_settings(self._job, mode=lot.mode, ipc=lot.ipc)
+            self._settings[key] = self._case.distil_settings(mode=lot.mode, ipc=lot.ipc)
         return self._settings[key]
 
     def identity(self, lot: Lot) -> dict[str, Any]:
         """All that decides the bits of a lot's images, but for the other classes of a group."""
-        job, settings = self._job, self.settings(lot)
+        case, settings = self._case, self.settings(lot)
         return {
             **settings.model_dump(mode="json"),
-            "network": network_identity(settings.network, job.real),
-            "dataset": job.real.name,
-            "fingerprint": job.real.train.fingerprint,
-            "preprocess": job.views.digest(lot.view),
-            "device": job.device_kind,
+            "network": network_identity(settings.network, case.real),
+            "dataset": case.real.name,
+            "fingerprint": case.real.train.fingerprint,
+            "preprocess": case.views.digest(lot.view),
+            "device": case.device_kind,
             "order": lot.order,
             "images_version": IMAGES_VERSION,
         }
 
     def lots(self, step: int) -> dict[Lot, list[Group]]:
         """What has to be distilled for a step, over all class orders."""
-        plan = self._job.plan
+        plan = self._case.plan
         found: dict[Lot, dict[Group, None]] = {}
         for memory in plan.distilled:
             for order in plan.streams:
@@ -137,7 +136,7 @@ class Distiller:
     def log_curves(self, tracker: "Tracker") -> None:
         """The loss curves of all that is stored, each step and lot in its run: MLflow may lack some."""
         known: set[tuple[Lot, int]] = set()
-        for step in range(self._job.plan.num_steps):
+        for step in range(self._case.plan.num_steps):
             for lot, groups in self.lots(step).items():
                 left = [group for group in groups if any((lot, c) not in known for c in group)]
                 known |= {(lot, class_id) for group in left for class_id in group}
@@ -149,7 +148,7 @@ class Distiller:
 
     def worker_seconds(self, memory: str) -> float | None:
         """Seconds that workers spent on a memory's lots, in whatever run on this output; None where unknown."""
-        plan = self._job.plan
+        plan = self._case.plan
         steps = [(order, step) for order in plan.streams for step in range(plan.num_steps)]
         lots = {lot for place in steps for lot in self.lots_of(memory, *place)}
         spent = [times(self._store(lot)).get(DISTILL_WORKER_S) for lot in lots]
@@ -162,12 +161,12 @@ class Distiller:
         Raises:
             ConfigError: one cannot be had, such as a network without what its mode matches.
         """
-        lots = {lot: None for step in range(self._job.plan.num_steps) for lot in self.lots(step)}
+        lots = {lot: None for step in range(self._case.plan.num_steps) for lot in self.lots(step)}
         return list({(lot.mode, lot.ipc): self.settings(lot) for lot in lots}.values())
 
     def _store(self, lot: Lot) -> Store:
         """Where the checkpoints of a lot lie, and its time."""
-        return self._job.store.inside(f"distilled/{lot.name}-{settings_hash(self.identity(lot))[:8]}")
+        return self._case.store.inside(f"distilled/{lot.name}-{settings_hash(self.identity(lot))[:8]}")
 
     def _known(self, lot: Lot, class_id: int) -> bool:
         return (lot, class_id) in self.images or (lot, class_id) in self.failed
@@ -182,17 +181,17 @@ class Distiller:
         tracker: "Tracker",
         stop: threading.Event,
     ) -> bool:
-        job, store = self._job, self._store(lot)
+        case, store = self._case, self._store(lot)
         checkpoints = Checkpoints(store, claim(store, self.identity(lot)))
-        problem = Problem(self.settings(lot), *job.plan.shape, job.real.train.num_classes, job.device_kind)
+        problem = Problem(self.settings(lot), *case.plan.shape, case.real.train.num_classes, case.device_kind)
 
         def worked(_: float, worker_seconds: float) -> None:
-            note_maker(job.store, job.size)
+            note_maker(case.store, case.size)
             # Beside the images: another lot of this output, such as that of another budget, has its own time.
             add_seconds(store, DISTILL_WORKER_S, worker_seconds)
 
         classes = [class_id for group in groups for class_id in group]
-        train = job.views.view(lot.view).train
+        train = case.views.view(lot.view).train
         # A run of its own for the losses: two steps, or two sizes, would write into one curve.
         with tracker.child(_run_name(lot, step), params={"classes": len(classes)}) as child:
             outcome = distil_classes(
@@ -201,8 +200,8 @@ class Distiller:
                 {class_id: train[class_id] for class_id in classes},
                 checkpoints,
                 size=size,
-                checkpoint_every=job.command.checkpoint_every,
-                limits=job.limits,
+                checkpoint_every=case.command.checkpoint_every,
+                limits=case.limits,
                 tracker=child,
                 stop=stop,
                 on_seconds=worked,
@@ -263,25 +262,3 @@ class Ahead:
         self._thread, error, self._error = None, self._error, None
         if error is not None:
             raise error
-
-
-def distil_settings(job: "ContinualJob", *, mode: str, ipc: int) -> DistillSettings:
-    """The command's settings of distillation for one mode and size, resolved.
-
-    Raises:
-        ConfigError: see `resolve_settings`.
-    """
-    channels, height, width = job.plan.shape
-    asked = job.command.part(DistillSettings).model_copy(
-        update={"mode": mode, "ipc": ipc, "network": job.command.distil_network}
-    )
-    return resolve_settings(
-        asked,
-        device_kind=job.device_kind,
-        channels=channels,
-        height=height,
-        width=width,
-        num_classes=job.real.train.num_classes,
-        symbols=job.real.symbols,
-        whitenable=job.flaw is None,
-    )

@@ -26,7 +26,7 @@ from pipelines.real_images import network_identity
 from pipelines.sets import fingerprint
 
 if TYPE_CHECKING:
-    from pipelines.incremental.job import ContinualJob
+    from pipelines.incremental.case import ContinualCase
 
 Key = tuple[str, int, int]
 """Memory, class order, training seed it was drawn for: 0 where one draw serves all."""
@@ -40,21 +40,21 @@ class Memories:
         failed: why a memory of a class order cannot be had, from some step on.
     """
 
-    def __init__(self, job: "ContinualJob", distiller: Distiller) -> None:
-        self._job, self._distiller = job, distiller
+    def __init__(self, case: "ContinualCase", distiller: Distiller) -> None:
+        self._case, self._distiller = case, distiller
         self.before: dict[Key, Held] = {}
         self.after: dict[Key, Held] = {}
         self.failed: dict[tuple[str, int], str] = {}
-        self.choices = Choices(job)
+        self.choices = Choices(case)
         self._ordered: dict[tuple[Any, ...], Exemplars] = {}
         self._reservoirs: dict[Key, Reservoir] = {}
-        given = job.given[0] if job.given is not None else None
+        given = case.given[0] if case.given is not None else None
         self._set_digest = given and fingerprint(given)
-        draws = range(job.command.seeds)
+        draws = range(case.command.seeds)
         self.keys: list[Key] = [
             (memory, order, draw)
-            for memory in job.plan.memories
-            for order in job.plan.streams
+            for memory in case.plan.memories
+            for order in case.plan.streams
             for draw in (draws if memory in DRAWN else (0,))
         ]
 
@@ -64,22 +64,22 @@ class Memories:
 
     def recipe(self, key: Key, step: int) -> dict[str, Any]:
         """All that decides what is in a memory after a step, besides the stream and the real images."""
-        job, (memory, order, _) = self._job, key
+        case, (memory, order, _) = self._case, key
         found: dict[str, Any] = {"memory": memory, "seed": self._seed(key)}
-        if job.plan.compress:
-            found |= {"files": lossless.codec(), "room": job.plan.room(memory, order, step)}
+        if case.plan.compress:
+            found |= {"files": lossless.codec(), "room": case.plan.room(memory, order, step)}
         if memory == RESERVOIR:
-            return {**found, "capacity": job.plan.capacity()}
+            return {**found, "capacity": case.plan.capacity()}
         found |= {
-            "quota": job.plan.quota(memory, order, step),
-            "embedding": network_identity(job.command.distil_network, job.real),
+            "quota": case.plan.quota(memory, order, step),
+            "embedding": network_identity(case.command.distil_network, case.real),
         }
         if memory == SET:
-            return {**found, "set": self._set_digest, "storage": job.plan.storage}
+            return {**found, "set": self._set_digest, "storage": case.plan.storage}
         if memory.startswith(DISTILLED):
             lots = [self._distiller.lots_of(memory, order, earlier) for earlier in range(step + 1)]
             identities = [settings_hash(self._distiller.identity(lot)) for of_step in lots for lot in of_step]
-            return {**found, "memory": DISTILLED, "lots": identities, "storage": job.plan.storage}
+            return {**found, "memory": DISTILLED, "lots": identities, "storage": case.plan.storage}
         return found
 
     def advance(self, step: int) -> None:
@@ -92,7 +92,7 @@ class Memories:
             # Whatever is wrong with the images of a memory, the others go on without it.
             try:
                 kept = self._made(key, step)
-                if self._job.command.pictures and order == self._job.plan.first and key[2] == 0:
+                if self._case.command.pictures and order == self._case.plan.first and key[2] == 0:
                     self._draw(key, step, kept)
             except StoreError:
                 raise
@@ -104,32 +104,32 @@ class Memories:
 
     def picture_name(self, memory: str, step: int) -> str:
         """Where the picture of a memory of the first class order lies."""
-        job, order = self._job, self._job.plan.first
-        steps = job.plan.streams[order].steps[: step + 1]
+        case, order = self._case, self._case.plan.first
+        steps = case.plan.streams[order].steps[: step + 1]
         key = settings_hash(
-            {**self.recipe((memory, order, 0), step), "data": job.data_key(order), "steps": steps}
+            {**self.recipe((memory, order, 0), step), "data": case.data_key(order), "steps": steps}
         )
         return f"pictures/{memory}-step{step}-{key[:8]}.png"
 
     def _draw(self, key: Key, step: int, kept: Memory | Reservoir) -> None:
-        preprocess = self._job.views.preprocess(self._job.views.name(key[1]))
-        png = memory_picture(kept, preprocess, self._job.real.train.class_names)
-        self._job.store.write_bytes(self.picture_name(key[0], step), png)
+        preprocess = self._case.views.preprocess(self._case.views.name(key[1]))
+        png = memory_picture(kept, preprocess, self._case.real.train.class_names)
+        self._case.store.write_bytes(self.picture_name(key[0], step), png)
 
     def _made(self, key: Key, step: int) -> Memory | Reservoir:
         memory, order, _ = key
-        stream = self._job.plan.streams[order]
+        stream = self._case.plan.streams[order]
         if memory == RESERVOIR:
-            capacity = self._job.plan.capacity()
+            capacity = self._case.plan.capacity()
             limits = {
-                "compress": self._job.plan.compress,
-                "max_bytes": self._job.plan.room(memory, order, step),
+                "compress": self._case.plan.compress,
+                "max_bytes": self._case.plan.room(memory, order, step),
             }
             kept = self._reservoirs.setdefault(key, Reservoir(capacity, seed=self._seed(key), **limits))
             for class_id in stream.steps[step]:
                 kept.add(class_id, Exemplars(self._pixels(class_id)))
             return kept
-        quota, room = self._job.plan.quota(memory, order, step), self._job.plan.room(memory, order, step)
+        quota, room = self._case.plan.quota(memory, order, step), self._case.plan.room(memory, order, step)
         return Memory(
             {
                 class_id: self._exemplars(key, earlier, class_id).head(quota, room)
@@ -141,7 +141,7 @@ class Memories:
     def _exemplars(self, key: Key, step: int, class_id: int) -> Exemplars:
         """A class as it was when it came, at `step`, or with more images: in order, so that a head is enough."""
         memory, order, _ = key
-        view = self._job.views.name(order)
+        view = self._case.views.name(order)
         if memory == SET:
             place: tuple[Any, ...] = (SET, view, class_id)
             if place not in self._ordered:
@@ -160,7 +160,7 @@ class Memories:
 
     def _stored(self, exemplars: Exemplars, memory: str, class_id: int) -> Exemplars:
         """As they are kept: compressed, the most that any class order has room for."""
-        plan = self._job.plan
+        plan = self._case.plan
         return exemplars.compressed(plan.largest_room(memory, class_id)) if plan.compress else exemplars
 
     def given(self, view: str) -> Mapping[int, Exemplars]:
@@ -169,23 +169,23 @@ class Memories:
         Raises:
             ConfigError: it does not fit the stream, see `from_distilled`.
         """
-        job = self._job
-        assert job.given is not None, "checked by the plan"
+        case = self._case
+        assert case.given is not None, "checked by the plan"
         with use_threads(1):
             return from_distilled(
-                job.given[0],
-                range(job.real.train.num_classes),
-                storage=job.plan.storage,
-                class_names=job.real.train.class_names,
-                image_shape=job.plan.shape,
-                preprocess=job.views.preprocess(view),
-                seed=job.command.seed,
-                network=job.command.distil_network,
+                case.given[0],
+                range(case.real.train.num_classes),
+                storage=case.plan.storage,
+                class_names=case.real.train.class_names,
+                image_shape=case.plan.shape,
+                preprocess=case.views.preprocess(view),
+                seed=case.command.seed,
+                network=case.command.distil_network,
                 device=torch.device("cpu"),
             )
 
     def _distilled(self, lot: Any, class_id: int) -> Exemplars:
-        job, name = self._job, self._job.real.train.class_names[class_id]
+        case, name = self._case, self._case.real.train.class_names[class_id]
         if (lot, class_id) not in self._distiller.images:
             reason = self._distiller.failed.get((lot, class_id), "it was not distilled")
             raise _MissingError(f"class {name!r} has no distilled images: {reason}")
@@ -194,11 +194,11 @@ class Memories:
             with use_threads(1):
                 return keep_distilled(
                     white_MCHW,
-                    job.plan.storage,
-                    preprocess=job.views.preprocess(lot.view),
-                    seed=job.command.seed,
-                    factor=job.command.factor,
-                    network=job.command.distil_network,
+                    case.plan.storage,
+                    preprocess=case.views.preprocess(lot.view),
+                    seed=case.command.seed,
+                    factor=case.command.factor,
+                    network=case.command.distil_network,
                     device=torch.device("cpu"),
                 )
         except AtomError as error:
@@ -209,23 +209,23 @@ class Memories:
         kind = key[0]
         if kind == "random":
             pixels = torch.from_numpy(self._pixels(class_id))
-            number = self._job.plan.largest_quota(kind, class_id)
+            number = self._case.plan.largest_quota(kind, class_id)
             return select(kind, pixels, number=number, seed=self._seed(key), class_id=class_id)
         choice = self.choices.of(kind, view, class_id)
         if choice not in self.choices.rows:
             reason = self.choices.failed.get(choice, "they were not chosen")
             raise _MissingError(
-                f"class {self._job.real.train.class_names[class_id]!r} has no images: {reason}"
+                f"class {self._case.real.train.class_names[class_id]!r} has no images: {reason}"
             )
         return self.choices.rows[choice]
 
     def _pixels(self, class_id: int) -> Any:
-        train = self._job.real.train
+        train = self._case.real.train
         return train.images[train.indices_of(class_id)]
 
     def _seed(self, key: Key) -> int:
         # Distinct run seeds far apart, so that no draw of one run is a draw of the next.
-        seed = self._job.command.seed
+        seed = self._case.command.seed
         return 10**6 * seed + 10**3 * key[1] + key[2] if key[0] in DRAWN else seed
 
 

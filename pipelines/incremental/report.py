@@ -16,8 +16,9 @@ from apps.continual.results import (
 )
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration, format_table, print_table
-from pipelines.incremental.job import ContinualJob, metric_name, orders_text, together
+from pipelines.incremental.case import metric_name, orders_text, together
 from pipelines.incremental.plan import SET
+from pipelines.incremental.run import ContinualRun
 from pipelines.output.provenance import command_line
 from pipelines.output.records import DISTILL_WORKER_S, maker_facts, times
 from pipelines.sets import held_out
@@ -26,13 +27,13 @@ from pipelines.tracking import Tracker
 REPORT, RESULTS = "report.html", "results.json"
 
 
-def publish(job: ContinualJob, tracker: Tracker) -> int:
+def publish(run: ContinualRun, tracker: Tracker) -> int:
     """Print, write and record everything; returns how many cells failed."""
-    results = collect(job)
+    results = collect(run)
     columns, rows = table(results.summaries)
-    title = f"{results.stream}, memories of {job.plan.budget}{', compressed' if job.plan.compress else ''}"
+    title = f"{results.stream}, memories of {run.case.plan.budget}{', compressed' if run.case.plan.compress else ''}"
     if rows:
-        print_table(f"{title}: accuracy on {_judged(job)} images, %", columns, rows)
+        print_table(f"{title}: accuracy on {_judged(run)} images, %", columns, rows)
         for remark in remarks(results):
             say(remark)
     if results.failures:
@@ -41,44 +42,46 @@ def publish(job: ContinualJob, tracker: Tracker) -> int:
         for reason, names in _grouped(results.failures).items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             say(f"  {', '.join(names[:3])}{more}: {reason}")
-    pictures = {memory: _picture(job, memory, job.plan.num_steps - 1) for memory in job.plan.memories}
+    pictures = {
+        memory: _picture(run, memory, run.case.plan.num_steps - 1) for memory in run.case.plan.memories
+    }
     html = render_continual(
         results, title=title, memory_pictures={memory: png for memory, png in pictures.items() if png}
     )
-    job.store.write_json(RESULTS, results.to_dict())
-    job.store.write_text(REPORT, html)
-    record(job, results, tracker, html=html)
+    run.case.store.write_json(RESULTS, results.to_dict())
+    run.case.store.write_text(REPORT, html)
+    record(run, results, tracker, html=html)
     return len(results.failures)
 
 
-def collect(job: ContinualJob) -> ContinualResults:
+def collect(run: ContinualRun) -> ContinualResults:
     """All cells of the run as they stand, with the summaries of the complete ones."""
-    cells = job.cells.results()
-    spent = {memory: job.distiller.worker_seconds(memory) for memory in job.plan.distilled}
+    cells = run.cells.results()
+    spent = {memory: run.distiller.worker_seconds(memory) for memory in run.case.plan.distilled}
     seconds = {memory: found for memory, found in spent.items() if found is not None}
-    if job.given is not None and job.given[1] is not None:
-        seconds[SET] = job.given[1]
-    sizes = job.plan.step_sizes
+    if run.case.given is not None and run.case.given[1] is not None:
+        seconds[SET] = run.case.given[1]
+    sizes = run.case.plan.step_sizes
     each = " or ".join(map(str, sorted({*sizes}, reverse=True)))
     if sorted(sizes, reverse=True) != list(sizes) or max(sizes) > min(sizes) + 1:
         each = " + ".join(map(str, sizes))
-    names = job.real.train.class_names
-    whitening = job.views.preprocess(job.views.name(job.plan.first)).zca
+    names = run.case.real.train.class_names
+    whitening = run.case.views.preprocess(run.case.views.name(run.case.plan.first)).zca
     return ContinualResults(
-        stream=f"{job.real.source.title} in {job.plan.num_steps} steps of {each} classes",
-        num_steps=job.plan.num_steps,
-        num_classes=job.real.train.num_classes,
+        stream=f"{run.case.real.source.title} in {run.case.plan.num_steps} steps of {each} classes",
+        num_steps=run.case.plan.num_steps,
+        num_classes=run.case.real.train.num_classes,
         cells=tuple(cells),
         summaries=tuple(summarise(cells, seconds)),
         distil_seconds=seconds,
-        facts=facts(job),
-        failures=tuple((cell.name, reason) for cell, reason in job.cells.failed.items()),
-        score_on=_judged(job),
+        facts=facts(run),
+        failures=tuple((cell.name, reason) for cell, reason in run.cells.failed.items()),
+        score_on=_judged(run),
         steps={
             order: tuple(tuple(names[c] for c in classes) for classes in stream.steps)
-            for order, stream in job.plan.streams.items()
+            for order, stream in run.case.plan.streams.items()
         },
-        class_images=dict(zip(names, job.judged.per_class_counts().tolist(), strict=True)),
+        class_images=dict(zip(names, run.case.judged.per_class_counts().tolist(), strict=True)),
         whitening_bytes=0 if whitening is None else whitening.num_bytes,
     )
 
@@ -112,16 +115,17 @@ def remarks(results: ContinualResults) -> list[str]:
     return [*([ON_STATISTICS] if restated else []), *whitening, *suspicions(results)]
 
 
-def facts(job: ContinualJob) -> dict[str, str]:
+def facts(run: ContinualRun) -> dict[str, str]:
     """What a reader needs to judge and repeat the run."""
-    command, real, train, learner = job.command, job.real, job.train_settings, job.all_learner_settings()
+    case = run.case
+    command, real, train, learner = case.command, case.real, case.train_settings, case.all_learner_settings()
     validation = 0 if real.validation is None else len(real.validation.labels)
     whole = "all training images, those of classes to come among them, as the published protocols do"
     on_first = "the training images of the first step, so differently for each class order"
     found = {
         "images": (
             f"{real.source.title}: {len(real.train.labels)} training, {validation} validation,"
-            f" {len(real.test.labels)} test images; accuracies are on the {_judged(job)} images of classes seen"
+            f" {len(real.test.labels)} test images; accuracies are on the {_judged(run)} images of classes seen"
         ),
         "class orders": orders_text(command),
         "trainings": f"{command.seeds} of each class order, each from random weights of its own",
@@ -132,11 +136,11 @@ def facts(job: ContinualJob) -> dict[str, str]:
         "network": f"{command.network}, with outputs for all {real.train.num_classes} classes from the first step",
         "preprocessing": (
             f"fitted on {whole if command.preprocess_on == 'all' else on_first};"
-            f" ZCA {job.preprocess_settings.zca}"
+            f" ZCA {run.case.preprocess_settings.zca}"
         ),
         "memory": (
-            f"{job.plan.budget}; real images are uint8 pixels, distilled ones {command.storage}"
-            f" with factor {command.factor}{_compressed(job)}; a class that has to shrink keeps its first images in the"
+            f"{run.case.plan.budget}; real images are uint8 pixels, distilled ones {command.storage}"
+            f" with factor {command.factor}{_compressed(run)}; a class that has to shrink keeps its first images in the"
             " order in which it was chosen, distilled ones in herding order"
         ),
         "gdumb": (
@@ -151,24 +155,24 @@ def facts(job: ContinualJob) -> dict[str, str]:
             f" {learner['replay_dsa_strategy']}; der++ alpha {command.der_alpha:g}, beta {command.der_beta:g}"
         ),
     }
-    if job.plan.distilled:
-        found["distillation"] = _distillation(job)
-    if job.given is not None:
-        found["set"] = _given_set(job)
-    return {**found, "left out": " ".join(job.plan.notes) or "nothing", **_circumstances(job)}
+    if run.case.plan.distilled:
+        found["distillation"] = _distillation(run)
+    if run.case.given is not None:
+        found["set"] = _given_set(run)
+    return {**found, "left out": " ".join(run.case.plan.notes) or "nothing", **_circumstances(run)}
 
 
-def _compressed(job: ContinualJob) -> str:
-    if not job.plan.compress:
+def _compressed(run: ContinualRun) -> str:
+    if not run.case.plan.compress:
         return ""
     return f", each as a lossless file ({lossless.codec()}) where that is smaller, whose bytes are counted"
 
 
-def _distillation(job: ContinualJob) -> str:
-    command = job.command
-    sizes = sorted({settings.ipc for settings in job.distil_settings})
+def _distillation(run: ContinualRun) -> str:
+    command = run.case.command
+    sizes = sorted({settings.ipc for settings in run.distil_settings})
     shown = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    of_all = together(job.distil_settings)
+    of_all = together(run.distil_settings)
     alone = "alone, once for all class orders"
     grouped = f"in groups of {command.classes_per_group} of its step, for each class order"
     return (
@@ -184,47 +188,47 @@ def _epochs(values: str) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} (more for fewer images)"
 
 
-def _given_set(job: ContinualJob) -> str:
-    assert job.given is not None, "asked for where there is one"
-    given = job.given[0]
+def _given_set(run: ContinualRun) -> str:
+    assert run.case.given is not None, "asked for where there is one"
+    given = run.case.given[0]
     factor = f", factor {given.factor}" if given.factor > 1 else ""
     seen = (
         ""
-        if held_out(given, job.real)
+        if held_out(given, run.case.real)
         else (
             "; distilled from other training images than those of this run, so it may have seen validation images"
         )
     )
-    return f"{job.command.set}: {given.method}, {given.ipc} images a class{factor}{seen}"
+    return f"{run.case.command.set}: {given.method}, {given.ipc} images a class{factor}{seen}"
 
 
-def _circumstances(job: ContinualJob) -> dict[str, str]:
-    spent = times(job.store)
+def _circumstances(run: ContinualRun) -> dict[str, str]:
+    spent = times(run.case.store)
     labels = {"distil_wait_s": "waiting for distillation", "learn_s": "learners"}
     walls = [f"{label} {format_duration(spent[key])}" for key, label in labels.items() if key in spent]
     return {
-        **maker_facts(job.store),
+        **maker_facts(run.case.store),
         "wall time": ", ".join(walls) or "nothing was left to do",
         "command": command_line("atom-continual"),
     }
 
 
-def record(job: ContinualJob, results: ContinualResults, tracker: Tracker, *, html: str) -> None:
+def record(run: ContinualRun, results: ContinualResults, tracker: Tracker, *, html: str) -> None:
     """The parent run's metrics and artifacts, and one child run a cell."""
     tracker.log_text(html, REPORT)
     tracker.log_dict(results.to_dict(), RESULTS)
-    tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(job.store).items()})
+    tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(run.case.store).items()})
     tracker.log_metrics({f"{memory}/{DISTILL_WORKER_S}": s for memory, s in results.distil_seconds.items()})
     for row in results.summaries:
         tracker.log_metrics(_numbers(row))
     if results.summaries:
         said = "".join(f"\n\n{remark}" for remark in remarks(results))
         tracker.set_note(f"```\n{format_table(results.stream, *table(results.summaries))}\n```{said}")
-    if job.command.pictures:
-        tracker.log_artifacts(lambda folder: _write_pictures(job, folder), path="memories")
+    if run.case.command.pictures:
+        tracker.log_artifacts(lambda folder: _write_pictures(run, folder), path="memories")
     failures = dict(results.failures)
     for cell in results.cells:
-        params = {**vars(cell.cell), "network": job.command.network, "budget": job.command.budget}
+        params = {**vars(cell.cell), "network": run.case.command.network, "budget": run.case.command.budget}
         with tracker.child(cell.cell.name, params=params) as child:
             for step in cell.steps:
                 child.log_metrics(
@@ -259,17 +263,17 @@ def _numbers(row: Summary) -> dict[str, float]:
     return {f"{row.memory}/{metric_name(row.learner)}/{name}": number for name, number in found.items()}
 
 
-def _picture(job: ContinualJob, memory: str, step: int) -> bytes | None:
-    if not job.command.pictures:
+def _picture(run: ContinualRun, memory: str, step: int) -> bytes | None:
+    if not run.case.command.pictures:
         return None
-    name = job.memories.picture_name(memory, step)
-    return job.store.read_bytes(name) if job.store.exists(name) else None
+    name = run.memories.picture_name(memory, step)
+    return run.case.store.read_bytes(name) if run.case.store.exists(name) else None
 
 
-def _write_pictures(job: ContinualJob, folder: Path) -> None:
-    for memory in job.plan.memories:
-        for step in range(job.plan.num_steps):
-            if png := _picture(job, memory, step):
+def _write_pictures(run: ContinualRun, folder: Path) -> None:
+    for memory in run.case.plan.memories:
+        for step in range(run.case.plan.num_steps):
+            if png := _picture(run, memory, step):
                 (folder / f"{memory}-step{step}.png").write_bytes(png)
 
 
@@ -280,8 +284,8 @@ def _grouped(failures: tuple[tuple[str, str], ...]) -> Mapping[str, list[str]]:
     return found
 
 
-def _judged(job: ContinualJob) -> str:
-    return job.command.score_on
+def _judged(run: ContinualRun) -> str:
+    return run.case.command.score_on
 
 
 def _shown(value: Spread | None) -> str:

@@ -12,7 +12,7 @@ from pipelines.workers.tasks import run_tasks
 
 if TYPE_CHECKING:
     from pipelines.console.signals import StopSignal
-    from pipelines.incremental.job import ContinualJob
+    from pipelines.incremental.case import ContinualCase
 
 _KINDS = tuple(kind for kind in KINDS if kind != "random")
 """Kinds that embed images; a random choice is made where it is needed."""
@@ -26,8 +26,8 @@ class Choices:
         failed: why a choice could not be made.
     """
 
-    def __init__(self, job: "ContinualJob") -> None:
-        self._job = job
+    def __init__(self, case: "ContinualCase") -> None:
+        self._case = case
         self.rows: dict[Choice, list[int]] = {}
         self.failed: dict[Choice, str] = {}
 
@@ -38,26 +38,26 @@ class Choices:
         left = [choice for choice in choices if choice not in self.rows]
         if not left:
             return False
-        job, total, done = self._job, len(choices), len(choices) - len(left)
+        case, total, done = self._case, len(choices), len(choices) - len(left)
         with Progress("choosing", total, num_items=total, unit="classes", item="classes", done=done) as shown:
 
             def keep(choice: Choice, rows: list[int]) -> None:
-                job.store.write_json(choices[choice], {"rows": rows})
+                case.store.write_json(choices[choice], {"rows": rows})
                 self.rows[choice] = rows
                 shown.update(len(self.rows), items_done=len(self.rows))
 
-            train = {choice.view: job.views.view(choice.view).train for choice in left}
-            counts_K = job.real.train.per_class_counts()
+            train = {choice.view: case.views.view(choice.view).train for choice in left}
+            counts_K = case.real.train.per_class_counts()
             with stop.polling():
                 outcome = run_tasks(
                     choose_rows,
                     left,
-                    shared=(train, job.command.seed, job.command.distil_network, job.device_kind),
-                    num_cpus=job.learner_size.cpus,
-                    num_gpus=job.learner_size.gpus,
-                    max_in_flight=job.learner_size.num_actors,
+                    shared=(train, case.command.seed, case.command.distil_network, case.device_kind),
+                    num_cpus=case.learner_size.cpus,
+                    num_gpus=case.learner_size.gpus,
+                    max_in_flight=case.learner_size.num_actors,
                     kind=lambda choice: (choice.kind, int(counts_K[choice.class_id])),
-                    limits=job.limits,
+                    limits=case.limits,
                     on_result=keep,
                     stop=stop,
                 )
@@ -66,35 +66,35 @@ class Choices:
 
     def of(self, kind: str, view: str, class_id: int) -> Choice:
         """The choice that serves every class order."""
-        return Choice(kind, view, class_id, self._job.plan.largest_quota(kind, class_id))
+        return Choice(kind, view, class_id, self._case.plan.largest_quota(kind, class_id))
 
     def _choices(self) -> list[Choice]:
-        plan, job = self._job.plan, self._job
-        views = dict.fromkeys(job.views.name(order) for order in plan.streams)
+        plan, case = self._case.plan, self._case
+        views = dict.fromkeys(case.views.name(order) for order in plan.streams)
         return [
             self.of(kind, view, class_id)
             for kind in plan.memories
             if kind in _KINDS
             for view in views
-            for class_id in range(job.real.train.num_classes)
+            for class_id in range(case.real.train.num_classes)
         ]
 
     def _name(self, choice: Choice) -> str:
-        job = self._job
+        case = self._case
         key = {
             **vars(choice),
-            "seed": job.command.seed,
-            "embedding": network_identity(job.command.distil_network, job.real),
-            "preprocess": job.views.digest(choice.view),
-            "fingerprint": job.real.train.fingerprint,
-            "device": job.device_kind,
+            "seed": case.command.seed,
+            "embedding": network_identity(case.command.distil_network, case.real),
+            "preprocess": case.views.digest(choice.view),
+            "fingerprint": case.real.train.fingerprint,
+            "device": case.device_kind,
         }
         return f"choices/{choice.kind}-{choice.view}-class{choice.class_id:03d}-{settings_hash(key)}.json"
 
     def _stored(self, name: str) -> list[int] | None:
-        if not self._job.store.exists(name):
+        if not self._case.store.exists(name):
             return None
         try:
-            return [int(row) for row in json.loads(self._job.store.read_bytes(name))["rows"]]
+            return [int(row) for row in json.loads(self._case.store.read_bytes(name))["rows"]]
         except (ValueError, KeyError, TypeError):
             return None

@@ -21,7 +21,7 @@ from atom.errors import ConfigError
 from atom.preprocess import Preprocess
 from pipelines.console.options import ContinualCommand, parse
 from pipelines.continual import check_pictures, identity_of, main
-from pipelines.incremental.job import ContinualJob
+from pipelines.incremental.case import ContinualCase
 from pipelines.incremental.plan import Plan, check_names, plan, source_of
 from pipelines.incremental.preprocessed import first_step
 from pipelines.incremental.remote import training_seed
@@ -54,9 +54,9 @@ def planned(num_steps: int = 5, **asked: Any) -> Plan:
     return plan(ContinualCommand.model_validate(asked), digits(), num_steps=num_steps)
 
 
-def job(**asked: Any) -> ContinualJob:
+def job(**asked: Any) -> ContinualCase:
     """A job as far as its settings go: without an output, and before any memory."""
-    made = object.__new__(ContinualJob)
+    made = object.__new__(ContinualCase)
     made.command, made.real, made.device_kind = ContinualCommand.model_validate(asked), digits(), "cpu"
     made.plan = plan(made.command, digits(), num_steps=source_of(made.command)[1])
     made.learner_settings = made._learner_settings

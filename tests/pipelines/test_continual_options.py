@@ -5,7 +5,6 @@
 import itertools
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,13 @@ from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
 from pipelines.console.options import ContinualCommand
+from pipelines.incremental.case import ContinualCase
 from pipelines.incremental.distillation import Distiller
 from pipelines.incremental.memories import Memories
 from pipelines.incremental.plan import plan
-from pipelines.incremental.preprocessed import ALL
 from pipelines.output.records import DISTILL_WORKER_S, add_seconds
 from pipelines.output.store import Store
+from pipelines.workers.resources import ActorSize
 
 NETWORK, EPOCHS, BUDGET, SET_IPC, STEPS, ORDERS = "convnet-w8-d2", 8, 3, 2, 2, 2
 ASKED = (
@@ -176,21 +176,12 @@ class TestOptions:
 
 
 def distiller(folder: Path, *, real: RealData | None = None, **asked: Any) -> Distiller:
-    """That of a job on digits, or other images, whose output is a folder."""
+    """That of a case on digits, or other images, whose output is a folder."""
     command = ContinualCommand.model_validate({"memories": ("distilled", "distilled-dm"), **asked})
     real = real or load("digits", data_dir=Path("unused"))
-    job: Any = SimpleNamespace(
-        command=command,
-        plan=plan(command, real, num_steps=5),
-        real=real,
-        views=SimpleNamespace(name=lambda order: ALL, digest=lambda view: "digest"),
-        store=Store.open(folder),
-        given=None,
-        data_key=lambda order: {"order": order},
-        device_kind="cpu",
-        flaw=None,
-    )
-    return Distiller(job)
+    size = ActorSize(1, cpus=1, gpus=0)
+    decided = plan(command, real, num_steps=5)
+    return Distiller(ContinualCase(command, decided, None, real, Store.open(folder), size, size, "cpu"))
 
 
 def test_budgets_seeds_and_modes_that_share_an_output_have_seconds_of_their_own(tmp_path: Path) -> None:
@@ -229,14 +220,12 @@ def kept_of_rare(folder: Path, **asked: Any) -> dict[str, tuple[list[int], int]]
     made = distiller(
         folder, real=one_rare_class(8), memories=("random", "distilled"), storage="uint8", orders=1, **asked
     )
-    job, rng = made._job, np.random.default_rng(0)
-    fitted = Preprocess.fit(job.real.train.images, zca=False)
-    job.views.preprocess = lambda name: fitted
+    rng = np.random.default_rng(0)
     for step in range(5):
         for lot, groups in made.lots(step).items():
             for class_id in (c for group in groups for c in group):
                 made.images[lot, class_id] = rng.normal(size=(lot.ipc, 1, 8, 8)).astype(np.float32)
-    memories = Memories(job, made)
+    memories = Memories(made._case, made)
     kept = {memory: memories._made((memory, 0, 0), 4) for memory in ("random", "distilled")}
     return {name: ([one[c].num_images for c in range(10)], one.num_bytes) for name, one in kept.items()}
 
@@ -262,15 +251,13 @@ def compressed(folder: Path, **asked: Any) -> tuple[Memories, Distiller]:
         )
     )
     made = distiller(folder, real=real, storage="uint8", orders=1, compress=True, **asked)
-    job = made._job
     fitted = Preprocess.fit(real.train.images, zca=False)
-    job.views.preprocess = lambda name: fitted
     for step in range(5):
         for lot, groups in made.lots(step).items():
             for class_id in (c for group in groups for c in group):
                 pixels = rng.integers(0, rng.integers(2, 200), (lot.ipc, 1, 24, 24)).astype(np.uint8)
                 made.images[lot, class_id] = fitted.apply(pixels).numpy()
-    return Memories(job, made), made
+    return Memories(made._case, made), made
 
 
 @pytest.mark.parametrize("budget", ["4kB/class", "40kB"])
@@ -282,7 +269,7 @@ def test_compressed_memories_fill_the_bytes_of_the_budget_with_what_fits(budget:
         share = 4000 if budget.endswith("class") else 20_000 // (step + 1)
         for class_id in random.classes:
             room = share - random[class_id].num_bytes
-            arrived = next(s for s in range(5) if class_id in made._job.plan.streams[0].steps[s])
+            arrived = next(s for s in range(5) if class_id in made._case.plan.streams[0].steps[s])
             larger = memories._exemplars(("random", 0, 0), arrived, class_id)
             kept = random[class_id].num_images
             assert room >= 0
@@ -297,7 +284,7 @@ def test_compression_and_its_room_decide_what_a_result_is_known_by(tmp_path: Pat
     asked = {"memories": ("random", "distilled", "reservoir"), "distil_network": "convnet-w8-d2"}
     for memory in asked["memories"]:
         recipes = [
-            Memories(one._job, one).recipe((memory, 0, 0), 1)
+            Memories(one._case, one).recipe((memory, 0, 0), 1)
             for one in (
                 distiller(tmp_path, **asked),
                 distiller(tmp_path, compress=True, **asked),
@@ -310,18 +297,13 @@ def test_compression_and_its_room_decide_what_a_result_is_known_by(tmp_path: Pat
 
 
 @pytest.mark.ray
-def test_memory_whose_images_cannot_be_kept_fails_alone(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_whose_images_cannot_be_kept_fails_alone(ray_cluster: None, tmp_path: Path) -> None:
     """Images that grew without bound are finite, their embeddings are not."""
     made = distiller(tmp_path, memories=("random", "distilled"), budget="2/class", orders=1)
-    job = made._job
-    fitted = Preprocess.fit(job.real.train.images, zca=False)
-    monkeypatch.setattr(job.views, "preprocess", lambda name: fitted, raising=False)
     for class_id in range(10):
         images = np.full((2, 1, 8, 8), 1e38, dtype=np.float32) * [[[[1]]], [[[-1]]]]
         made.images[made.lot("distilled", 0, 0, class_id), class_id] = images.astype(np.float32)
-    memories = Memories(job, made)
+    memories = Memories(made._case, made)
     memories.advance(0)
     assert [key[0] for key in memories.after] == ["random"]
     assert "cannot be kept" in memories.failed["distilled", 0]

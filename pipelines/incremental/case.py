@@ -1,0 +1,144 @@
+"""One continual experiment with everything decided: command, class orders, images, settings, where it is kept."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from apps.continual.settings import LearnerSettings
+from atom.data import ImageSet, RealData
+from atom.resolve import resolve_evaluation, resolve_settings
+from atom.settings import DeviceKind, DistillSettings, EvaluateSettings, Settings
+from pipelines.console.options import ContinualCommand
+from pipelines.incremental.plan import Plan
+from pipelines.incremental.preprocessed import ALL, Views
+from pipelines.output.records import add_seconds
+from pipelines.output.store import Store
+from pipelines.real_images import whitening_flaw
+from pipelines.workers.pool import Limits
+from pipelines.workers.resources import ActorSize
+
+if TYPE_CHECKING:
+    from atom.distilled import DistilledSet
+
+
+class ContinualCase:
+    """One run of the command with everything decided.
+
+    Raises:
+        ConfigError: an unusable network, a set that does not fit, or too few workers for --overlap.
+    """
+
+    def __init__(
+        self,
+        command: ContinualCommand,
+        decided: Plan,
+        given: "tuple[DistilledSet, float | None] | None",
+        real: RealData,
+        store: Store,
+        size: ActorSize,
+        learner_size: ActorSize,
+        device_kind: DeviceKind,
+    ) -> None:
+        self.command = command
+        self.plan = decided
+        self.given = given
+        self.real = real
+        self.store = store
+        self.size = size
+        self.learner_size = learner_size
+        self.device_kind: DeviceKind = device_kind
+        self.limits = Limits(command.max_retries, chunk_timeout_s=command.timeout_s)
+        asked = command.part(EvaluateSettings)
+        self.train_settings = resolve_evaluation(asked, device_kind=device_kind, symbols=real.symbols)
+        # Asked for again and again, and always the same.
+        self.learner_settings = cache(self._learner_settings)
+        self.flaw = whitening_flaw(real, command.part(DistillSettings))
+        # Only the whitening counts here: the mode that asks least of the network.
+        self.preprocess_settings = self.distil_settings(mode="dm", ipc=1)
+        self.views = Views(
+            real,
+            self.judged,
+            settings=self.preprocess_settings,
+            streams=decided.streams,
+            shared=command.preprocess_on == ALL,
+            store=store,
+            cache=command.data_dir / "cache",
+        )
+
+    @property
+    def judged(self) -> ImageSet:
+        """The images that accuracies are measured on."""
+        if self.command.score_on == "validation" and self.real.validation is not None:
+            return self.real.validation
+        return self.real.test
+
+    def _learner_settings(self, order: int, step: int) -> LearnerSettings:
+        """Settings of the learners in a step of a class order, resolved: where it has few images, more epochs."""
+        counts_K = self.real.train.per_class_counts()
+        return self.command.part(LearnerSettings).resolved(
+            device_kind=self.device_kind,
+            step_images=int(counts_K[list(self.plan.streams[order].steps[step])].sum()),
+            seen_images=len(self.real.train.labels),
+            symbols=self.real.symbols,
+        )
+
+    def all_learner_settings(self) -> dict[str, str]:
+        """Settings of the learners in all steps and class orders, as of `together`."""
+        places = [(order, step) for order in self.plan.streams for step in range(self.plan.num_steps)]
+        return together([self.learner_settings(*place) for place in places])
+
+    def data_key(self, order: int) -> dict[str, Any]:
+        """The images of a class order, as keys of results hold them."""
+        return {
+            "train": self.real.train.fingerprint,
+            "judged": self.judged.fingerprint,
+            "preprocess": self.views.digest(self.views.name(order)),
+        }
+
+    def distil_settings(self, *, mode: str, ipc: int) -> DistillSettings:
+        """The command's settings of distillation for one mode and size, resolved.
+
+        Raises:
+            ConfigError: see `resolve_settings`.
+        """
+        channels, height, width = self.plan.shape
+        asked = self.command.part(DistillSettings).model_copy(
+            update={"mode": mode, "ipc": ipc, "network": self.command.distil_network}
+        )
+        return resolve_settings(
+            asked,
+            device_kind=self.device_kind,
+            channels=channels,
+            height=height,
+            width=width,
+            num_classes=self.real.train.num_classes,
+            symbols=self.real.symbols,
+            whitenable=self.flaw is None,
+        )
+
+    def add_seconds(self, name: str, seconds: float) -> None:
+        """Add to a wall time of the output."""
+        add_seconds(self.store, name, seconds)
+
+
+def together(settings: Sequence[Settings]) -> dict[str, str]:
+    """Settings of one kind as one: where they differ, all values in order, once each."""
+    dumps = [one.model_dump(mode="json") for one in settings]
+    return {
+        name: " ".join(dict.fromkeys(str(dump[name]) for dump in dumps))
+        for dump in dumps[:1]
+        for name in dump
+    }
+
+
+def orders_text(command: ContinualCommand) -> str:
+    """Which class orders are run, for people."""
+    if command.class_order is not None:
+        return "1, given by --class-order"
+    seeds = range(command.orders) if command.order_seeds is None else command.order_seeds
+    return f"{len(seeds)}, NumPy's permutations of the seeds {' '.join(map(str, seeds))}"
+
+
+def metric_name(learner: str) -> str:
+    """A learner's name as MLflow takes it in names of metrics: der++ has signs it refuses."""
+    return learner.replace("+", "p")
