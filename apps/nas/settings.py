@@ -52,9 +52,6 @@ class NasSettings(Settings):
     """Bootstrap resamples of the networks. Source of the default: scipy.stats.bootstrap."""
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence level of the intervals."""
-    packs_per_worker: Annotated[int, Field(ge=0)] = 4
-    """Trials a worker gets one after the other, each a pack of networks of about equal cost; 0: one network a
-    trial. Changes the speed, never the result."""
     search_trials: Annotated[int, Field(ge=1)] = 60
     """Networks that --mode search tries."""
     grace_epochs: Annotated[int, Field(ge=1)] | None = None

@@ -1,1 +1,1 @@
-"""Architecture search on Ray Tune: planned, scored in trials, judged, reported; `pipelines/nas.py` is the command."""
+"""Architecture search on Ray: planned, scored or searched, judged, reported; `pipelines/nas.py` is the command."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from apps.nas.packing import unit_cost
+from apps.nas.cost import unit_cost
 from apps.nas.proxies import DISTILLED, Proxy
 from apps.nas.table import Row, Table, from_parquet
 from apps.nas.trial import Recipe, Unit
@@ -168,7 +168,7 @@ class NasCase:
         return kept if seconds is None else replace(kept, seconds=seconds)
 
     def cost(self, unit: Unit) -> float:
-        """Predicted time of a unit, see `apps.nas.packing.unit_cost`."""
+        """Predicted time of a unit, see `apps.nas.cost.unit_cost`."""
         validation = self.real.validation
         return unit_cost(
             self.material.named(unit.proxy),

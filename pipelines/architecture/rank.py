@@ -10,7 +10,7 @@ from apps.nas.trial import Score, Unit
 from pipelines.architecture.case import NasCase
 from pipelines.architecture.proxies import keys_of
 from pipelines.architecture.scores import Scored
-from pipelines.architecture.tuning import run_units
+from pipelines.architecture.scoring import run_units
 from pipelines.console.command import say
 from pipelines.console.progress import Progress
 from pipelines.console.signals import StopSignal
@@ -88,7 +88,6 @@ def _run(
                     limits=case.limits,
                     on_score=keep,
                     on_tick=tick,
-                    packs_per_worker=case.command.packs_per_worker or None,
                     stop=stop,
                 )
             for unit, failure in outcome.failed.items():

@@ -1,20 +1,18 @@
-"""The processes that Ray Tune starts: they fetch the images once, and find scores, one a step."""
+"""What runs on the cluster for a search: processes that fetch the images once, and find scores."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import ray
-from ray import tune
 
 from apps.nas.proxies import Proxy
 from apps.nas.space import Space
 from apps.nas.trial import Images, Recipe, Score, Unit, run_unit
 from atom.errors import AtomError
 from atom.settings import DeviceKind
-from pipelines.architecture.tune_round import watchdog
 from pipelines.workers.cluster import as_tensor
 from pipelines.workers.faults import Failure, is_machine_fault
 from pipelines.workers.remote import FETCH_TIMEOUT_S
@@ -27,7 +25,7 @@ RealArrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Shared:
-    """What every trial needs; small but for the references.
+    """What every process needs; small but for the references.
 
     Attributes:
         proxies: by name.
@@ -48,81 +46,58 @@ class Shared:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-class ImagesTrial(tune.Trainable):
+class ImageHolder:
     """A process that holds all images, on its device."""
 
-    def fetch(self, shared: Shared) -> None:
-        """Fetch the images; once a process."""
+    def __init__(self, shared: Shared) -> None:
         from atom.device import resolve_device
 
-        self._shared = shared
-        self._device = resolve_device(shared.device_kind)
-        self._small, arrays = ray.get([shared.small, shared.real], timeout=FETCH_TIMEOUT_S)
-        self._real = {name: _images(parts, self._device) for name, parts in arrays.items()}
+        self.shared = shared
+        self.device = resolve_device(shared.device_kind)
+        self.small, arrays = ray.get([shared.small, shared.real], timeout=FETCH_TIMEOUT_S)
+        self.real = {name: _images(parts, self.device) for name, parts in arrays.items()}
 
     def attempt(self, work: Callable[[], T]) -> "T | Failure":
-        """What `work` comes to, or why it fails; a fault of the machine is raised, and ends the process if it hangs."""
-        with watchdog(self._shared.timeout_s):
-            try:
-                return work()
-            except AtomError as error:
-                return Failure(" ".join(str(error).split()), "")
-            except Exception as error:
-                if is_machine_fault(error):
-                    raise
-                text = " ".join(str(error).split())
-                return Failure(f"{type(error).__name__}: {text}".removesuffix(": "), "")
-            finally:
-                if self._device.type == "cuda":
-                    # Trials share the GPU, and what this one keeps in reserve its neighbours cannot have.
-                    import torch
+        """What `work` comes to, or why it fails; a fault of the machine is raised."""
+        try:
+            return work()
+        except AtomError as error:
+            return Failure(" ".join(str(error).split()), "")
+        except Exception as error:
+            if is_machine_fault(error):
+                raise
+            text = " ".join(str(error).split())
+            return Failure(f"{type(error).__name__}: {text}".removesuffix(": "), "")
+        finally:
+            if self.device.type == "cuda":
+                # Processes share the GPU, and what this one keeps in reserve its neighbours cannot have.
+                import torch
 
-                    torch.cuda.empty_cache()
+                torch.cuda.empty_cache()
 
 
-class PackTrial(ImagesTrial):
-    """Finds the scores of one pack, one a step; the process is reused for the next pack."""
+class ScoreWorker(ImageHolder):
+    """An actor that finds scores, one a call."""
 
-    def setup(  # pyrefly: ignore[bad-override]
-        self, config: dict[str, Any], shared: Shared, packs: Sequence[Sequence[Unit]]
-    ) -> None:
-        """Fetch the images once a process."""
-        self._packs = packs
-        self.fetch(shared)
-        self._begin(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take another pack."""
-        self._begin(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """The next unit's score, or the reason why it has none."""
-        unit = self._units[self._next]
-        self._next += 1
+    def score(self, unit: Unit) -> tuple[Score | Failure, float]:
+        """The unit's score, or the reason why it has none, and the seconds it took."""
         begun_s = time.perf_counter()
-        value = self.attempt(lambda: self._score(unit))
-        return {
-            "unit": unit,
-            "value": value,
-            "unit_seconds": time.perf_counter() - begun_s,
-            tune.result.DONE: self._next == len(self._units),
-        }
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._units, self._next = self._packs[config["pack"]], 0
+        return self.attempt(lambda: self._score(unit)), time.perf_counter() - begun_s
 
     def _score(self, unit: Unit) -> Score:
         return run_unit(
             unit,
-            self._shared.proxies[unit.proxy],
-            space=self._shared.space,
-            small=self._small,
-            real=self._real,
-            recipe=self._shared.recipe,
-            device=self._device,
-            seconds=self._shared.seconds.get(unit.network),
+            self.shared.proxies[unit.proxy],
+            space=self.shared.space,
+            small=self.small,
+            real=self.real,
+            recipe=self.shared.recipe,
+            device=self.device,
+            seconds=self.shared.seconds.get(unit.network),
         )
+
+
+RemoteScoreWorker: Any = ray.remote(ScoreWorker)
 
 
 def _images(parts: RealArrays, device: Any) -> Images:

@@ -6,18 +6,19 @@ from ray import tune
 
 from apps.nas.early import PausingTraining
 from apps.nas.trial import OnEpoch, Score, Unit, train_unit
-from pipelines.architecture.remote import ImagesTrial, Shared
+from pipelines.architecture.remote import ImageHolder, Shared
+from pipelines.architecture.tune_round import watchdog
 from pipelines.workers.faults import Failure
 
 
-class SearchTrial(ImagesTrial):
+class SearchTrial(tune.Trainable):
     """Trains one network up to its next report at a time; the process is reused for the next network."""
 
     def setup(  # pyrefly: ignore[bad-override]
         self, config: dict[str, Any], shared: Shared, proxy: str, report_at: tuple[int, ...]
     ) -> None:
         """Fetch the images once a process."""
-        self.fetch(shared)
+        self._holder = ImageHolder(shared)
         self._proxy, self._report_at = proxy, report_at
         self._begin(config)
 
@@ -33,7 +34,8 @@ class SearchTrial(ImagesTrial):
 
     def step(self) -> dict[str, Any]:
         """Validation accuracy after some more epochs, or the reason why there is none."""
-        report = self.attempt(self._training.advance)
+        with watchdog(self._holder.shared.timeout_s):
+            report = self._holder.attempt(self._training.advance)
         failed = isinstance(report, Failure)
         # Before the first rung, where ASHA looks at nothing: a failure's score must not enter a rung.
         epochs = 0 if failed else report.epochs
@@ -46,17 +48,17 @@ class SearchTrial(ImagesTrial):
         }
 
     def _begin(self, config: dict[str, Any]) -> None:
-        unit, shared = Unit(config["network"], self._proxy, 0), self._shared
+        unit, holder = Unit(config["network"], self._proxy, 0), self._holder
 
         def train(on_epoch: OnEpoch) -> Score:
             return train_unit(
                 unit,
-                shared.proxies[unit.proxy],
-                space=shared.space,
-                small=self._small,
-                real=self._real,
-                recipe=shared.recipe,
-                device=self._device,
+                holder.shared.proxies[unit.proxy],
+                space=holder.shared.space,
+                small=holder.small,
+                real=holder.real,
+                recipe=holder.shared.recipe,
+                device=holder.device,
                 on_epoch=on_epoch,
             )[1]
 

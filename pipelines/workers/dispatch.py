@@ -16,6 +16,7 @@ from typing import Any, Generic
 import ray
 from ray.exceptions import RayError
 
+from pipelines.workers.faults import Failure
 from pipelines.workers.pool import FETCH_S, ActorPool, Limits, kill
 from pipelines.workers.retries import Call, Outcome, Patience, Unit, Waiting
 
@@ -35,12 +36,14 @@ class _Dispatcher(Generic[Unit]):
         finish: Callable[[Unit, Any], bool],
         pool: ActorPool,
         patience: Patience[Unit],
+        on_failure: Callable[[Unit, Failure, Exception], None] | None,
     ) -> None:
         self.waiting = waiting
         self.start = start
         self.finish = finish
         self.pool = pool
         self.patience = patience
+        self.on_failure = on_failure
         self.running: dict[Any, Call[Unit]] = {}
 
     def submit(self, unit: Unit, actor: Any) -> None:
@@ -79,6 +82,9 @@ class _Dispatcher(Generic[Unit]):
         call = self.running.pop(reference)
         kill(call.actor)
         self.waiting.failed(call.unit, error)
+        failure = self.waiting.outcome.failed.get(call.unit)
+        if failure is not None and self.on_failure is not None:
+            self.on_failure(call.unit, failure, error)
 
     def close(self) -> None:
         for call in self.running.values():
@@ -96,6 +102,7 @@ def dispatch(
     kind: Callable[[Unit], Hashable] = lambda unit: unit,
     limits: Limits | None = None,
     on_tick: Callable[[Mapping[Unit, Any]], None] | None = None,
+    on_failure: Callable[[Unit, Failure, Exception], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Outcome[Unit]:
     """Stream units through a pool of actors, one unit an actor at a time, chunk after chunk.
@@ -110,6 +117,7 @@ def dispatch(
         kind: chunks of one kind take about equally long, so that one that hangs is noticed; see `Patience`.
         limits: retries and time limits.
         on_tick: called about once a second with the actor of each unit being worked on; must be quick.
+        on_failure: called in the driver when a unit is given up, with the reason and the error behind it.
         stop: when set, the dispatch ends within about a second; work since the last chunk is dropped.
 
     Returns:
@@ -121,7 +129,7 @@ def dispatch(
     """
     limits = limits or Limits()
     waiting, patience = Waiting(units, limits), Patience(limits.chunk_timeout_s, kind)
-    work = _Dispatcher(waiting, start, finish, ActorPool(actor_factory, limits), patience)
+    work = _Dispatcher(waiting, start, finish, ActorPool(actor_factory, limits), patience, on_failure)
     tick_s = time.monotonic()
     try:
         while waiting or work.running:

@@ -93,7 +93,7 @@ class ActorPool:
         elif not self.starting and self.failed_starts > self._limits.max_retries:
             raise ClusterError(
                 f"No actor could start, {self.failed_starts} tries failed, the last one with: "
-                f"{self.last_reason}; check that every node has this program's packages and enough memory."
+                f"{self.last_reason.rstrip('.')}; check that every node has this program's packages and enough memory."
             )
         elif time.monotonic() - since_s > self._limits.pending_timeout_s:
             raise ClusterError(

@@ -121,7 +121,7 @@ def test_killed_worker_and_killed_driver_leave_the_same_table(
     output = tmp_path / "out"
     first = start(*RANK, "--output", output, script="nas")
     wait_for(lambda: len(rows_of(output)) >= 3, limit_s=RUN_S)
-    wait_for(lambda: kill_workers(first, "ResourceTrainable", most=1) == 1)
+    wait_for(lambda: kill_workers(first, "ScoreWorker", most=1) == 1)
     known = len(rows_of(output))
     wait_for(lambda: len(rows_of(output)) >= known + 3, limit_s=RUN_S)
     first.kill()
@@ -134,9 +134,9 @@ def test_killed_worker_and_killed_driver_leave_the_same_table(
     assert without_times(output) == without_times(whole[0])
 
 
-def test_one_network_a_trial_gives_the_same_table(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_one_worker_gives_the_same_table(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
     output = tmp_path / "out"
-    code, _, errors = run(*RANK, "--packs-per-worker", 0, "--num-actors", 1, "--output", output, script="nas")
+    code, _, errors = run(*RANK, "--num-actors", 1, "--output", output, script="nas")
     assert code == 0, errors
     assert without_times(output) == without_times(whole[0])
 

@@ -13,7 +13,6 @@ from pipelines.architecture import report
 from pipelines.architecture.building import build_space
 from pipelines.architecture.case import NasCase
 from pipelines.architecture.scores import Scored
-from pipelines.architecture.tuning import _Watch
 from pipelines.console.options import NasCommand
 from pipelines.console.signals import StopSignal
 from pipelines.workers.pool import Limits
@@ -77,68 +76,6 @@ def test_scores_are_published_before_the_trainings_that_may_fail(monkeypatch: py
     with pytest.raises(StoreError, match="the disk is full"):
         nas.run(cast(NasCase, case), cast(Any, None), StopSignal())
     assert told == [None]
-
-
-def watch(timeout_s: float = 10.0, limits: Limits | None = None) -> _Watch:
-    return _Watch(
-        [UNITS],
-        on_score=lambda unit, score: None,
-        on_tick=lambda: None,
-        limits=limits or Limits(),
-        timeout_s=timeout_s,
-        stop=None,
-    )
-
-
-def lost(seen: _Watch, monkeypatch: pytest.MonkeyPatch, *, after_s: float) -> None:
-    """A trial that began, and whose worker is lost after so many seconds."""
-    trial = SimpleNamespace(trial_id="t", config={"pack": 0}, pickled_error_file="/nowhere", status="RUNNING")
-    now_s = 1000.0
-    monkeypatch.setattr("pipelines.architecture.tune_round.time.monotonic", lambda: now_s)
-    seen.on_trial_start(0, [trial], trial)
-    now_s += after_s
-    seen.on_trial_error(0, [trial], trial)
-
-
-def test_a_unit_that_took_too_long_is_said_so_and_its_network_tried_no_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen = watch()
-    lost(seen, monkeypatch, after_s=10.1)
-    assert seen.lost == {}
-    reason = "took longer than 10 s; if it is slow, not stuck, pass a larger --timeout-s"
-    assert [failure.reason for failure in seen.failed.values()] == [reason]
-    assert seen.too_long_networks == {"a": f"not tried, since a (random, seed 0) {reason}"}
-    # A pack that comes to the same network ends there, and one that comes to another goes on.
-    assert seen.skips({"unit": UNITS[2], "config": {"pack": 0}})
-    assert not seen.skips({"unit": UNITS[1], "config": {"pack": 0}})
-    assert not seen.skips({"unit": UNITS[3], "config": {"pack": 0}})
-
-
-def test_a_worker_that_dies_sooner_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = watch()
-    lost(seen, monkeypatch, after_s=9.9)
-    assert list(seen.lost) == [UNITS[0]]
-    assert (seen.failed, seen.too_long_networks) == ({}, {})
-
-
-def test_what_a_silent_worker_is_at_is_named(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    seen = watch(timeout_s=100.0, limits=Limits(chunk_timeout_s=100.0, pending_timeout_s=50.0))
-    trial: Any = SimpleNamespace(trial_id="t", config={"pack": 0}, status="RUNNING")
-    now_s = seen._answer_s
-    monkeypatch.setattr("pipelines.architecture.tune_round.time.monotonic", lambda: now_s)
-    seen.on_trial_start(0, [trial], trial)
-    for passed_s in (49.0, 51.0, 60.0):
-        now_s = seen._answer_s + passed_s
-        seen.on_step_end(0, [trial])
-    assert [record.getMessage() for record in caplog.records] == [
-        "waiting for a (random, seed 0), 51 s so far; at 100 s (--timeout-s) it is given up"
-    ]
-    now_s = seen._answer_s + 151.0
-    seen.on_step_end(0, [trial])
-    assert "No worker answered for 150 s (a (random, seed 0)); look" in seen.problem
 
 
 def test_a_space_of_this_project_is_not_built_on_the_cluster() -> None:

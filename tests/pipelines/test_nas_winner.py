@@ -21,7 +21,7 @@ from pipelines.architecture.case import NasCase
 from pipelines.architecture.plan import plan
 from pipelines.architecture.rank import rank
 from pipelines.architecture.scores import Scored
-from pipelines.architecture.tuning import Ranked
+from pipelines.architecture.scoring import Ranked
 from pipelines.architecture.winner import Winners, best_networks, retrain
 from pipelines.console.options import DataSettings, NasCommand
 from pipelines.console.signals import StopSignal

@@ -1,4 +1,4 @@
-"""Packs of scores on a real Ray: the same scores however packed, lost workers, hung networks, stops."""
+"""Scores on a real Ray: the same whatever the workers, lost workers, hung networks, stops, a full disk."""
 
 import threading
 from collections.abc import Callable
@@ -13,12 +13,12 @@ import ray
 from apps.nas.proxies import Proxy
 from apps.nas.space import Space, load_space
 from apps.nas.trial import Recipe, Score, Unit
-from atom.errors import ClusterError
+from atom.errors import ClusterError, StoreError
 from atom.resolve import resolve_evaluation
-from atom.settings import EvaluateSettings
+from atom.settings import DeviceKind, EvaluateSettings
 from atom.streams import stream
 from pipelines.architecture.remote import Shared
-from pipelines.architecture.tuning import Ranked, run_units
+from pipelines.architecture.scoring import Ranked, run_units
 from pipelines.workers.pool import Limits
 from pipelines.workers.resources import ActorSize
 
@@ -69,14 +69,14 @@ def images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def shared(space: Space, *, timeout_s: float = 60.0) -> Shared:
+def shared(space: Space, *, timeout_s: float = 60.0, device_kind: DeviceKind = "cpu") -> Shared:
     settings = resolve_evaluation(EvaluateSettings(epochs=2), device_kind="cpu", symbols=True)
     proxies = (Proxy("tiny", "set", "main", 20), Proxy("parameters", "zero-cost", "main", 0))
     return Shared(
         proxies={proxy.name: proxy for proxy in proxies},
         space=space,
         recipe=Recipe(settings, whole_epochs=1, steps=2),
-        device_kind="cpu",
+        device_kind=device_kind,
         small=ray.put({"tiny": {None: images()["train"]}}),
         real=ray.put({"main": images()}),
         timeout_s=timeout_s,
@@ -115,8 +115,10 @@ def score(
     on_score: Callable[[Unit, Score], None] = options.pop("on_score", found.__setitem__)
     outcome = run_units(
         options.pop("units", units_of(space)),
-        shared(space, timeout_s=options.pop("timeout_s", 60.0)),
-        cost=lambda unit: float(len(unit.network)),
+        shared(
+            space, timeout_s=options.pop("timeout_s", 60.0), device_kind=options.pop("device_kind", "cpu")
+        ),
+        cost=options.pop("cost", lambda unit: float(len(unit.network))),
         size=ActorSize(workers, cpus=1, gpus=0),
         limits=limits or Limits(max_retries=1),
         on_score=on_score,
@@ -130,14 +132,12 @@ def values(found: dict[Unit, Score]) -> dict[Unit, float]:
     return {unit: each.score for unit, each in found.items()}
 
 
-def test_scores_do_not_depend_on_packs_workers_or_reuse(ray_cluster: None) -> None:
+def test_scores_depend_neither_on_workers_nor_on_the_order(ray_cluster: None) -> None:
     space = convnets()
-    packed, outcome = score(space)
-    single, _ = score(
-        space, workers=1, packs_per_worker=None, reuse_actors=False, units=units_of(space)[::-1]
-    )
-    assert set(packed) == set(units_of(space))
-    assert values(packed) == values(single)
+    found, outcome = score(space)
+    single, _ = score(space, workers=1, units=units_of(space)[::-1], cost=lambda unit: 1.0)
+    assert set(found) == set(units_of(space))
+    assert values(found) == values(single)
     assert (outcome.failed, outcome.retries, outcome.stopped) == ({}, 0, False)
     assert outcome.unit_seconds > 0
 
@@ -164,13 +164,21 @@ def test_a_network_that_hangs_is_ended_and_fails(ray_cluster: None, tmp_path: Pa
     space = users(tmp_path, "slow")
     found, outcome = score(
         space,
-        units=[Unit(name, "tiny", 0) for name in space.names],
+        # The one that hangs first, and once more under another seed.
+        units=[Unit("hangs", "tiny", 0), Unit("w4-d1", "tiny", 0), Unit("hangs", "tiny", 1)],
+        workers=1,
+        cost=lambda unit: float(unit.network == "hangs"),
         limits=Limits(max_retries=0),
         # Enough for the other network on a busy machine: 5 s were not.
         timeout_s=20.0,
     )
     assert set(found) == {Unit("w4-d1", "tiny", 0)}
-    assert [unit.network for unit in outcome.failed] == ["hangs"]
+    late = "took longer than 20 s; if it is slow, not stuck, pass a larger --timeout-s (gave up after 1 try)"
+    assert {str(unit): failure.reason for unit, failure in outcome.failed.items()} == {
+        "hangs (tiny, seed 0)": late,
+        "hangs (tiny, seed 1)": f"not tried, since hangs (tiny, seed 0) {late}",
+    }
+    assert list(outcome.too_long) == ["hangs"]
 
 
 def test_a_stop_keeps_what_is_done(ray_cluster: None) -> None:
@@ -181,7 +189,7 @@ def test_a_stop_keeps_what_is_done(ray_cluster: None) -> None:
         found[unit] = each
         stop.set()
 
-    _, outcome = score(space, workers=1, packs_per_worker=None, stop=stop, on_score=keep)
+    _, outcome = score(space, workers=1, stop=stop, on_score=keep)
     assert outcome.stopped
     assert 1 <= len(found) < len(units_of(space))
 
@@ -198,8 +206,25 @@ def test_workers_that_never_come_are_given_up(ray_cluster: None) -> None:
     ray.get(holder.ready.remote(), timeout=60)
     try:
         with pytest.raises(
-            ClusterError, match="No worker could be started for 3 s; free the cluster's resources"
+            ClusterError, match="No actor was placed within 3 s, although one fits the cluster"
         ):
             score(convnets(), limits=Limits(pending_timeout_s=3.0))
     finally:
         ray.kill(holder)
+
+
+def test_workers_that_cannot_start_are_given_up_with_the_reason(ray_cluster: None) -> None:
+    # The worker has no GPU, as on a node with PyTorch for CPUs.
+    with pytest.raises(
+        ClusterError,
+        match=r"No actor could start, \d tries failed.*finds no CUDA device on this machine; pass cpu; check",
+    ):
+        score(convnets(), device_kind="cuda")
+
+
+def test_what_taking_a_score_raises_comes_out_as_it_is(ray_cluster: None) -> None:
+    def full(unit: Unit, each: Score) -> None:
+        raise StoreError("the disk is full.")
+
+    with pytest.raises(StoreError, match=r"^the disk is full\.$"):
+        score(convnets(), on_score=full)
