@@ -238,7 +238,18 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
         )
     limits = {memory: decided.most if memory in decided.distilled else counts for memory in decided.by_class}
     capped = _capped(decided, limits, real.train.class_names)
-    return replace(decided, notes=(*decided.notes, *_on_sizes(decided), *dict.fromkeys(capped)))
+    told = (*decided.notes, *_on_sizes(decided), *_on_factor(command, decided), *dict.fromkeys(capped))
+    return replace(decided, notes=told)
+
+
+def _on_factor(command: ContinualCommand, decided: Plan) -> tuple[str, ...]:
+    mixing = [name for name in command.learners if name in ("er", "er-ace", "der++")]
+    if command.factor == 1 or not decided.distilled or not mixing:
+        return ()
+    return (
+        f"with --factor {command.factor} distilled images are coarser than those of a step, and"
+        f" {', '.join(mixing)} may learn that instead of the classes; gdumb sees distilled images alone.",
+    )
 
 
 def _streams(

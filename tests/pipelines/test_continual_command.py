@@ -67,6 +67,16 @@ def pairs(decided: Plan) -> list[tuple[str, str]]:
     return list(dict.fromkeys((cell.memory, cell.learner) for cell in decided.cells))
 
 
+@pytest.mark.parametrize(
+    ("learners", "factor", "told"), [(("er",), 2, True), (("er",), 1, False), (("gdumb",), 2, False)]
+)
+def test_coarse_memories_beside_sharp_images_are_said(
+    learners: tuple[str, ...], factor: int, told: bool
+) -> None:
+    notes = planned(learners=learners, factor=factor, memories=("distilled",), budget="2/class").notes
+    assert any("coarser than those of a step, and er may learn that" in note for note in notes) == told
+
+
 def test_no_pictures_are_not_promised_where_there_are_some(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     without = ContinualCommand(pictures=False)
