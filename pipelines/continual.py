@@ -77,7 +77,7 @@ def learn_stream(command: ContinualCommand) -> int:
             check_pictures(command, store)
             claim(store, identity)
             say_header("atom-continual", shown(command, decided, identity), cluster, size, store)
-            for note in [*kept, *decided.notes, *notes_on(given, real)]:
+            for note in [*kept, *decided.notes, *notes_on(given, real, command.learners)]:
                 say(f"Note: {note}")
             with stop_on_signals() as stop:
                 case = ContinualCase(command, decided, given, real, store, size, learner_size, device_kind)
@@ -170,15 +170,22 @@ def check_pictures(command: ContinualCommand, store: "Store") -> None:
         )
 
 
-def notes_on(given: "tuple[DistilledSet, float | None] | None", real: "RealData") -> list[str]:
+def notes_on(
+    given: "tuple[DistilledSet, float | None] | None", real: "RealData", learners: Sequence[str]
+) -> list[str]:
     """What a reader should know of a set that was distilled elsewhere."""
+    from pipelines.incremental.plan import on_factor
     from pipelines.sets import held_out
 
-    if given is None or held_out(given[0], real):
+    if given is None:
         return []
-    return [
-        "the set was distilled from other training images than those of this run; it may have seen validation images."
-    ]
+    notes = list(on_factor(given[0].factor, learners))
+    if not held_out(given[0], real):
+        notes.append(
+            "the set was distilled from other training images than those of this run; it may have seen validation"
+            " images."
+        )
+    return notes
 
 
 def shown(command: ContinualCommand, decided: "Plan", identity: Mapping[str, object]) -> dict[str, object]:

@@ -23,7 +23,9 @@ def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import, which this test does not follow"
+            assert node.module
             inside = (f"{node.module}.{alias.name}" for alias in node.names)
             found |= {name if name in known else node.module for name in inside}
     return found & known.keys()

@@ -11,9 +11,9 @@ OVERHEAD_MULTIPLY_ADDS = 3e6
 network of 0.9 M multiply-adds, 1.4 ms for one of 14 M, one core, bfloat16, training."""
 
 
-def network_cost(multiply_adds: int | None, default: float) -> float:
-    """Predicted time of one image's forward pass, in multiply-adds; `default` where they are unknown."""
-    return OVERHEAD_MULTIPLY_ADDS + (default if multiply_adds is None else multiply_adds)
+def network_cost(multiply_adds: float) -> float:
+    """Predicted time of one image's forward pass, in multiply-adds."""
+    return OVERHEAD_MULTIPLY_ADDS + multiply_adds
 
 
 def unit_cost(
@@ -43,4 +43,4 @@ def unit_cost(
     }[proxy.kind]
     asked = {"zero-cost": 0, "whole": num_validation + num_test}.get(proxy.kind, num_validation)
     # A training step is a forward and a backward pass, the latter twice the arithmetic.
-    return network_cost(None, multiply_adds) * (3 * trained + asked)
+    return network_cost(multiply_adds) * (3 * trained + asked)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import ray
 
@@ -24,9 +23,6 @@ from pipelines.real_images import preprocessing, say_unwhitened, whitening_flaw
 from pipelines.tracking import Tracker
 from pipelines.workers.pool import Limits
 from pipelines.workers.resources import ActorSize
-
-if TYPE_CHECKING:
-    pass
 
 TABLE = "results.parquet"
 
@@ -153,7 +149,7 @@ class NasCase:
             log_distilled(tracker, distilled, source=location)
 
     def shared(self, seconds: Mapping[str, float] | None = None) -> Shared:
-        """What trials need; the images go into Ray's object store once."""
+        """What workers need; the images go into Ray's object store once."""
         if self._shared is None:
             self._shared = Shared(
                 proxies={proxy.name: proxy for proxy in self.material.proxies},

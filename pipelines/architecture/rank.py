@@ -1,4 +1,4 @@
-"""Every network scored by every proxy: what the table lacks is found by trials, and added to it."""
+"""Every network scored by every proxy: what the table lacks is found by workers, and added to it."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,5 @@
 """Scores of networks, found by actors that hold the images: one a call, the costliest first."""
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -89,9 +88,8 @@ def run_units(
         start=start,
         finish=finish,
         num_actors=size.num_actors,
-        # Units of about equal cost take about equally long.
-        kind=lambda unit: (unit.proxy, round(math.log2(1 + cost(unit)))),
-        limits=replace(limits, chunk_timeout_s=shared.timeout_s),
+        # One that hangs mostly hangs again, and those of its network with it.
+        limits=replace(limits, chunk_timeout_s=shared.timeout_s, timeout_retries=0),
         on_tick=lambda actors: on_tick(),
         on_failure=fail,
         stop=stop,

@@ -89,10 +89,6 @@ class Watch(tune.Callback):
         """What a trial is at, for people."""
         return str(trial)
 
-    def skips(self, result: dict[str, Any]) -> bool:
-        """Whether a trial ends after this result, though it has more to do."""
-        return False
-
     def ended(self) -> bool:
         """Whether the run is to be ended."""
         return (
@@ -144,7 +140,7 @@ class _EndWith(tune.Stopper):
         self._watch = watch
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._watch.skips(result)
+        return False
 
     def stop_all(self) -> bool:
         return self._watch.ended()
@@ -155,7 +151,6 @@ def fit(
     watch: Watch,
     *,
     size: ActorSize,
-    param_space: dict[str, Any] | None = None,
     **tune_config: Any,
 ) -> None:
     """Run Tune until all trials are done or the watch ends it. Tune keeps nothing and tries nothing again.
@@ -164,7 +159,7 @@ def fit(
         trainable: of every trial.
         watch: takes the results.
         size: trials at once, and the CPUs and GPUs of each.
-        param_space, tune_config: see `ray.tune.Tuner` and `ray.tune.TuneConfig`.
+        tune_config: see `ray.tune.TuneConfig`.
 
     Raises:
         ClusterError: it was ended because nothing moved.
@@ -178,7 +173,6 @@ def fit(
     ):
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
-            param_space=param_space,
             tune_config=tune.TuneConfig(max_concurrent_trials=size.num_actors, **tune_config),
             run_config=tune.RunConfig(
                 name="nas",

@@ -238,17 +238,19 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
         )
     limits = {memory: decided.most if memory in decided.distilled else counts for memory in decided.by_class}
     capped = _capped(decided, limits, real.train.class_names)
-    told = (*decided.notes, *_on_sizes(decided), *_on_factor(command, decided), *dict.fromkeys(capped))
+    coarse = on_factor(command.factor, command.learners) if decided.distilled else ()
+    told = (*decided.notes, *_on_sizes(decided), *coarse, *dict.fromkeys(capped))
     return replace(decided, notes=told)
 
 
-def _on_factor(command: ContinualCommand, decided: Plan) -> tuple[str, ...]:
-    mixing = [name for name in command.learners if name in ("er", "er-ace", "der++")]
-    if command.factor == 1 or not decided.distilled or not mixing:
+def on_factor(factor: int, learners: Sequence[str]) -> tuple[str, ...]:
+    """A note on memories of distilled images, where learners see them beside images of a step."""
+    mixing = [name for name in learners if name in ("er", "er-ace", "der++")]
+    if factor == 1 or not mixing:
         return ()
     return (
-        f"with --factor {command.factor} distilled images are coarser than those of a step, and"
-        f" {', '.join(mixing)} may learn that instead of the classes; gdumb sees distilled images alone.",
+        f"distilled images of factor {factor} are coarser than those of a step, and {', '.join(mixing)} may learn that"
+        " instead of the classes; gdumb sees distilled images alone.",
     )
 
 

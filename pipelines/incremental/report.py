@@ -159,7 +159,7 @@ def facts(run: ContinualRun) -> dict[str, str]:
         found["distillation"] = _distillation(run)
     if run.case.given is not None:
         found["set"] = _given_set(run)
-    return {**found, "left out": " ".join(run.case.plan.notes) or "nothing", **_circumstances(run)}
+    return {**found, "notes": " ".join(run.case.plan.notes) or "none", **_circumstances(run)}
 
 
 def _compressed(run: ContinualRun) -> str:

@@ -27,6 +27,7 @@ class Limits:
     Attributes:
         max_retries: tries after a machine fault, per unit, without a chunk's progress between them.
         chunk_timeout_s: a chunk that takes longer counts as stalled; its actor is killed.
+        timeout_retries: tries after a time limit, per unit, but no more than `max_retries`.
         pending_timeout_s: how long no actor at all may be up before the dispatch gives up.
         pause_s: seconds before the first new try where memory ran out, four times as long before each further one,
             and at most `MOST_PAUSE_S`.
@@ -34,6 +35,7 @@ class Limits:
 
     max_retries: int = 3
     chunk_timeout_s: float = 1800.0
+    timeout_retries: int = 1
     pending_timeout_s: float = 300.0
     pause_s: float = 5.0
 

@@ -90,7 +90,9 @@ class Waiting(Generic[Unit]):
     def failed(self, unit: Unit, error: Exception) -> None:
         """Have a unit tried again after a machine fault, or give it up."""
         failure, tries = reason_of(error), self._tries.get(unit, 0) + 1
-        most = min(1, self._limits.max_retries) if _is_time_limit(error) else self._limits.max_retries
+        most = self._limits.max_retries
+        if _is_time_limit(error):
+            most = min(self._limits.timeout_retries, most)
         if not is_machine_fault(error):
             self.outcome.failed[unit] = failure
         elif tries > most:

@@ -54,8 +54,8 @@ def planned(num_steps: int = 5, **asked: Any) -> Plan:
     return plan(ContinualCommand.model_validate(asked), digits(), num_steps=num_steps)
 
 
-def job(**asked: Any) -> ContinualCase:
-    """A job as far as its settings go: without an output, and before any memory."""
+def case(**asked: Any) -> ContinualCase:
+    """A case as far as its settings go: without an output, and before any memory."""
     made = object.__new__(ContinualCase)
     made.command, made.real, made.device_kind = ContinualCommand.model_validate(asked), digits(), "cpu"
     made.plan = plan(made.command, digits(), num_steps=source_of(made.command)[1])
@@ -74,7 +74,10 @@ def test_coarse_memories_beside_sharp_images_are_said(
     learners: tuple[str, ...], factor: int, told: bool
 ) -> None:
     notes = planned(learners=learners, factor=factor, memories=("distilled",), budget="2/class").notes
-    assert any("coarser than those of a step, and er may learn that" in note for note in notes) == told
+    assert (
+        any("factor 2 are coarser than those of a step, and er may learn that" in note for note in notes)
+        == told
+    )
 
 
 def test_no_pictures_are_not_promised_where_there_are_some(tmp_path: Path) -> None:
@@ -184,12 +187,12 @@ def test_room_of_a_class_is_that_of_the_order_that_gives_it_most() -> None:
 
 
 def test_few_images_of_a_step_are_shown_as_often_as_many() -> None:
-    made = job(step_classes=(6, 2, 2), order_seeds=(3,))
+    made = case(step_classes=(6, 2, 2), order_seeds=(3,))
     counts_K = digits().train.per_class_counts()
     for step, classes in enumerate(made.plan.streams[3].steps):
         epochs = made.learner_settings(3, step).step_epochs
         assert epochs == max(10, -(-12_800 // counts_K[list(classes)].sum()))
-    assert job(step_epochs=7).learner_settings(0, 4).step_epochs == 7
+    assert case(step_epochs=7).learner_settings(0, 4).step_epochs == 7
 
 
 def rare(images: int) -> RealData:

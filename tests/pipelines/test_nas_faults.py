@@ -6,13 +6,13 @@ from typing import Any, cast
 
 import pytest
 
-from apps.nas.trial import Unit
 from atom.errors import ConfigError, StoreError
 from pipelines import nas
 from pipelines.architecture import report
 from pipelines.architecture.building import build_space
 from pipelines.architecture.case import NasCase
 from pipelines.architecture.scores import Scored
+from pipelines.architecture.tune_round import Watch
 from pipelines.console.options import NasCommand
 from pipelines.console.signals import StopSignal
 from pipelines.workers.pool import Limits
@@ -20,7 +20,6 @@ from pipelines.workers.remote import network_slug
 
 SHAPE: dict[str, Any] = {"channels": 1, "image_size": (8, 8), "num_classes": 3}
 GENOTYPE = "Genotype(normal=[('sep_conv_3x3', 0), ('dil_conv_5x5', 1)], " * 5
-UNITS = (Unit("a", "random", 0), Unit("a", "herding", 0), Unit("b", "random", 0), Unit("a", "random", 1))
 SPACE = """
 import os
 import sys
@@ -76,6 +75,38 @@ def test_scores_are_published_before_the_trainings_that_may_fail(monkeypatch: py
     with pytest.raises(StoreError, match="the disk is full"):
         nas.run(cast(NasCase, case), cast(Any, None), StopSignal())
     assert told == [None]
+
+
+def test_a_trial_that_is_slow_is_said_and_silence_ends_a_search(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(chunk_timeout_s=100.0, pending_timeout_s=50.0)
+    seen = Watch(limits=limits, timeout_s=100.0, on_tick=lambda: None, stop=None)
+    trial: Any = SimpleNamespace(trial_id="t", status="RUNNING")
+    monkeypatch.setattr(seen, "doing", lambda trial: "a (random, seed 0)")
+    begun_s = now_s = seen._answer_s
+    monkeypatch.setattr("pipelines.architecture.tune_round.time.monotonic", lambda: now_s)
+    seen.on_trial_start(0, [trial], trial)
+    for passed_s in (49.0, 51.0, 60.0):
+        now_s = begun_s + passed_s
+        seen.on_step_end(0, [trial])
+    assert [record.getMessage() for record in caplog.records] == [
+        "waiting for a (random, seed 0), 51 s so far; at 100 s (--timeout-s) it is given up"
+    ]
+    assert not seen.too_long(trial)
+    now_s = begun_s + 151.0
+    seen.on_step_end(0, [trial])
+    assert seen.too_long(trial)
+    assert "No worker answered for 150 s (a (random, seed 0)); look" in seen.problem
+    assert seen.ended()
+
+
+def test_a_search_without_workers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Watch(limits=Limits(pending_timeout_s=50.0), timeout_s=100.0, on_tick=lambda: None, stop=None)
+    now_s = seen._running_s + 51.0
+    monkeypatch.setattr("pipelines.architecture.tune_round.time.monotonic", lambda: now_s)
+    seen.on_step_end(0, [])
+    assert "No worker could be started for 50 s; free the cluster's resources" in seen.problem
 
 
 def test_a_space_of_this_project_is_not_built_on_the_cluster() -> None:

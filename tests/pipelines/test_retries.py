@@ -78,9 +78,11 @@ def test_lost_node_is_retried_at_once_and_before_the_others(clock: Clock) -> Non
     assert waiting.width(2) == 2
 
 
-def test_time_limit_is_tried_again_once(clock: Clock) -> None:
-    waiting, patience = Waiting(["a"], Limits(max_retries=3), clock), Patience[str](8, len, clock)
-    for _ in range(2):
+@pytest.mark.parametrize(("retries", "tried"), [(1, "2 tries"), (0, "1 try")])
+def test_time_limit_is_tried_again_once_or_as_asked(clock: Clock, retries: int, tried: str) -> None:
+    limits = Limits(max_retries=3, timeout_retries=retries)
+    waiting, patience = Waiting(["a"], limits, clock), Patience[str](8, len, clock)
+    for _ in range(1 + retries):
         call = patience.begun(waiting.take())
         clock.now_s += 9
         [(key, error)] = patience.expired({"key": call})
@@ -88,7 +90,7 @@ def test_time_limit_is_tried_again_once(clock: Clock) -> None:
         waiting.failed("a", error)
     assert len(waiting) == 0
     reason = (
-        "took longer than 8 s; if it is slow, not stuck, pass a larger --timeout-s (gave up after 2 tries)"
+        f"took longer than 8 s; if it is slow, not stuck, pass a larger --timeout-s (gave up after {tried})"
     )
     assert waiting.outcome.failed["a"].reason == reason
 

@@ -168,7 +168,7 @@ def test_a_network_that_hangs_is_ended_and_fails(ray_cluster: None, tmp_path: Pa
         units=[Unit("hangs", "tiny", 0), Unit("w4-d1", "tiny", 0), Unit("hangs", "tiny", 1)],
         workers=1,
         cost=lambda unit: float(unit.network == "hangs"),
-        limits=Limits(max_retries=0),
+        limits=Limits(max_retries=3),
         # Enough for the other network on a busy machine: 5 s were not.
         timeout_s=20.0,
     )
