@@ -209,9 +209,11 @@ def test_memory_of_what_waits_is_bounded(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("pipelines.tracking.sender._KEPT", 10)
-    server.works, server.trouble = False, "dead"
+    server.trouble = "dead"
+    # Its pause has begun: no call is under way that would fail while the server comes back.
+    server.fail(0)
     with caplog.at_level(logging.WARNING):
-        for step in range(15):
+        for step in range(1, 15):
             server.put(step)
     server.trouble, server.works = None, True
     server.sender.drain()
