@@ -142,29 +142,36 @@ class Sender:
                 self._reason = text
                 self._lost_records += 1
 
-    def drain(self, limit_s: float = END_S) -> None:
+    def hurry(self) -> float:
+        """End a pause, since the end has come; the time, for `drain`."""
+        with self._changed:
+            self._hurry, self._gave_up = True, False
+            self._wake()
+        return self._clock()
+
+    def drain(self, limit_s: float = END_S, *, since_s: float | None = None) -> None:
         """Wait until all that was put has been sent, or the server does not answer any more.
 
         Args:
             limit_s: how long all calls together may take.
+            since_s: from when on, where `hurry` was called before; None: now.
         """
-        with self._changed:
-            self._hurry, self._gave_up = True, False
-            self._wake()
-        until_s, asked_s = self._clock() + limit_s, 0.0
+        if since_s is None:
+            since_s = self.hurry()
+        until_s, asked_s = since_s + limit_s, 0.0
         while self._unfinished() and not self._gave_up:
             with self._changed:
                 self._changed.wait(0.1)
-                since_s = self._busy_since_s
+                busy_s = self._busy_since_s
             now_s = self._clock()
             if now_s >= until_s:
                 self._reason = f"it did not take them within {limit_s:g} s"
                 break
-            if since_s is None or now_s - max(since_s, asked_s) < PATIENCE_S:
+            if busy_s is None or now_s - max(busy_s, asked_s) < PATIENCE_S:
                 continue
             if limit_s < PATIENCE_S:
                 # There is no time to ask, and what has been silent for so long will not answer now.
-                self._reason = f"it has not answered for {now_s - since_s:.0f} s"
+                self._reason = f"it has not answered for {now_s - busy_s:.0f} s"
                 break
             if trouble := self._trouble():
                 self._reason = trouble

@@ -8,6 +8,7 @@ since a distillation must not be lost to its bookkeeping. Nor may it wait for it
 thread, see `Sender`, and only the end of the run waits for that, for a while.
 """
 
+import atexit
 import io
 import json
 import logging
@@ -36,7 +37,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STOP_S = 0.7
-"""After Ctrl-C, how long all calls may take: Ray takes another second, and after two the command is to be over."""
+"""After Ctrl-C, how long all calls may take: two seconds later the command is to be over."""
+
+_ends: list[Callable[[], None]] = []
+
+
+@atexit.register
+def finish() -> None:
+    """Wait for what stopped runs still send, within their limit, and tell what did not arrive.
+
+    Done as the process ends: Ray takes a second to end before, and the calls go on meanwhile.
+    """
+    while _ends:
+        _ends.pop()()
+
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -165,19 +179,28 @@ class Tracker:
             self._wait_for_the_rest(status)
 
     def _wait_for_the_rest(self, status: Status) -> None:
+        if status == "KILLED":
+            begun_s = self._sender.hurry()
+            _ends.append(lambda: self._finish(since_s=begun_s))
+            return
         try:
-            self._sender.drain(_STOP_S if status == "KILLED" else END_S)
+            self._sender.drain(END_S)
         except BaseException:
             self._terminate(status, first=True)
             self._sender.drain(_STOP_S)
             raise
         finally:
-            if missing := self._sender.missing():
-                logger.warning(
-                    "%s of this run did not reach MLflow at %s. The same command records them when MLflow works again.",
-                    missing,
-                    without_secrets(self.tracking_uri),
-                )
+            self._finish(since_s=None)
+
+    def _finish(self, *, since_s: float | None) -> None:
+        if since_s is not None:
+            self._sender.drain(_STOP_S, since_s=since_s)
+        if missing := self._sender.missing():
+            logger.warning(
+                "%s of this run did not reach MLflow at %s. The same command records them when MLflow works again.",
+                missing,
+                without_secrets(self.tracking_uri),
+            )
 
     def _terminate(self, status: Status, *, first: bool = False) -> None:
         ended_ms = _now_ms()

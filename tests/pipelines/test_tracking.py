@@ -17,6 +17,7 @@ from atom.errors import ConfigError
 from pipelines.output.provenance import COMMIT_VARIABLE, git_commit, run_tags
 from pipelines.tracking import Tracker
 from pipelines.tracking.backend import default_tracking_uri, fetch_artifact, open_client
+from pipelines.tracking.tracker import finish
 from pipelines.tracking.uri import checked_uri, sqlite_path, sqlite_uri
 
 Start = Callable[..., Tracker]
@@ -81,6 +82,7 @@ def test_status_is_final_however_the_block_ends(
     else:
         with pytest.raises(type(error)):
             work()
+    finish()
     run = client.get_run(tracker.run_id)
     assert run.info.status == status
     assert run.info.end_time is not None
@@ -91,6 +93,7 @@ def test_status_is_final_however_the_block_ends(
 def test_marked_status_wins_over_a_clean_exit(start: Start, client: MlflowClient) -> None:
     with start() as tracker:
         tracker.mark("KILLED", reason="SIGTERM")
+    finish()
     run = client.get_run(tracker.run_id)
     assert run.info.status == "KILLED"
     assert run.data.tags["error"] == "SIGTERM"
@@ -430,6 +433,7 @@ def test_end_against_a_server_that_hangs_says_what_is_missing_trouble(
         tracker.set_note("# Result")
         if error is not None:
             raise error
+    finish()
     assert f"2 metric values and {number} other records" in caplog.text
     assert "did not reach MLflow at http://127" in caplog.text
     assert "The same command records them" in caplog.text
