@@ -57,6 +57,16 @@ class ImageHolder:
         self.small, arrays = ray.get([shared.small, shared.real], timeout=FETCH_TIMEOUT_S)
         self.real = {name: _images(parts, self.device) for name, parts in arrays.items()}
 
+    def given(self) -> dict[str, Any]:
+        """What `run_unit` and `train_unit` take besides a unit and its proxy."""
+        return {
+            "space": self.shared.space,
+            "small": self.small,
+            "real": self.real,
+            "recipe": self.shared.recipe,
+            "device": self.device,
+        }
+
     def attempt(self, work: Callable[[], T]) -> "T | Failure":
         """What `work` comes to, or why it fails; a fault of the machine is raised."""
         try:
@@ -85,16 +95,8 @@ class ScoreWorker(ImageHolder):
         return self.attempt(lambda: self._score(unit)), time.perf_counter() - begun_s
 
     def _score(self, unit: Unit) -> Score:
-        return run_unit(
-            unit,
-            self.shared.proxies[unit.proxy],
-            space=self.shared.space,
-            small=self.small,
-            real=self.real,
-            recipe=self.shared.recipe,
-            device=self.device,
-            seconds=self.shared.seconds.get(unit.network),
-        )
+        proxy, seconds = self.shared.proxies[unit.proxy], self.shared.seconds.get(unit.network)
+        return run_unit(unit, proxy, **self.given(), seconds=seconds)
 
 
 RemoteScoreWorker: Any = ray.remote(ScoreWorker)

@@ -51,15 +51,7 @@ class SearchTrial(tune.Trainable):
         unit, holder = Unit(config["network"], self._proxy, 0), self._holder
 
         def train(on_epoch: OnEpoch) -> Score:
-            return train_unit(
-                unit,
-                holder.shared.proxies[unit.proxy],
-                space=holder.shared.space,
-                small=holder.small,
-                real=holder.real,
-                recipe=holder.shared.recipe,
-                device=holder.device,
-                on_epoch=on_epoch,
-            )[1]
+            proxy = holder.shared.proxies[unit.proxy]
+            return train_unit(unit, proxy, **holder.given(), on_epoch=on_epoch)[1]
 
         self._training = PausingTraining(train, epochs=self._report_at[-1], report_at=self._report_at)
