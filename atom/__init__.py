@@ -6,7 +6,7 @@ function of that name.
 
 Example:
     >>> from atom import DistillSettings
-    >>> DistillSettings(ipc=10).mode
+    >>> DistillSettings(ipc=10).method
     'atom'
 """
 
@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atom.data import load
-    from atom.distill import GroupDistiller, GroupState
     from atom.distilled import DistilledSet
     from atom.errors import AtomError
+    from atom.methods.lookup import find_method
+    from atom.methods.method import About, Method, Part, State
+    from atom.methods.settings import DistillSettings
+    from atom.methods.soundness import joined
     from atom.preprocess import Preprocess
     from atom.resolve import resolve_settings
-    from atom.settings import DistillSettings, EvaluateSettings
+    from atom.settings import EvaluateSettings, OwnTraining, Settings
 
 try:
     __version__ = version("atom-distill")
@@ -30,25 +33,37 @@ except PackageNotFoundError:
     __version__ = "0+unknown"
 
 __all__ = [
+    "About",
     "AtomError",
     "DistillSettings",
     "DistilledSet",
     "EvaluateSettings",
-    "GroupDistiller",
-    "GroupState",
+    "Method",
+    "OwnTraining",
+    "Part",
     "Preprocess",
+    "Settings",
+    "State",
+    "find_method",
+    "joined",
     "load",
     "resolve_settings",
 ]
 
 _HOME = {
+    "About": "atom.methods.method",
     "AtomError": "atom.errors",
-    "DistillSettings": "atom.settings",
+    "DistillSettings": "atom.methods.settings",
     "DistilledSet": "atom.distilled",
     "EvaluateSettings": "atom.settings",
-    "GroupDistiller": "atom.distill",
-    "GroupState": "atom.distill",
+    "Method": "atom.methods.method",
+    "OwnTraining": "atom.settings",
+    "Part": "atom.methods.method",
     "Preprocess": "atom.preprocess",
+    "Settings": "atom.settings",
+    "State": "atom.methods.method",
+    "find_method": "atom.methods.lookup",
+    "joined": "atom.methods.soundness",
     "load": "atom.data",
     "resolve_settings": "atom.resolve",
 }

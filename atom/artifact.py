@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from atom import atomic
@@ -20,6 +20,7 @@ from atom.errors import ArtifactError
 from atom.preprocess import Preprocess
 from atom.set_values import SetValues
 from atom.soundness import AGAIN, check_finite, check_set, fail
+from atom.tensor_files import read_description, read_tensors, tensor_bytes
 
 FORMAT_VERSION = 1
 TENSORS, MANIFEST, PREPROCESS = "distilled.safetensors", "set.json", "preprocess.safetensors"
@@ -55,6 +56,9 @@ class Manifest(BaseModel):
     git_commit: str | None = None
     earlier_programs: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
+    training: dict[str, Any] = {}
+    about: dict[str, str] = {}
+    audit: dict[str, Any] = {}
 
 
 def write_set(distilled: SetValues, directory: Path) -> Path:
@@ -65,11 +69,11 @@ def write_set(distilled: SetValues, directory: Path) -> Path:
 
     check_set(distilled, "the distilled set")
     files = {
-        TENSORS: _tensor_bytes(_set_tensors(distilled), _headline(distilled)),
+        TENSORS: tensor_bytes(_set_tensors(distilled), _headline(distilled)),
         MANIFEST: (
             json.dumps(_manifest(distilled).model_dump(), indent=2, ensure_ascii=False) + "\n"
         ).encode(),
-        PREPROCESS: _tensor_bytes(distilled.preprocess.tensors(), {"format_version": FORMAT_VERSION}),
+        PREPROCESS: tensor_bytes(distilled.preprocess.tensors(), {"format_version": FORMAT_VERSION}),
         CARD: write_card(distilled).encode(),
         PARQUET: parquet_bytes(distilled),
         SHEET: png_bytes(draw(distilled)),
@@ -92,8 +96,15 @@ def read_set(path: str | Path) -> SetValues:
     if not (directory / MANIFEST).exists() and (directory / SET_NAME / MANIFEST).is_file():
         directory /= SET_NAME
     _check_files(directory)
-    manifest = _read_manifest(directory / MANIFEST)
-    tensors = _read_tensors(directory / TENSORS)
+    manifest = read_description(
+        directory / MANIFEST,
+        Manifest,
+        version=FORMAT_VERSION,
+        what="the set",
+        again=AGAIN,
+        newer="distil the set again",
+    )
+    tensors = read_tensors(directory / TENSORS, again=AGAIN)
     expected = {"images", "labels"} | ({"soft_labels"} if manifest.soft_labels else set())
     if set(tensors) != expected:
         fail(str(directory / TENSORS), f"tensors {sorted(tensors)}", str(sorted(expected)))
@@ -113,6 +124,9 @@ def read_set(path: str | Path) -> SetValues:
         git_commit=manifest.git_commit,
         earlier_programs=manifest.earlier_programs,
         results=manifest.results,
+        training=manifest.training,
+        about=manifest.about,
+        audit=manifest.audit,
     )
     check_set(distilled, str(directory))
     return distilled
@@ -132,17 +146,6 @@ def _headline(distilled: SetValues) -> dict[str, Any]:
 def _set_tensors(distilled: SetValues) -> dict[str, Tensor]:
     named = {"images": distilled.images_NCHW, "labels": distilled.labels}
     return named if distilled.soft_labels is None else named | {"soft_labels": distilled.soft_labels}
-
-
-def _tensor_bytes(named: dict[str, Tensor], header: dict[str, Any]) -> bytes:
-    from safetensors.torch import save
-
-    # Clones: safetensors refuses tensors that share memory. One header entry: several come in random order.
-    clean = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in named.items()
-    }
-    return save(clean, metadata={"atom": json.dumps(header)})
 
 
 def _manifest(distilled: SetValues) -> Manifest:
@@ -166,6 +169,9 @@ def _manifest(distilled: SetValues) -> Manifest:
         git_commit=distilled.git_commit,
         earlier_programs=[dict(one) for one in distilled.earlier_programs],
         results=[dict(row) for row in distilled.results],
+        training=dict(distilled.training),
+        about=dict(distilled.about),
+        audit=dict(distilled.audit),
     )
 
 
@@ -190,42 +196,8 @@ def _check_files(directory: Path) -> None:
             )
 
 
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is not JSON ({error}), expected the description of the set; {AGAIN}."
-        ) from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        todo = "install a newer version of this project, or distil the set again"
-        fail(str(path), f"format version {version!r}", f"{FORMAT_VERSION}", todo)
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise ArtifactError(
-            f"{path}: {name}: {first['msg']}, received {first['input']!r:.80}; {AGAIN}."
-        ) from error
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(path.read_bytes())
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            f"{path} is not a safetensors file, or is cut short ({error}); it was not opened any other way,"
-            f" since pickles run code: {AGAIN}."
-        ) from error
-
-
 def _read_preprocess(path: Path) -> Preprocess:
-    named = _read_tensors(path)
+    named = read_tensors(path, again=AGAIN)
     for name, tensor in named.items():
         if tensor.dtype != torch.float32 or tensor.ndim != _PREPROCESS_NDIM.get(name, tensor.ndim):
             shape = f"{_PREPROCESS_NDIM.get(name, tensor.ndim)} dimension(s)"

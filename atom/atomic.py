@@ -1,16 +1,21 @@
 """Files and directories that appear whole or not at all: write under a temporary name, then rename."""
 
+import glob
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from atom.errors import StoreError
 
 # Longer than any save takes: what is older was left by a process that was killed.
 _LEFTOVER_AGE_S = 3600.0
+
+TEMPORARY = ".partial-"
+"""How the names begin of what is being written, or about to be replaced."""
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -19,14 +24,32 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         StoreError: the file cannot be written; the old one is still there.
     """
-    temporary = _sibling(path, "tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporary, content)
-        os.replace(temporary, path)
+        put_file(path, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(_explain(path, error)) from error
+
+
+def put_file(path: Path, content: bytes, *, place: Callable[[Path, Path], None] = os.replace) -> None:
+    """`write_file` for who has words of their own for what went wrong.
+
+    Args:
+        path: what to write; its parents are made.
+        content: of the file.
+        place: gives the written file, its first argument, the name that is its second.
+
+    Raises:
+        OSError: the file cannot be written; the old one is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(path, "new")
+    try:
+        temporary.write_bytes(content)
+        _sync(temporary)
+        place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
 
 
 def write_directory(directory: Path, files: Mapping[str, bytes], *, owns: Callable[[str], bool]) -> None:
@@ -35,7 +58,7 @@ def write_directory(directory: Path, files: Mapping[str, bytes], *, owns: Callab
     One that holds these very files already is left as it is.
 
     A directory cannot be renamed over another, so for an instant between two renames neither is there; the
-    old one then lies beside it as `.NAME.old-*`.
+    old one then lies beside it as `.partial-old-*-NAME`.
 
     Args:
         directory: what to write; its parents are made.
@@ -50,51 +73,73 @@ def write_directory(directory: Path, files: Mapping[str, bytes], *, owns: Callab
     _refuse_foreign(directory, owns)
     if _holds(directory, files):
         return
-    temporary = _sibling(directory, "tmp")
+    temporary = _sibling(directory, "new")
     try:
         for name, content in files.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            _write(temporary / name, content)
-        _swap(temporary, directory)
+            (temporary / name).write_bytes(content)
+        put_directory(temporary, directory)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StoreError(_explain(directory, error)) from error
-    _remove_leftovers(directory)
+    for kind in ("new", "old"):
+        for path in _siblings(directory, kind):
+            if is_left(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def put_directory(staging: Path, directory: Path) -> None:
+    """Give a filled directory the name of another beside it, which it replaces.
+
+    Raises:
+        OSError: it cannot be done; the old directory is still there.
+    """
+    for path in staging.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    old = _sibling(directory, "old")
+    replaces = directory.exists()
+    if replaces:
+        os.rename(directory, old)
+    try:
+        os.rename(staging, directory)
+    except OSError:
+        if replaces:
+            os.rename(old, directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    _sync(directory.parent)
+
+
+def is_left(path: Path) -> bool:
+    """Whether what has a temporary name is so old that whoever wrote it was killed."""
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > _LEFTOVER_AGE_S
+    return False
 
 
 def interrupted(directory: Path) -> Path | None:
     """The old version of a directory whose replacement was killed between its two renames, or None."""
-    if directory.exists() or not directory.parent.is_dir():
-        return None
-    return next(
-        (p for p in sorted(directory.parent.iterdir()) if p.name.startswith(f".{directory.name}.old-")), None
-    )
+    return None if directory.exists() else next(iter(_siblings(directory, "old")), None)
 
 
 def _sibling(path: Path, kind: str) -> Path:
-    return path.parent / f".{path.name}.{kind}-{uuid.uuid4().hex[:12]}"
+    return path.with_name(f"{TEMPORARY}{kind}-{uuid.uuid4().hex[:12]}-{path.name}")
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        # Without it a crash of the machine can leave the new name with none of the bytes.
-        os.fsync(file.fileno())
+def _siblings(path: Path, kind: str) -> list[Path]:
+    return sorted(path.parent.glob(f"{TEMPORARY}{kind}-{'?' * 12}-{glob.escape(path.name)}"))
 
 
-def _swap(temporary: Path, directory: Path) -> None:
-    if not directory.exists():
-        os.rename(temporary, directory)
-        return
-    old = _sibling(directory, "old")
-    os.rename(directory, old)
+def _sync(path: Path) -> None:
+    """Without it a crash of the machine can leave a new name with none of the bytes, or take the name back."""
+    if os.name == "nt":
+        return  # where a directory cannot be opened
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.rename(temporary, directory)
-    except OSError:
-        os.rename(old, directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _holds(directory: Path, files: Mapping[str, bytes]) -> bool:
@@ -114,16 +159,6 @@ def _refuse_foreign(directory: Path, owns: Callable[[str], bool]) -> None:
                 f"{directory} holds {name!r}, which would be lost if the directory were replaced;"
                 " pass another directory, or move that file."
             )
-
-
-def _remove_leftovers(directory: Path) -> None:
-    for path in directory.parent.iterdir():
-        ours = path.name.startswith((f".{directory.name}.tmp-", f".{directory.name}.old-"))
-        try:
-            if ours and time.time() - path.stat().st_mtime > _LEFTOVER_AGE_S:
-                shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:
-            continue
 
 
 def _explain(path: Path, error: OSError) -> str:

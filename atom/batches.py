@@ -22,8 +22,31 @@ def batches_of(order_N: np.ndarray, batch: int) -> list[np.ndarray]:
         >>> [rows.tolist() for rows in batches_of(np.arange(5), 4)]
         [[0, 1, 2], [3, 4]]
     """
-    number = -(-len(order_N) // batch)
-    return np.array_split(order_N, number if batch == 1 else min(number, max(1, len(order_N) // 2)))
+    return np.array_split(order_N, num_batches(len(order_N), batch))
+
+
+def num_batches(num_images: int, batch: int) -> int:
+    """Of an epoch, as `batches_of` cuts it.
+
+    Example:
+        >>> num_batches(5, 4), num_batches(5, 2), num_batches(5, 1)
+        (2, 2, 5)
+    """
+    number = -(-num_images // batch)
+    return number if batch == 1 else min(number, max(1, num_images // 2))
+
+
+def own_parts(num_images: int, steps: int) -> list[np.ndarray]:
+    """The rows of each step of an epoch, where a set brings its order; see `atom.settings.OwnTraining`.
+
+    Of images that lie class by class, equally many of each class, every step gets equally many of each class if the
+    number of steps divides theirs.
+
+    Example:
+        >>> [rows.tolist() for rows in own_parts(6, 2)]
+        [[0, 2, 4], [1, 3, 5]]
+    """
+    return [np.arange(step, num_images, steps) for step in range(steps)]
 
 
 def check_batches(net: nn.Module, images_NCHW: Tensor, batch: int) -> None:

@@ -2,39 +2,17 @@
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from atom.coreset import METHODS as CORESETS
 from atom.hub import licence_id, write_header
-from atom.rivals import against_random, network_label
+from atom.methods.lookup import find_method
+from atom.methods.registry import NAMES as METHODS
+from atom.methods.teachers import CITATION
+from atom.rivals import RIVALS, against_random, auc_text, balanced_text, name_in, network_label, training_text
 from atom.set_values import SetValues
 from atom.sheet import STRETCH_FROM_FRAC
-
-_METHODS = {
-    "atom": "matching of spatial and channel attention (ATOM)",
-    "spatial": "matching of spatial attention (the objective of DataDAM)",
-    "channel": "matching of channel attention",
-    "dm": "matching of mean embeddings (DM)",
-    "random": "drawing real images at random",
-    "herding": "herding: real images whose mean matches that of their class",
-    "kcenter": "k-center: real images far from each other",
-}
-_DATADAM = (
-    "Its objective: Sajedi et al., *DataDAM: Efficient Dataset Distillation with Attention Matching*,"
-    " ICCV 2023."
-)
-_DM = "Its objective: Zhao and Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023."
-_OBJECTIVES = {"atom": "", "channel": "", "spatial": f"{_DATADAM}\n\n", "dm": f"{_DM}\n\n"}
-
-_ATOM_BIBTEX = """@inproceedings{khaki2024atom,
-  title     = {{ATOM}: Attention Mixer for Efficient Dataset Distillation},
-  author    = {Khaki, Samir and Sajedi, Ahmad and Wang, Kai and Liu, Lucy Z. and Lawryshyn, Yuri A.
-               and Plataniotis, Konstantinos N.},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops},
-  year      = {2024},
-  note      = {arXiv:2405.01373}
-}"""
 
 _USE = """```python
 from atom.distilled import DistilledSet
@@ -63,8 +41,9 @@ def write_card(distilled: SetValues) -> str:
         _pictures(distilled),
         _what_it_is(distilled, title, num_decoded),
         "## How it was made\n\n" + _how_it_was_made(distilled, title),
-        "## Accuracy\n\n" + _results(distilled.results),
+        "## Accuracy\n\n" + _results(distilled.results) + _own_training(distilled),
         *_networks(distilled),
+        *_audit(distilled),
         "## How to use it\n\n" + _USE,
         "## Limits\n\n" + _limits(distilled),
         "## Licence of the source\n\n" + "\n\n".join(map(_licence_text, distilled.sources)),
@@ -79,16 +58,21 @@ def _title(source: Mapping[str, Any]) -> str:
 
 def _pretty_name(distilled: SetValues, title: str) -> str:
     per_class = f"{distilled.ipc} image{'s' if distilled.ipc > 1 else ''} per class"
+    number = per_class if distilled.is_even else distilled.size
     factor = f", factor {distilled.factor}" if distilled.factor > 1 else ""
-    return f"{title}, {'chosen' if distilled.method in CORESETS else 'distilled'} to {per_class}{factor}"
+    return f"{title}, {'chosen' if distilled.method in CORESETS else 'distilled'} to {number}{factor}"
 
 
 def _what_it_is(distilled: SetValues, title: str, num_decoded: int) -> str:
     channels, height, width = distilled.images_NCHW.shape[1:]
-    made = _METHODS.get(distilled.method, _text(distilled.method))
+    made = _text(_about(distilled).get("made_by") or distilled.method)
+    number = len(distilled.labels)
+    of_classes = f"{distilled.ipc} for each of {distilled.num_classes} classes"
+    if not distilled.is_even:
+        of_classes = f"in all, for {distilled.num_classes} classes, which their soft labels tell of"
     text = (
-        f"{len(distilled.labels)} images of {height}x{width} pixels and {channels} channel(s),"
-        f" {distilled.ipc} for each of {distilled.num_classes} classes,"
+        f"{number} image{'s' if number > 1 else ''} of {height}x{width} pixels and {channels} channel(s),"
+        f" {of_classes},"
         f" that stand for the training images of {title}, made by {made}."
         " A network trained on them alone is meant to do well on the real test images."
     )
@@ -121,14 +105,23 @@ def _how_it_was_made(distilled: SetValues, title: str) -> str:
 def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "Not evaluated yet."
-    names = dict.fromkeys(("method", "network", "test accuracy %", *(name for row in rows for name in row)))
+    told = {name: text for name, text in _TOLD.items() if any(map(text, rows))}
+    names = dict.fromkeys(("method", "network", *told, *(name for row in rows for name in row)))
     nested = {name for row in rows for name, value in row.items() if isinstance(value, list | dict)}
-    shown = [name for name in names if name not in {"mean", "std"} | nested]
-    cells = [
-        [_accuracy(row) if n == "test accuracy %" else _text(row.get(n, "")) for n in shown] for row in rows
-    ]
+    shown = [name for name in names if name not in _NUMBERS | nested]
+    cells = [[told[n](row) if n in told else _text(row.get(n, "")) for n in shown] for row in rows]
     note = "Mean ± standard deviation over trainings; n is their number."
     return f"{_table([_text(name) for name in shown], cells)}\n\n{note}"
+
+
+def _own_training(distilled: SetValues) -> str:
+    if not distilled.training:
+        return ""
+    carried = training_text(distilled.training)
+    return (
+        f"\n\nThe set carries a training of its own, {_text(carried)}. Rows with (own training) were trained by it, all"
+        " others by the common protocol."
+    )
 
 
 def _pictures(distilled: SetValues) -> str:
@@ -144,21 +137,71 @@ def _pictures(distilled: SetValues) -> str:
 
 def _networks(distilled: SetValues) -> list[str]:
     """Which networks the set was tried on, and which it fails."""
-    own = [row for row in distilled.results if row.get("method") == distilled.method]
+    name = name_in(distilled.results, distilled.method)
+    own = [row for row in distilled.results if row.get("method") == name]
     if not own:
         return []
     tried = ", ".join(dict.fromkeys(_text(network_label(row)) for row in own))
     lines = [f"* Tried on: {tried}. What it does for other networks is not known."]
-    compared = against_random(distilled.results, distilled.method)
-    for clear, verdict in ((True, "**Fails**, below"), (False, "Within the spread, no better than")):
-        lost = [one for one in compared if one.ahead < 0 and one.clear is clear]
-        listed = ", ".join(f"{_text(one.network)} ({one.own} against {one.random})" for one in lost)
-        lines += [f"* {verdict} random images of the same storage: {listed}."] if listed else []
+    compared = []
+    for labels, rival in RIVALS.items():
+        beside = against_random(distilled.results, name, labels=labels)
+        for clear, verdict in ((True, "**Fails**, below"), (False, "Within the spread, no better than")):
+            lost = [one for one in beside if one.ahead < 0 and one.clear is clear]
+            listed = ", ".join(f"{_text(one.network)} ({one.own} against {one.random})" for one in lost)
+            storage = "" if labels else " of the same storage"
+            lines += [f"* {verdict} {rival}{storage}: {listed}."] if listed else []
+        compared += beside
     if compared and all(one.ahead >= 0 for one in compared):
         lines.append("* Fails none of those that were trained on random images of the same storage too.")
     elif not compared:
         lines.append("* Random images were not tried beside it, so which networks it fails is not known.")
     return ["## Networks\n\n" + "\n".join(lines)]
+
+
+def _audit(distilled: SetValues) -> list[str]:
+    """What the set gives away, where that was asked; every value may be anything, it came from outside."""
+    audit = distilled.audit
+    found = _records(audit.get("findings"))
+    if not found:
+        return []
+    shown = ("advantage", "auc", "hits_at_1_percent")
+    head = ("set", "members: images", "attack", "advantage", "AUC", "found at 1 %", "members", "non-members")
+    rows = [
+        [
+            *(_text(one.get(name, "")) for name in ("set", "members", "attack")),
+            *(_estimate(one.get(name)) for name in shown),
+            *(_text(one.get(name, "")) for name in ("num_members", "num_non_members")),
+        ]
+        for one in found
+    ]
+    copies = audit.get("copies")
+    near = copies.get(found[0].get("set")) if isinstance(copies, Mapping) else None
+    said = [
+        "Can images that the set was made from be told from others, by its images (pixels, features) or by the loss of"
+        " networks trained on it? Advantage 0, AUC 0.5 and 0.01 found at 1 % false alarms are chance; in brackets 95 %"
+        " intervals. Chance is no proof: stronger attacks exist.",
+        _table(head, rows),
+        f"Non-members: {_text(audit.get('non_members', 'not known'))}. {_text(audit.get('caveat', ''))}",
+    ]
+    if isinstance(near, Mapping):
+        said.append(
+            f"Near-copies of an image that it was made from: {_text(near.get('num_near', '?'))} of"
+            f" {_text(near.get('num_images', '?'))} images."
+        )
+    return ["## What it gives away\n\n" + "\n\n".join(text.strip() for text in said)]
+
+
+def _estimate(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return ""
+    numbers = [value.get(name) for name in ("value", "low", "high")]
+    told = [f"{one:.2f}" if isinstance(one, int | float) else "?" for one in numbers]
+    return f"{told[0]} ({told[1]} to {told[2]})".replace("-0.00", "0.00")
+
+
+def _records(value: object) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:
@@ -170,6 +213,16 @@ def _accuracy(row: Mapping[str, Any]) -> str:
     return f"{mean:.2f} ± {std:.2f}" if isinstance(std, int | float) else f"{mean:.2f} (spread not known)"
 
 
+_TOLD: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "test accuracy %": _accuracy,
+    "balanced accuracy %": balanced_text,
+    "AUC and its 95 % interval": auc_text,
+}
+"""Columns of the card that are written from several numbers of a row."""
+_NUMBERS = {"mean", "std", "balanced_mean", "balanced_std", "auc_mean", "auc_std", "auc_low", "auc_high"}
+"""These numbers."""
+
+
 def _limits(distilled: SetValues) -> str:
     real = distilled.method in CORESETS
     nature = (
@@ -178,14 +231,11 @@ def _limits(distilled: SetValues) -> str:
         else "The pixels are learned, not photographed, and may still show training images or parts of them,"
         " persons included: the set is no means of anonymising data."
     )
-    soft = ["* Its soft labels are in `distilled.safetensors` alone; `data/` holds the classes."]
-    soft = soft if distilled.soft_labels is not None else []
     return "\n".join(
         [
             f"* {nature}",
             "* The 8-bit pictures in `data/` and `sheet.png` are clipped to [0, 1], which the images"
             " themselves exceed; train on `distilled.safetensors`.",
-            *soft,
             "* The set was made for one image size and one number of images per class, and with one"
             " family of networks; others often do less well on it.",
             "* Biases and label errors of the source are in it, and rare cases of a class are likely lost.",
@@ -209,10 +259,18 @@ def _is_address(value: object) -> bool:
 def _citation(distilled: SetValues) -> str:
     cited = dict.fromkeys(_text(one["citation"]) for one in distilled.sources if one.get("citation"))
     source = f"The source: {' '.join(cited)}" if cited else "The source names no citation."
-    if distilled.method not in _OBJECTIVES:
-        return source
-    objective = _OBJECTIVES[distilled.method]
-    return f"The method:\n\n```bibtex\n{_ATOM_BIBTEX}\n```\n\n{objective}{source}"
+    known = find_method(distilled.method).about.citation if distilled.method in METHODS else ""
+    citation = known or _text(_about(distilled).get("citation") or "")
+    if "teacher" in distilled.settings and known != CITATION:
+        source = f"Labels by a teacher:\n\n{CITATION}\n\n{source}"
+    return f"The method:\n\n{citation}\n\n{source}" if citation else source
+
+
+def _about(distilled: SetValues) -> Mapping[str, str]:
+    """What is known of a method of this project, and of another what the set says."""
+    if distilled.method in METHODS:
+        return {"made_by": find_method(distilled.method).about.made_by}
+    return distilled.about
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -13,10 +13,13 @@ import torch
 
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
+from atom.soundness import check_even
 
 
 def take(distilled: DistilledSet, ipc: int) -> DistilledSet:
     """The first `ipc` images of each class, without the accuracies of the whole; `settings` say what they are of.
+
+    Of a set of images in all a class may have one fewer than `ipc`, where that is the set's own.
 
     Distilled images are made for each other, so fewer of them do less well than a set made at that size.
 
@@ -25,16 +28,18 @@ def take(distilled: DistilledSet, ipc: int) -> DistilledSet:
     """
     if not 1 <= ipc <= distilled.ipc:
         raise ConfigError(f"take: ipc {ipc}, expected 1 to {distilled.ipc}, which the set has of each class.")
-    rows_N = torch.arange(len(distilled.labels)) % distilled.ipc < ipc
+    rows_N = torch.cat([torch.arange(count) for count in distilled.per_class]) < ipc
     soft = distilled.soft_labels
     return replace(
         distilled,
         images_NCHW=distilled.images_NCHW[rows_N],
         labels=distilled.labels[rows_N],
         soft_labels=None if soft is None else soft[rows_N],
+        training=distilled.training if ipc == distilled.ipc else _unordered(distilled),
         ipc=ipc,
         settings={"taken_from": {"ipc": distilled.ipc}, **distilled.settings},
         results=(),
+        audit={},
     )
 
 
@@ -47,8 +52,8 @@ def merge(sets: Sequence[DistilledSet]) -> DistilledSet:
     stays what it is.
 
     Raises:
-        ConfigError: no set, classes that overlap in part, another preprocessing, factor or image shape, symbols in some
-            sets only, or soft labels in some sets only or over other classes.
+        ConfigError: no set, a set of images in all, classes that overlap in part, another preprocessing, factor or
+            image shape, symbols in some sets only, or soft labels in some sets only or over other classes.
     """
     if not sets:
         raise ConfigError("merge: no set was given; pass at least one.")
@@ -80,7 +85,15 @@ def merge(sets: Sequence[DistilledSet]) -> DistilledSet:
         preprocess=first.preprocess,
         settings={**settings, "merged": [_origin(one) for one in sets]},
         source={**source, "symbols": first.symbols},
+        # A part of a training is none that any of them was made for.
+        training=_unordered(first) if all(one.training == first.training for one in sets) else {},
+        about=first.about if all(one.about == first.about for one in sets) else {},
     )
+
+
+def _unordered(distilled: DistilledSet) -> Mapping[str, Any]:
+    """The training that the set carries, nothing where its steps are for these very images."""
+    return {} if distilled.training.get("step_sizes") else distilled.training
 
 
 def _common(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -109,6 +122,7 @@ def _check(sets: Sequence[DistilledSet], *, same_classes: bool, names: Sequence[
             " order, or sets that share none."
         )
     for number, one in enumerate(sets):
+        check_even(one, f"merge: set {number}", "a merged set has")
         facts = {
             "preprocessing": (one.preprocess.digest[:8], first.preprocess.digest[:8]),
             "factor": (one.factor, first.factor),

@@ -77,12 +77,12 @@ def select_per_class(
     features_ND: np.ndarray,
     labels_N: np.ndarray,
     *,
-    ipc: int,
+    ipc: int | Sequence[int],
     num_classes: int,
     seed: int,
     class_names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Indices of `ipc` rows of each class, int64 [K * ipc], class by class.
+    """Indices of `ipc` rows of each class, int64 [K * ipc], class by class; or of as many as it says of each, or none.
 
     A class's choice depends on its own rows, the method and the seed, not on the other classes.
 
@@ -105,17 +105,35 @@ def select_per_class(
             " expected one label a row."
         )
     chosen = []
-    for class_id in range(num_classes):
+    counts = [ipc] * num_classes if isinstance(ipc, int) else ipc
+    for class_id, count in enumerate(counts):
         rows = np.flatnonzero(labels_N == class_id)
-        if ipc > len(rows):
+        if count > len(rows):
             name = f"{class_id} ({class_names[class_id]!r})" if class_names is not None else str(class_id)
             raise ConfigError(
-                f"--ipc {ipc}: class {name} has only {len(rows)} training images;"
+                f"--ipc {count}: class {name} has only {len(rows)} training images;"
                 f" pass --ipc {max(len(rows), 1)} or less, or add images of that class."
             )
-        rng = stream(seed, f"coreset/{method}", 0, class_id)
-        chosen.append(rows[select(method, features_ND[rows], count=ipc, rng=rng)])
+        if count:
+            own = select_of_class(method, features_ND[rows], count=count, class_id=class_id, seed=seed)
+            chosen.append(rows[own])
     return np.concatenate(chosen).astype(np.int64)
+
+
+def select_of_class(
+    method: str, features_ND: np.ndarray, *, count: int, class_id: int, seed: int
+) -> np.ndarray:
+    """`select` of the rows of one class, with its stream of random numbers."""
+    rng = stream(seed, f"coreset/{method}", 0, class_id)
+    return select(method, features_ND, count=count, rng=rng)
+
+
+def draw_seed(seed: int, number: int) -> int:
+    """Seed of a random coreset: that of draw `number` in a run of `seed`.
+
+    Seeds of runs are far apart, so that no draw of one run is a draw of the next.
+    """
+    return 1000 * seed + number
 
 
 def _herding(centred_ND: np.ndarray, count: int) -> np.ndarray:

@@ -3,6 +3,9 @@
 import os
 import platform
 import random
+import shlex
+import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -52,6 +55,16 @@ def resolve_precision(setting: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _computes_in_bfloat16(device) else torch.float32
 
 
+def precision_name(setting: Precision, device_kind: DeviceKind) -> str:
+    """As `resolve_precision`, for the device of workers elsewhere: "float32" or "bfloat16"."""
+    if setting != "auto":
+        return setting
+    if device_kind == "cuda" and not torch.cuda.is_available():
+        # The driver runs on a head node without a GPU; every GPU since 2020 computes in bfloat16.
+        return "bfloat16"
+    return "bfloat16" if resolve_precision("auto", torch.device(device_kind)) is torch.bfloat16 else "float32"
+
+
 def kind_of(device: torch.device) -> DeviceKind:
     """The kind settings are resolved for."""
     return "cuda" if device.type == "cuda" else "cpu"
@@ -63,6 +76,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
         # Not a null context: a caller's own autocast must not reach in here and change bits.
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=False)
     return torch.autocast(device.type, dtype=dtype)
+
+
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """The values in float32, or as they are in float32 and float64.
+
+    bfloat16 keeps 8 bits: losses, sums of powers and small differences need more.
+    """
+    return values.float() if values.dtype.itemsize < 4 else values
 
 
 @contextmanager
@@ -174,6 +195,19 @@ def own_generators(device: torch.device, seed: int) -> Iterator[None]:
         # torch.manual_seed takes the generators of this process alone, and the fork restores them.
         torch.manual_seed(seed)
         yield
+
+
+def has_compiler(device_kind: DeviceKind = "cpu") -> bool:
+    """Whether torch.compile can build code here: Python's headers, and on the path what it calls.
+
+    That is $CXX or g++ for CPUs (Inductor), and $CC, gcc or clang for CUDA (Triton).
+    """
+    if device_kind == "cuda":
+        names = [*shlex.split(os.environ.get("CC", ""))[:1], "gcc", "clang"]
+    else:
+        names = shlex.split(os.environ.get("CXX", "g++"))[:1]
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    return headers and any(shutil.which(name) for name in names)
 
 
 def compile_apart(function: Callable[P, T], **options: Any) -> Callable[P, T]:

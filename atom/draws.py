@@ -3,7 +3,7 @@
 Each is a function of the seed, the iteration and the class; see `atom.streams`.
 """
 
-# G classes of a group, B real images a class, P numbers of an augmentation row
+# G classes of a group, B real images a class, P numbers of an augmentation row, F frequencies, D features
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from atom.augment import draw_params
+from atom.methods.settings import DistillSettings
 from atom.nets import WeightDraw
-from atom.settings import DistillSettings, parse_dsa_strategy
+from atom.settings import parse_dsa_strategy
 from atom.streams import stream
 
 
@@ -24,14 +25,16 @@ class Draw:
     """The random numbers of one iteration, on the host.
 
     Attributes:
-        weights: of the iteration's network, flat, for `WeightDraw.load`.
+        weights: of the iteration's network, flat, for `WeightDraw.load`; None where it is none at random.
         rows_GB: int64, rows of each class's real images.
         params_GP: float32, the augmentation of each class, the same for its real and its synthetic images.
+        frequencies_FD: float32, standard normal, where they were asked for.
     """
 
-    weights: Tensor
+    weights: Tensor | None
     rows_GB: Tensor
     params_GP: Tensor
+    frequencies_FD: Tensor | None = None
 
 
 class Draws:
@@ -42,15 +45,27 @@ class Draws:
         net: whose weights are drawn.
         height, width: of the images, in pixels.
         device: where the numbers will be used.
+        frequencies: F and D, of a characteristic function; None, no such.
+        random_network: whether each iteration has one; other numbers do not depend on it.
     """
 
     def __init__(
-        self, settings: DistillSettings, net: nn.Module, *, height: int, width: int, device: torch.device
+        self,
+        settings: DistillSettings,
+        net: nn.Module,
+        *,
+        height: int,
+        width: int,
+        device: torch.device,
+        frequencies: tuple[int, int] | None = None,
+        random_network: bool = True,
     ) -> None:
         self.operations = parse_dsa_strategy(settings.dsa_strategy)
         self.weights = WeightDraw(net)
         self._settings = settings
         self._size = (height, width)
+        self._frequencies = frequencies
+        self._random_network = random_network
         self._on_gpu = device.type == "cuda"
 
     def at(self, iteration: int, class_ids: Sequence[int], sizes: Sequence[int]) -> Draw:
@@ -71,8 +86,16 @@ class Draws:
             for c in class_ids
         ]
         # One network an iteration for all classes, as in the published loops.
-        weights = self.weights.draw(stream(seed, "distill/weights", iteration))
-        return Draw(weights, self._sendable(np.stack(rows)), self._sendable(np.concatenate(params)))
+        weights = None
+        if self._random_network:
+            weights = self.weights.draw(stream(seed, "distill/weights", iteration))
+        frequencies_FD = None
+        if self._frequencies is not None:
+            rng = stream(seed, "distill/frequencies", iteration)
+            frequencies_FD = self._sendable(rng.standard_normal(self._frequencies, dtype=np.float32))
+        return Draw(
+            weights, self._sendable(np.stack(rows)), self._sendable(np.concatenate(params)), frequencies_FD
+        )
 
     def ahead(self, steps: range, class_ids: Sequence[int], sizes: Sequence[int]) -> Iterator[Draw]:
         """The numbers of each iteration in turn; for a GPU drawn one iteration ahead, so that it never waits."""

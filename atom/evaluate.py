@@ -26,13 +26,22 @@ import torch
 from torch import Tensor, nn
 
 from atom import nets
-from atom.device import compile_apart, deterministic, kind_of, use_threads
+from atom.device import compile_apart, deterministic, has_compiler, kind_of, use_threads
 from atom.errors import ConfigError, NotFiniteError, ShapeError
 from atom.nets.layers import mixes_batch
-from atom.resolve import has_compiler, resolve_evaluation
-from atom.settings import DeviceKind, EvaluateSettings, Switch
+from atom.resolve import resolve_evaluation
+from atom.scores import Scores, score
+from atom.settings import DeviceKind, EvaluateSettings, OwnTraining, Switch
 from atom.streams import stream
-from atom.train import Forward, accuracy, compute_dtype, reestimate_statistics, run, train_network
+from atom.train import (
+    Forward,
+    compute_dtype,
+    percent_right,
+    predict,
+    reestimate_statistics,
+    run,
+    train_network,
+)
 
 COMPILE_WORTH_FLOP = 1.5e12
 """Arithmetic of one network, training and test, from which torch.compile pays on a CPU. Measured on one core
@@ -54,6 +63,8 @@ class Evaluation:
         diverged: seeds of the other trainings, whose networks answered with NaN or infinity; never all of them.
         with_real_statistics: the accuracies once more, with BatchNorm statistics re-estimated on real images; None
             where there were no such images, or there is no BatchNorm.
+        scores: of each training, what the same answers are worth otherwise.
+        scores_with_real_statistics: the same for `with_real_statistics`.
     """
 
     network: str
@@ -64,6 +75,8 @@ class Evaluation:
     compiled: bool
     diverged: tuple[int, ...] = ()
     with_real_statistics: tuple[float, ...] | None = None
+    scores: tuple[Scores, ...] = ()
+    scores_with_real_statistics: tuple[Scores, ...] | None = None
 
     @property
     def mean(self) -> float:
@@ -151,7 +164,7 @@ def evaluate(
             real_NCHW = _as_tensor(statistics_images).float().to(device)
         trials, again, diverged = {}, [], {}
         for seed in seeds:
-            rng, own = stream(seed, "evaluate/weights"), nets.is_own(network)
+            rng, own = stream(start_seed(settings, seed), "evaluate/weights"), nets.is_own(network)
             net = nets.begin(build, rng, own=own, initial_weights=settings.initial_weights)
             net = net.to(device).to(memory_format=layout)
             try:
@@ -166,11 +179,15 @@ def evaluate(
                 reestimate_statistics(net, real_NCHW, dtype=dtype)
                 # What does not answer with these statistics has answered with its own.
                 with suppress(NotFiniteError):
-                    again.append(accuracy(net, *test, dtype=dtype, forward=forward))
+                    logits_TK = predict(net, test[0], dtype=dtype, forward=forward)
+                    again.append((percent_right(logits_TK, test[1]), score(logits_TK, test[1])))
     if diverged and not trials:
         each = f", all {len(diverged)} trainings" if len(diverged) > 1 else ""
         raise NotFiniteError(f"evaluate {network}{each}: {next(iter(diverged.values()))}")
-    accuracies, train_seconds, test_seconds = zip(*trials.values(), strict=True) if trials else ((), (), ())
+    accuracies, scores, train_seconds, test_seconds = (
+        zip(*trials.values(), strict=True) if trials else ((), (), (), ())
+    )
+    percents_again, scores_again = zip(*again, strict=True) if again else ((), ())
     return Evaluation(
         network=network,
         seeds=tuple(trials),
@@ -179,8 +196,16 @@ def evaluate(
         test_seconds=test_seconds,
         compiled=compiled,
         diverged=tuple(diverged),
-        with_real_statistics=None if real_NCHW is None else tuple(again),
+        with_real_statistics=None if real_NCHW is None else percents_again,
+        scores=scores,
+        scores_with_real_statistics=None if real_NCHW is None else scores_again,
     )
+
+
+def start_seed(settings: EvaluateSettings, seed: int) -> int:
+    """Whose random weights the training begins with."""
+    own = settings.start_seed if isinstance(settings, OwnTraining) else None
+    return seed if own is None else own
 
 
 def _train_and_test(
@@ -191,16 +216,17 @@ def _train_and_test(
     settings: EvaluateSettings,
     seed: int,
     forward: Forward,
-) -> tuple[float, float, float]:
-    """Accuracy in percent, seconds of the training, seconds of the test."""
+) -> tuple[float, Scores, float, float]:
+    """Accuracy in percent, other scores, seconds of the training, seconds of the test."""
     device = train[0].device
     start = time.perf_counter()
     train_network(net, *train, settings=settings, seed=seed, forward=forward)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     trained = time.perf_counter()
-    percent = accuracy(net, *test, dtype=compute_dtype(settings), forward=forward)
-    return percent, trained - start, time.perf_counter() - trained
+    logits_TK = predict(net, test[0], dtype=compute_dtype(settings), forward=forward)
+    tested = time.perf_counter()
+    return percent_right(logits_TK, test[1]), score(logits_TK, test[1]), trained - start, tested - trained
 
 
 @cache

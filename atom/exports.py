@@ -1,4 +1,4 @@
-"""Distilled sets for and from other projects: the DC family's `*.pt` files, and DD-Ranking's inputs."""
+"""Distilled sets for and from other projects: `*.pt` files of the families of DC and MTT, and DD-Ranking's inputs."""
 
 # N stored images, M decoded images, C channels, H height, W width, K classes
 
@@ -15,8 +15,9 @@ from atom import atomic
 from atom.distilled import DistilledSet
 from atom.errors import ArtifactError
 from atom.preprocess import Preprocess
+from atom.settings import images_of_classes
 from atom.sheet import png_bytes, to_pictures
-from atom.soundness import fail
+from atom.soundness import check_even, fail
 
 _DC_FORM = (
     "{'data': [[images, labels], ...]} as written by DatasetCondensation, [images, labels] as by IDC and NCFM, or"
@@ -42,7 +43,7 @@ def export_dc_pt(distilled: DistilledSet, path: str | Path) -> Path:
             "export_dc_pt",
             "a set with soft labels",
             "class labels, all that these files hold",
-            "pass it to export_dd_ranking",
+            "pass it to export_mtt_pt or export_dd_ranking",
         )
     images_MCHW, labels_M = distilled.decode()
     accuracies: dict[str, list[float]] = {}
@@ -54,6 +55,30 @@ def export_dc_pt(distilled: DistilledSet, path: str | Path) -> Path:
     path = Path(path).expanduser().absolute()
     atomic.write_file(path, _torch_bytes(content))
     return path
+
+
+def export_mtt_pt(distilled: DistilledSet, directory: str | Path) -> Path:
+    """Write the set as MTT, DATM and their relatives save theirs; returns the directory.
+
+    `images_best.pt`: decoded images float32 [M, C, H, W] in the set's space. `labels_best.pt`: labels int64
+    [M], or logits float32 [M, K] whose softmax are the soft labels, as DATM keeps them. `import_dc_pt` reads both.
+
+    Raises:
+        ArtifactError: the set is not sound.
+        StoreError: the directory cannot be written, or holds something else.
+    """
+    distilled.validate()
+    images_MCHW, targets = distilled.decode()
+    if distilled.soft_labels is not None:
+        # The logarithm of 0 would be no finite logit.
+        targets = targets.clamp(min=torch.finfo(targets.dtype).tiny).log()
+    files = {
+        "images_best.pt": _torch_bytes(_own(images_MCHW)),
+        "labels_best.pt": _torch_bytes(_own(targets)),
+    }
+    directory = Path(directory).expanduser().absolute()
+    atomic.write_directory(directory, files, owns=files.__contains__)
+    return directory
 
 
 def import_dc_pt(
@@ -85,20 +110,22 @@ def import_dc_pt(
         settings: see `DistilledSet`.
 
     Raises:
-        ArtifactError: the file is missing, holds anything but plain tensors in such a form, or labels that
+        ArtifactError: the file is missing, holds anything but plain tensors in such a form, or class labels that
             do not give every class the same number of images.
     """
     path = Path(path)
     images_NCHW, labels, pixels = _images_and_labels(path, experiment)
     soft_NK = None
     if (
-        labels.ndim == 2
+        class_names
+        and labels.ndim == 2
         and labels.is_floating_point()
         and labels.shape == (len(images_NCHW), len(class_names))
     ):
         # Learned labels may prefer another class than the image's own, which its place tells: class by class.
         soft_NK = labels.float().softmax(1)
-        labels = torch.arange(len(labels)) // max(1, len(labels) // len(class_names))
+        counts = images_of_classes(len(labels), len(class_names))
+        labels = torch.arange(len(class_names)).repeat_interleave(torch.tensor(counts))
     labels_N = labels.long()
     if labels_N.ndim != 1 or images_NCHW.shape[:1] != labels_N.shape:
         fail(
@@ -113,11 +140,14 @@ def import_dc_pt(
     if pixels:
         images_NCHW = preprocess.apply(images_NCHW.clamp(0, 1))
     order_N = labels_N.argsort(stable=True)
+    each, more = divmod(len(labels_N), max(1, len(class_names)))
+    # Only soft labels may be of fewer images than every class the same number.
+    ipc = max(1, each + (soft_NK is not None and more > 0))
     distilled = DistilledSet(
         images_NCHW=images_NCHW[order_N].contiguous(),
         labels=labels_N[order_N],
         class_names=tuple(class_names),
-        ipc=max(1, len(labels_N) // max(1, len(class_names))),
+        ipc=ipc,
         factor=factor,
         method=method,
         preprocess=preprocess,
@@ -129,7 +159,7 @@ def import_dc_pt(
     return distilled
 
 
-def export_dd_ranking(distilled: DistilledSet, directory: str | Path, *, lr_net: float = 0.01) -> Path:
+def export_dd_ranking(distilled: DistilledSet, directory: str | Path, *, lr_net: float | None = None) -> Path:
     """Write the inputs of DD-Ranking's evaluators; returns the directory.
 
     `images.pt` float32 [M, C, H, W] preprocessed, `labels.pt` int64 [M] or soft float32 [M, K], `lr.pt` the
@@ -139,14 +169,25 @@ def export_dd_ranking(distilled: DistilledSet, directory: str | Path, *, lr_net:
     Args:
         distilled: the set.
         directory: to write, or an earlier export to replace.
-        lr_net: step size on the network; 0.01 is that of DM's evaluation.
+        lr_net: step size on the network; default the one that the set carries, else 0.01, that of DM's evaluation.
 
     Raises:
-        ArtifactError: the set is not sound.
+        ArtifactError: the set is not sound, or carries steps of its own, as dd's, and no lr_net is given.
+        ConfigError: a set of images in all: DD-Ranking compares with as many random images of each class.
         StoreError: the directory cannot be written, or holds something else.
     """
     distilled.validate()
+    check_even(distilled, "export_dd_ranking", "its random images of equal storage have")
     images_MCHW, targets = distilled.decode()
+    if lr_net is None and distilled.training.get("step_sizes"):
+        fail(
+            "export_dd_ranking",
+            f"a set with {len(distilled.training['step_sizes'])} steps of their own images and sizes",
+            "one step size, all that these files hold",
+            "pass lr_net to export it without the order, the sizes and the first weights it was made for",
+        )
+    if lr_net is None:
+        lr_net = float(distilled.training.get("lr_net", 0.01))
     files = {
         "images.pt": _torch_bytes(_own(images_MCHW)),
         "labels.pt": _torch_bytes(_own(targets)),

@@ -41,6 +41,8 @@ def write_header(distilled: SetValues, *, pretty_name: str, num_images: int) -> 
         "      class_label:\n        names:",
     ]
     lines += [f"          '{index}': {quote(name)}" for index, name in enumerate(distilled.class_names)]
+    if distilled.soft_labels is not None:
+        lines.append("  - name: soft_label\n    list: float32")
     return "\n".join([*lines, "---"])
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from atom import coreset
-from atom.distilled import DistilledSet
 from atom.embedding import embed
 from atom.errors import ConfigError
 from atom.formation import encode
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
-from atom.settings import INITS, DistillSettings
+from atom.set_values import SetValues
+from atom.settings import INITS
 from atom.streams import stream
 
 
@@ -64,7 +65,7 @@ def initial_images(
 
 
 def initial_from_set(
-    distilled: DistilledSet, preprocess: Preprocess, *, class_names: Sequence[str], ipc: int, factor: int
+    distilled: SetValues, preprocess: Preprocess, *, class_names: Sequence[str], ipc: int, factor: int
 ) -> Tensor:
     """Stored images [K, I, C, H, W] that begin as the first ones of each class of a set, float32, on the CPU.
 
@@ -87,7 +88,7 @@ def initial_from_set(
 
 
 def check_start(
-    distilled: DistilledSet, *, class_names: Sequence[str], image_shape: Sequence[int], ipc: int, factor: int
+    distilled: SetValues, *, class_names: Sequence[str], image_shape: Sequence[int], ipc: int, factor: int
 ) -> None:
     """Refuse a set that images of these classes cannot start from.
 
@@ -115,8 +116,8 @@ def check_start(
         )
     if distilled.soft_labels is not None:
         raise ConfigError(
-            "--init: the set has soft labels, which its images were made for and which matching does not keep; pass a"
-            " set with hard labels."
+            "--init: the set has soft labels, which its images were made for, and only images are taken from a set;"
+            " pass one with hard labels."
         )
     if enough < ipc:
         raise ConfigError(

@@ -35,12 +35,13 @@ class SetValues:
     """The images, their labels, how they came to be and how to bring real images to them.
 
     Attributes:
-        images_NCHW: float32, as optimised: preprocessed pixels, around 0; N = K * ipc, class by class.
+        images_NCHW: float32, as optimised: preprocessed pixels, around 0; class by class. N = K * ipc, or fewer in a
+            set of images in all, which has soft labels: then as `atom.settings.images_of_classes` says.
         labels: int64 [N].
         class_names: K distinct names; the index is the label.
-        ipc: stored images per class.
+        ipc: stored images per class, in a set of images in all of those that have most.
         factor: a stored image holds factor x factor smaller ones, see `decode`.
-        method: "atom", "spatial", "channel", "dm", or a coreset: "random", "herding", "kcenter".
+        method: "atom", "spatial", "channel", "dm", somebody's own, or a coreset: "random", "herding", "kcenter".
         preprocess: fitted on the real training images.
         settings: of the run that made it.
         source: of the real images: name, spec without a path, fingerprint, title, citation, licence, image_shape,
@@ -51,6 +52,10 @@ class SetValues:
         earlier_programs: `git_commit` and `versions` of other programs that computed a part of the images before.
         results: evaluations, a dict each: method, network, mean, std (percent), n (trainings), epochs, ...
         soft_labels: float32 [N, K], each row a distribution over classes, or None.
+        training: how a network is to be trained on it, where that was distilled with it: some fields of
+            `OwnTraining`, such as a step size. Empty: by the common protocol.
+        audit: what `atom-audit` found that the set gives away of its source; empty: it was not audited.
+        about: of a method that is not this project's: "made_by" and "citation", as in `atom.methods.method.About`.
 
     Tensors are detached and brought to the CPU. The dicts hold plain JSON values: tuples become lists, NumPy
     scalars numbers, NaN None.
@@ -70,12 +75,15 @@ class SetValues:
     results: Sequence[Mapping[str, Any]] = ()
     soft_labels: Tensor | None = None
     earlier_programs: Sequence[Mapping[str, Any]] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+    audit: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))
         for name in ("results", "earlier_programs"):
             object.__setattr__(self, name, tuple(plain(row) for row in getattr(self, name)))
-        for name in ("settings", "source", "versions"):
+        for name in ("settings", "source", "versions", "training", "about", "audit"):
             object.__setattr__(self, name, plain(getattr(self, name)))
         for name in ("images_NCHW", "labels", "soft_labels"):
             tensor = getattr(self, name)
@@ -85,6 +93,26 @@ class SetValues:
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    @property
+    def per_class(self) -> list[int]:
+        """Stored images of each class."""
+        return torch.bincount(self.labels, minlength=self.num_classes).tolist()
+
+    @property
+    def is_even(self) -> bool:
+        """Whether there are `ipc` images of every class."""
+        return len(self.labels) == self.num_classes * self.ipc
+
+    @property
+    def size(self) -> str:
+        """How many images there are, for people: "ipc 2" or "3 images in all"."""
+        return f"ipc {self.ipc}" if self.is_even else f"{len(self.labels)} images in all"
+
+    @property
+    def size_slug(self) -> str:
+        """The same for names of runs: "ipc2" or "images3"."""
+        return f"ipc{self.ipc}" if self.is_even else f"images{len(self.labels)}"
 
     @property
     def symbols(self) -> bool:
@@ -202,7 +230,7 @@ class DistilledDataset(Dataset[tuple[Any, Any]]):
         self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
         self.transform = transform
         self.target_transform = target_transform
-        self._about = f"{distilled.method}, ipc {distilled.ipc}, factor {distilled.factor}"
+        self._about = f"{distilled.method}, {distilled.size}, factor {distilled.factor}"
 
     def __len__(self) -> int:
         return len(self.targets)

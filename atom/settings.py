@@ -4,9 +4,10 @@ The models live apart from the code that reads them only because `--help` must a
 this module imports neither torch nor Ray.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atom.errors import ConfigError
 
@@ -15,7 +16,6 @@ DEFAULT_DSA = "_".join(DSA_OPERATIONS)
 DSA_FOR_SYMBOLS = "_".join(operation for operation in DSA_OPERATIONS if operation != "flip")
 """A mirrored digit is no digit. Source: DSA's published settings for MNIST and SVHN."""
 
-Mode = Literal["atom", "spatial", "channel", "dm"]
 INITS = ("real", "noise", "herding", "kcenter")
 """Starts that need no more than the real images."""
 FROM_SET = "set:"
@@ -31,69 +31,24 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    def changed(self, **values: Any) -> Self:
+        """The settings with other values, checked anew."""
+        return self.model_validate({**dict(self), **values})
 
-class MatchingSettings(Settings):
-    """The objective: which statistics of the features are matched, and how they are weighed."""
-
-    mode: Mode = "atom"
-    """What is matched. atom: spatial and channel attention; spatial: as DataDAM; channel: channel attention alone; dm:
-    mean embeddings alone."""
-    power: Annotated[int, Field(ge=1, le=8)] = 4
-    """Exponent p of the attention maps, for |activation|**p. Source: DataDAM, hyper-parameter table."""
-    task_balance: Annotated[float, Field(ge=0)] | None = None
-    """Weight λ of the embedding term, times loss_scale; default 0.01 below 64 pixels, 0.02 from there on. Source:
-    DataDAM, hyper-parameter table."""
-    loss_scale: Annotated[float, Field(gt=0)] = 100.0
-    """Factor on every term; with λ = 0.01 the embedding term weighs 1, as in DM. Source: DataDAM's
-    published code."""
+    def shrunk(self) -> Self:
+        """The same for a smoke run: as little work as runs every part. Here nothing is work."""
+        return self
 
 
-class DistillSettings(MatchingSettings):
-    """One distillation: everything, besides the real images, that decides its bits."""
+def first_problem(error: ValidationError) -> str:
+    """The first of what pydantic found wrong, as one sentence that names the flag."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "settings"
+    return f"--{place.replace('_', '-')}: received {first['input']!r}: {first['msg'].lower()}."
 
-    ipc: Annotated[int, Field(ge=1)] = 1
-    """Stored images per class."""
-    factor: Annotated[int, Field(ge=1, le=8)] = 1
-    """Multi-formation: a stored image holds factor x factor smaller ones. Source: IDC (Kim et al., 2022)."""
-    iterations: Annotated[int, Field(ge=0)] | None = None
-    """Steps on the images, each with a fresh random network; default 8000 on a GPU (DataDAM), 300 on a CPU (chosen,
-    measured)."""
-    lr_img: Annotated[float, Field(gt=0)] | None = None
-    """SGD step size on the preprocessed pixels; default 1 up to ipc 50, 10 above. Source: DataDAM,
-    hyper-parameter table."""
-    momentum_img: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """SGD momentum on the images. Source: DataDAM, hyper-parameter table."""
-    batch_real: Annotated[int, Field(ge=1)] = 128
-    """Real images per class and iteration. Chosen, measured: DM takes 256, DataDAM's code 64."""
-    init: str = "real"
-    """Where images start: real ones (DM, DataDAM), noise, herding, kcenter (coresets); in atom-distill also a set."""
-    network: str = "convnet"
-    """Network whose random copies give the features; its last block gives the embedding."""
-    dsa_strategy: str = "auto"
-    """Siamese augmentation: operations joined by "_", or "none"; auto: all six, without flip for symbols (--symbols).
-    Source: DSA (Zhao and Bilen, 2021)."""
-    zca: Switch = "auto"
-    """ZCA whitening of the real images; auto: on for colour images up to 32 pixels. Source: ATOM, supplement 1.2."""
-    zca_eps: Annotated[float, Field(gt=0)] = 0.1
-    """Added to the eigenvalues of the covariance before whitening. Source: MTT's and DataDAM's code."""
-    seed: int = 0
-    """Seed of every random stream."""
-    classes_per_group: Annotated[int, Field(ge=1)] | None = None
-    """Classes distilled together, the unit of work, since they share bits; default 1 on a CPU, on a GPU what 8 GiB
-    hold."""
-    threads_per_actor: Annotated[int, Field(ge=1)] = 1
-    """CPU threads of each actor; part of the recipe, since another count gives other bits."""
-    precision: Precision = "auto"
-    """Arithmetic of the networks; auto: bfloat16 where the device computes in it, else float32. Images stay float32."""
-    compile: Switch = "auto"
-    """torch.compile of the step; auto: where the work is worth the compile time."""
 
-    @field_validator("dsa_strategy")
-    @classmethod
-    def _known_operations(cls, strategy: str) -> str:
-        if strategy != "auto":
-            parse_dsa_strategy(strategy)
-        return strategy
+class NoOptions(Settings):
+    """Of a method that reads none of its own."""
 
 
 class EvaluateSettings(Settings):
@@ -123,6 +78,77 @@ class EvaluateSettings(Settings):
         if strategy != "auto":
             parse_dsa_strategy(strategy, flag="--eval-dsa-strategy")
         return strategy
+
+
+def images_of_classes(num_images: int, num_classes: int) -> list[int]:
+    """How many of so many images are of each class where image i is of class i mod K: the first have one more.
+
+    Example:
+        >>> images_of_classes(5, 3)
+        [2, 2, 1]
+    """
+    each, more = divmod(num_images, num_classes)
+    return [each + (class_id < more) for class_id in range(num_classes)]
+
+
+def rows_of(counts: Sequence[int], per_class: int) -> list[int]:
+    """Of rows that lie class by class, `per_class` each, the first ones of each class, by its count.
+
+    Example:
+        >>> rows_of([2, 1], 2)
+        [0, 1, 2]
+    """
+    return [class_id * per_class + row for class_id, count in enumerate(counts) for row in range(count)]
+
+
+def check_useless(settings: Settings, name: str, because: str) -> None:
+    """Refuse a setting that nothing would read.
+
+    By its value and not by whether it was given: settings that were written and are read back have all fields set.
+
+    Args:
+        settings: which have it.
+        name: of the setting.
+        because: why nothing reads it, and what to do instead.
+
+    Raises:
+        ConfigError: it has another value than its default.
+    """
+    value = getattr(settings, name)
+    if value != type(settings).model_fields[name].default:
+        raise ConfigError(f"--{name.replace('_', '-')} {value}: {because}, or leave this out.")
+
+
+class OwnTraining(EvaluateSettings):
+    """How a network is trained on a set, as the set itself may say: perhaps by steps of its own, in their order.
+
+    No flags: such numbers are learned with the images. Steps of its own are those of Wang et al., *Dataset
+    Distillation*, 2018.
+
+    Example:
+        >>> OwnTraining(epochs=3, step_sizes=(0.1, 0.2, 0.1, 0.2, 0.05, 0.1)).steps_per_epoch
+        2
+    """
+
+    step_sizes: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Of SGD, one for each step of all epochs. Of S steps in an epoch, step s takes the decoded images s, s + S, ...,
+    in every epoch; empty: lr_net, and batches in random order."""
+    start_seed: Annotated[int, Field(ge=0)] | None = None
+    """Every training begins with the random weights that this seed has; None: each with those of its own seed."""
+
+    @model_validator(mode="after")
+    def _whole_epochs(self) -> Self:
+        if self.step_sizes and (self.epochs is None or len(self.step_sizes) % self.epochs):
+            raise ConfigError(
+                f"step_sizes has {len(self.step_sizes)} numbers for {self.epochs} epochs, expected equally many for"
+                " each; give epochs, and a number for each step of all of them."
+            )
+        return self
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """S; 0 where there are no steps of its own."""
+        return len(self.step_sizes) // self.epochs if self.epochs else 0
 
 
 def settle_dsa_strategy(strategy: str, *, symbols: bool | None, flag: str = "--dsa-strategy") -> str:
@@ -178,14 +204,16 @@ __all__ = [
     "FROM_SET",
     "INITS",
     "DeviceKind",
-    "DistillSettings",
     "EvaluateSettings",
     "InitialWeights",
-    "MatchingSettings",
-    "Mode",
+    "NoOptions",
+    "OwnTraining",
     "Precision",
     "Settings",
     "Switch",
+    "first_problem",
+    "images_of_classes",
     "parse_dsa_strategy",
+    "rows_of",
     "settle_dsa_strategy",
 ]

@@ -3,6 +3,7 @@
 # M decoded images, C channels, H height, W width, K classes
 
 import io
+import itertools
 import math
 
 import numpy as np
@@ -36,8 +37,8 @@ def draw(distilled: SetValues, *, max_columns: int = 50, stretched: bool = False
         max_columns: images shown of a class, the first ones.
         stretched: see `DistilledSet.pixels`; the picture then says so.
     """
-    per_class = distilled.ipc * distilled.factor**2
-    shown = min(per_class, max_columns)
+    starts = [0, *itertools.accumulate(n * distilled.factor**2 for n in distilled.per_class)]
+    shown = min(distilled.ipc * distilled.factor**2, max_columns)
     pictures = to_pictures(distilled.pixels(stretched=stretched))
     width, height = pictures[0].size
     scale = max(1, math.ceil(_MIN_SIDE / max(width, height)))
@@ -54,9 +55,8 @@ def draw(distilled: SetValues, *, max_columns: int = 50, stretched: bool = False
         left = _MARGIN + (class_id // rows) * strip_w
         top = head + _MARGIN + (class_id % rows) * cell_h
         pen.text((left, top + cell_h // 2), _short(name), fill=_INK, font=font, anchor="lm")
-        for column in range(shown):
-            picture = pictures[class_id * per_class + column].convert("RGB")
-            big = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        for column, picture in enumerate(pictures[starts[class_id] : starts[class_id + 1]][:shown]):
+            big = picture.convert("RGB").resize((width * scale, height * scale), Image.Resampling.NEAREST)
             page.paste(big, (left + _LABEL_WIDTH + column * cell_w, top))
     return page
 

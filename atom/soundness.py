@@ -5,10 +5,12 @@
 from typing import NoReturn
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from atom.errors import ArtifactError
+from atom.errors import ArtifactError, ConfigError
 from atom.set_values import SetValues
+from atom.settings import OwnTraining, images_of_classes
 
 AGAIN = "copy the set again from where it was made, or distil it again"
 
@@ -26,6 +28,7 @@ def check_set(distilled: SetValues, where: str) -> None:
     if distilled.soft_labels is not None:
         _check_soft_labels(distilled, distilled.soft_labels, where)
     _check_preprocess(distilled, where)
+    _check_training(distilled, where)
 
 
 def _check_names(distilled: SetValues, where: str) -> None:
@@ -47,12 +50,19 @@ def _check_images(distilled: SetValues, where: str) -> None:
     images = distilled.images_NCHW
     if images.ndim != 4 or images.dtype != torch.float32:
         fail(where, f"images are {images.dtype} {list(images.shape)}", "torch.float32 [N, C, H, W]")
-    count = distilled.num_classes * distilled.ipc
-    if len(images) != count or 0 in images.shape:
+    most = distilled.num_classes * distilled.ipc
+    fewest, or_fewer = most, ""
+    if distilled.soft_labels is not None:
+        # A class without an image of its own is known by the labels of others.
+        fewest, or_fewer = (
+            most - distilled.num_classes + 1,
+            f", perhaps up to {distilled.num_classes - 1} fewer",
+        )
+    if not fewest <= len(images) <= most or 0 in images.shape:
         fail(
             where,
             f"images have shape {list(images.shape)}",
-            f"{count} images ({distilled.num_classes} classes, ipc {distilled.ipc}), none of size 0",
+            f"{most} images ({distilled.num_classes} classes, ipc {distilled.ipc}){or_fewer}, none of size 0",
         )
     if distilled.factor > min(images.shape[2:]):
         fail(
@@ -65,7 +75,8 @@ def _check_images(distilled: SetValues, where: str) -> None:
 
 def _check_labels(distilled: SetValues, where: str) -> None:
     labels = distilled.labels
-    expected_N = torch.arange(distilled.num_classes).repeat_interleave(distilled.ipc)
+    counts = images_of_classes(len(distilled.images_NCHW), distilled.num_classes)
+    expected_N = torch.arange(distilled.num_classes).repeat_interleave(torch.tensor(counts))
     if labels.dtype != torch.int64 or labels.shape != expected_N.shape:
         fail(where, f"labels are {labels.dtype} {list(labels.shape)}", f"torch.int64 [{len(expected_N)}]")
     wrong_N = (labels.cpu() != expected_N).nonzero()
@@ -74,7 +85,26 @@ def _check_labels(distilled: SetValues, where: str) -> None:
         fail(
             where,
             f"label {int(labels[index])} of image {index}",
-            f"{int(expected_N[index])}, since the images lie class by class, {distilled.ipc} each",
+            f"{int(expected_N[index])}, since the images lie class by class, "
+            + (f"{distilled.ipc} each" if distilled.is_even else "those of the first classes one more"),
+        )
+
+
+def check_even(distilled: SetValues, where: str, why: str) -> None:
+    """Refuse a set of images in all where every class has to have as many.
+
+    Args:
+        distilled: sound.
+        where: begins the sentence, such as a flag.
+        why: what needs it, after "which".
+
+    Raises:
+        ConfigError: classes have different numbers of images, some perhaps none.
+    """
+    if not distilled.is_even:
+        raise ConfigError(
+            f"{where}: the set has {distilled.size} for {distilled.num_classes} classes, not as many of each, which"
+            f" {why}; pass a set that was made with --ipc."
         )
 
 
@@ -122,3 +152,18 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _check_training(distilled: SetValues, where: str) -> None:
+    try:
+        own = OwnTraining.model_validate(dict(distilled.training))
+    except (ValidationError, ConfigError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        fail(where, f"training {dict(distilled.training)} ({reason})", "settings of an evaluation")
+    steps, of_class = own.steps_per_epoch, distilled.ipc * distilled.factor**2
+    if own.step_sizes and of_class % steps:
+        fail(
+            where,
+            f"a training of {steps} steps an epoch for {of_class} decoded images of each class",
+            "a number of steps that divides them",
+        )

@@ -17,14 +17,14 @@ from torch.nn.functional import cross_entropy, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from atom.augment import augment, draw_params
-from atom.batches import batches_of, check_batches
+from atom.batches import batches_of, check_batches, num_batches, own_parts
 from atom.device import autocast, kind_of, own_generators
 from atom.errors import ConfigError, NotFiniteError
 from atom.resolve import resolve_evaluation
-from atom.settings import EvaluateSettings, parse_dsa_strategy
+from atom.settings import EvaluateSettings, OwnTraining, parse_dsa_strategy
 from atom.streams import stream
 
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 """Part of the key of every stored result of a training; to be raised whenever equal settings come to give other
 numbers."""
 
@@ -75,12 +75,16 @@ def train_network(
         net: with its initial weights, on the device of the images.
         images_NCHW: float32, preprocessed.
         targets: labels int64 [N], or probabilities float [N, K].
-        settings: of the training; unresolved defaults are resolved for the device and the images.
+        settings: of the training; unresolved defaults are resolved for the device and the images. With the step sizes
+            of an `OwnTraining` the images must be in the order in which the set has them.
         seed: of the order of the images, of DSA, and of whatever the network itself draws (dropout).
         symbols: whether the images show written symbols; see `evaluate`.
         forward: how to run the network; give a compiled one, or leave the default.
         budget: ends the training, in the middle of an epoch if need be, or after more epochs than the settings'.
         on_epoch: called with the number of whole epochs done; may ask the network about images.
+
+    Raises:
+        ConfigError: a batch that BatchNorm refuses, or steps of its own with a budget or of no images.
     """
     device = images_NCHW.device
     settings = resolve_evaluation(settings, device_kind=kind_of(device), symbols=symbols)
@@ -91,16 +95,21 @@ def train_network(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    clock = _Clock(settings, budget, device, steps_per_epoch=-(-len(images_NCHW) // settings.batch_train))
+    steps = num_batches(len(images_NCHW), settings.batch_train)
+    own_rates = _own_rates(settings, budget, images_NCHW)
+    if own_rates:
+        steps = len(own_rates) // cast(int, settings.epochs)
+    clock = _Clock(settings, budget, device, steps_per_epoch=steps)
     dtype, layout = compute_dtype(settings), _layout_of(net)
-    check_batches(net, images_NCHW, settings.batch_train)
+    check_batches(net, images_NCHW, len(images_NCHW) // steps if own_rates else settings.batch_train)
     with own_generators(device, int(stream(seed, "evaluate/network").integers(2**63))):
         for epoch in count():
             net.train()
             for batch_BCHW, rows_B in _batches(images_NCHW, epoch, settings=settings, seed=seed):
                 if clock.ended():
                     return clock.steps
-                optimizer.param_groups[0]["lr"] = settings.lr_net * clock.lr_factor()
+                rate = own_rates[clock.steps] if own_rates else settings.lr_net * clock.lr_factor()
+                optimizer.param_groups[0]["lr"] = rate
                 with autocast(device, dtype):
                     logits_BK = forward(net, batch_BCHW.contiguous(memory_format=layout))
                 optimizer.zero_grad()
@@ -112,6 +121,22 @@ def train_network(
             if clock.ended():
                 break
     return clock.steps
+
+
+def _own_rates(settings: EvaluateSettings, budget: Budget | None, images_NCHW: Tensor) -> tuple[float, ...]:
+    """Step sizes that the set brings; none by the common protocol."""
+    if not isinstance(settings, OwnTraining) or not settings.step_sizes:
+        return ()
+    if budget is not None:
+        raise ConfigError(
+            "training: a set with steps of its own is trained on by all of them; pass no budget."
+        )
+    if len(images_NCHW) < settings.steps_per_epoch:
+        raise ConfigError(
+            f"training: {settings.steps_per_epoch} steps an epoch for {len(images_NCHW)} images, expected an image for"
+            " each; pass the set as it was made."
+        )
+    return settings.step_sizes
 
 
 class _Clock:
@@ -150,11 +175,15 @@ class _Clock:
 def _batches(
     images_NCHW: Tensor, epoch: int, *, settings: EvaluateSettings, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented images [B, C, H, W] and their rows [B], every image once an epoch; see `batches_of`."""
+    """Augmented images [B, C, H, W] and their rows [B], every image once an epoch; see `batches_of`, `OwnTraining`."""
     device, (height, width) = images_NCHW.device, images_NCHW.shape[2:]
     operations = parse_dsa_strategy(settings.eval_dsa_strategy)
-    order_N = stream(seed, "evaluate/order", epoch).permutation(len(images_NCHW))
-    for number, rows in enumerate(batches_of(order_N, settings.batch_train)):
+    if isinstance(settings, OwnTraining) and settings.step_sizes:
+        parts = own_parts(len(images_NCHW), settings.steps_per_epoch)
+    else:
+        order_N = stream(seed, "evaluate/order", epoch).permutation(len(images_NCHW))
+        parts = batches_of(order_N, settings.batch_train)
+    for number, rows in enumerate(parts):
         rows_B = torch.from_numpy(rows).to(device)
         batch_BCHW = images_NCHW[rows_B]
         if operations:
@@ -218,7 +247,11 @@ def accuracy(
     forward: Forward = run,
 ) -> float:
     """Share of images whose largest logit is that of their class, in percent; arguments and errors as for `predict`."""
-    logits_TK = predict(net, images_TCHW, dtype=dtype, batch=batch, forward=forward)
+    return percent_right(predict(net, images_TCHW, dtype=dtype, batch=batch, forward=forward), labels_T)
+
+
+def percent_right(logits_TK: Tensor, labels_T: Tensor) -> float:
+    """Share of logits, on the CPU, whose largest is that of the class, in percent."""
     return 100.0 * (logits_TK.argmax(dim=1) == labels_T.cpu()).double().mean().item()
 
 

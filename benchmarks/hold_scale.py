@@ -22,19 +22,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atom import nets
 from atom.coreset import select_per_class
 from atom.data import load
 from atom.device import describe_hardware, resolve_device
-from atom.distill import GroupDistiller
 from atom.embedding import embed
 from atom.errors import ConfigError, NotFiniteError
 from atom.evaluate import evaluate
 from atom.formation import decode, label_decoded
+from atom.methods.matching_loop import Atom
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation, resolve_settings
 from atom.scale import to_real_scale
-from atom.settings import DistillSettings, EvaluateSettings
+from atom.settings import EvaluateSettings
 from atom.streams import stream
 
 CONTEXT = 256
@@ -174,16 +174,16 @@ def publish(images: np.ndarray, scale: Scale) -> dict[str, np.ndarray]:
     return made
 
 
-class FrozenBatchDistiller(GroupDistiller):
+class FrozenBatchDistiller(Atom):
     """BatchNorm with the statistics of a batch of real images of all classes: classes stay independent."""
 
     context_NCHW: Tensor
     steps = 0
 
-    def _frozen_network(self) -> nets.BlockNet:
-        net = super()._frozen_network().eval()
-        net.mixes_batch = False
-        return net
+    def __init__(self, settings: DistillSettings, *, device: torch.device, **shape: int) -> None:
+        super().__init__(settings, device=device, **shape)
+        self.net.eval()
+        self.net.mixes_batch = False
 
     def _targets(self, *arguments: Any) -> list[Tensor]:
         norms = [m for m in self.net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -218,7 +218,7 @@ class Problem:
 
     @property
     def shape(self) -> dict[str, int]:
-        """As `GroupDistiller` takes it."""
+        """As `Atom` takes it."""
         channels, height, width = self.white_NCHW.shape[1:]
         return {"channels": channels, "height": height, "width": width, "num_classes": self.num_classes}
 
@@ -237,16 +237,16 @@ def prepare(arguments: argparse.Namespace) -> Problem:
     return Problem(white, real.train.labels, held, preprocess, real.symbols, resolve_device(arguments.device))
 
 
-MADE: dict[Any, GroupDistiller] = {}
+MADE: dict[Any, Atom] = {}
 
 
-def distiller(kind: str, settings: DistillSettings, problem: Problem, lr: float) -> GroupDistiller:
+def distiller(kind: str, settings: DistillSettings, problem: Problem, lr: float) -> Atom:
     """One for each kind of network, kept between ways: compiling takes longer than distilling."""
     norm = "batch" if kind == "frozen" else kind
     chosen = settings.model_copy(update={"network": f"{settings.network}-{norm}"})
     key = (kind, chosen.model_dump_json(), *problem.shape.values())
     if key not in MADE:
-        make = FrozenBatchDistiller if kind == "frozen" else GroupDistiller
+        make = FrozenBatchDistiller if kind == "frozen" else Atom
         MADE[key] = make(chosen, device=problem.device, **problem.shape)
     made = MADE[key]
     made.settings = chosen.model_copy(update={"lr_img": lr})
@@ -266,13 +266,13 @@ def distil(way: Way, settings: DistillSettings, problem: Problem) -> tuple[np.nd
     iterations = settings.iterations - 1
     if way.after is None and len(kinds) == 1 and not way.falls:
         made = kinds[way.networks[0]]
-        return made.advance(state, iterations, class_ids=group, real=real).images, scale
+        return made.advance(state, iterations, unit=group, real=real).images, scale
     for iteration in range(iterations):
         before, made = state.images, kinds[way.networks[iteration % len(way.networks)]]
         if way.falls:
             lr = way.lr * 0.5 * (1 + np.cos(np.pi * iteration / iterations))
             made.settings = made.settings.model_copy(update={"lr_img": float(lr)})
-        state = made.advance(state, iteration + 1, class_ids=group, real=real)
+        state = made.advance(state, iteration + 1, unit=group, real=real)
         if way.after is not None:
             state = replace(state, images=np.ascontiguousarray(way.after(state.images, before, scale)))
     return state.images, scale

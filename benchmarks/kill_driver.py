@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from safetensors import safe_open
 
 from atom.device import describe_hardware
 from atom.streams import stream
@@ -174,8 +175,11 @@ def alive(process: psutil.Process) -> bool:
 
 def progress(output: Path) -> int:
     """Iterations in the checkpoints, summed over the files."""
-    names = [path.name.split(".") for path in (output / "checkpoints").glob("class_*")]
-    return sum(int(parts[1].removeprefix("it")) for parts in names)
+    done = 0
+    for path in (output / "checkpoints").glob("unit_*"):
+        with safe_open(path, "np") as content:
+            done += int(content.metadata()["iteration"])
+    return done
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

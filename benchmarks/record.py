@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from atom.distilled import DistilledSet
-from atom.settings import DistillSettings
+from atom.methods.settings import DistillSettings
+from pipelines.evaluation import SCORED
 
 # Settings that are the same for every run unless they are named in the record.
 DEFAULTS = {name: field.default for name, field in DistillSettings.model_fields.items()}
@@ -24,13 +25,14 @@ def record(output: Path) -> dict[str, Any]:
         "source": {key: distilled.source.get(key) for key in ("name", "title", "fingerprint", "num_train")},
         "ipc": distilled.ipc,
         "factor": distilled.factor,
-        "mode": distilled.method,
+        "method": distilled.method,
         "settings": {name: value for name, value in settings.items() if DEFAULTS.get(name) != value},
         "accuracies": [
             {
                 key: row[key] if key != "std" or row["n"] > 1 else None
                 for key in ("method", "network", "mean", "std", "n", "epochs", "stored_images", "seconds")
             }
+            | {key: row[key] for key in SCORED if key in row}
             for row in distilled.results
         ],
         "distill_s": facts.get("distill_s"),

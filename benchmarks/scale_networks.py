@@ -20,14 +20,15 @@ from torch import nn
 
 from atom.data import load
 from atom.device import describe_hardware, resolve_device
-from atom.distill import GroupDistiller
 from atom.errors import NotFiniteError
 from atom.evaluate import evaluate
 from atom.formation import decode, label_decoded
+from atom.methods.matching_loop import Atom
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation, resolve_settings
 from atom.scale import to_real_scale
-from atom.settings import DistillSettings, EvaluateSettings
+from atom.settings import EvaluateSettings
 
 OWN = f"{Path(__file__).resolve()}:"
 
@@ -78,13 +79,13 @@ def distilled(
     settings = resolve_settings(
         asked, device_kind=problem.device.type, symbols=problem.symbols, **problem.shape
     )
-    distiller = GroupDistiller(settings, device=problem.device, **problem.shape)
+    distiller = Atom(settings, device=problem.device, **problem.shape)
     parts = []
     for first in range(0, problem.num_classes, 5):
         group = tuple(range(first, min(first + 5, problem.num_classes)))
         real = {c: problem.of(c).to(problem.device) for c in group}
         state = distiller.start(group, real)
-        parts.append(distiller.advance(state, arguments.iterations, class_ids=group, real=real).images)
+        parts.append(distiller.advance(state, arguments.iterations, unit=group, real=real).images)
     before = np.concatenate(parts)
     after = [
         to_real_scale(torch.from_numpy(images), problem.of(c), factor=factor).numpy()

@@ -1,7 +1,7 @@
 """Time of one distillation step: the plain way of this family's published code against ours, in one process.
 
 The plain way is written here from its description: a new network object every step, eager float32, NCHW, one
-forward hook a ReLU that keeps the map, attention with `pow`, DSA class by class. Ours is `GroupDistiller` as the
+forward hook a ReLU that keeps the map, attention with `pow`, DSA class by class. Ours is `Atom` as the
 pipeline runs it. The two alternate, so that a busy machine slows both; medians over the repeats are printed with
 their ratio, and our achieved FLOP/s with its share of the machine's measured matrix-product rate.
 
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from atom import nets
 from atom.augment import augment, draw_params
 from atom.device import describe_hardware, matmul_rate
-from atom.distill import GroupDistiller
+from atom.methods.matching_loop import Atom
+from atom.methods.settings import DistillSettings
 from atom.resolve import resolve_settings
-from atom.settings import DistillSettings, parse_dsa_strategy
+from atom.settings import parse_dsa_strategy
 from atom.streams import stream
 
 CHANNELS, HEIGHT, WIDTH, NUM_CLASSES, IMAGES_A_CLASS = 3, 32, 32, 10, 500
@@ -128,7 +129,7 @@ def make_ours(
         num_classes=NUM_CLASSES,
         symbols=False,
     )
-    distiller = GroupDistiller(
+    distiller = Atom(
         settings, channels=CHANNELS, height=HEIGHT, width=WIDTH, num_classes=NUM_CLASSES, device=device
     )
     class_ids, by_class = list(range(NUM_CLASSES)), dict(enumerate(real))
@@ -136,7 +137,7 @@ def make_ours(
 
     def step(iteration: int) -> None:
         nonlocal state
-        state = distiller.advance(state, state.iteration + 1, class_ids=class_ids, real=by_class)
+        state = distiller.advance(state, state.iteration + 1, unit=class_ids, real=by_class)
 
     return step, settings
 

@@ -10,9 +10,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from atom.errors import ConfigError
-from atom.settings import EvaluateSettings
-from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
-from pipelines.console.options import ContinualCommand, DataSettings
+from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, stopped
+from pipelines.console.commands import ContinualCommand
 
 if TYPE_CHECKING:
     from atom.data import RealData
@@ -22,68 +21,66 @@ if TYPE_CHECKING:
     from pipelines.incremental.run import ContinualRun
     from pipelines.output.store import Store
     from pipelines.tracking import Tracker
-    from pipelines.workers.resources import ActorSize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(ContinualCommand, learn_stream, argv, prog="atom-continual")
+    return run_command(ContinualCommand, learn_stream, argv)
 
 
 def learn_stream(command: ContinualCommand) -> int:
     """Load, distil, learn, report; see `run_command` for what it returns."""
-    from pipelines.console.signals import stop_on_signals
+    from atom.methods.lookup import check_read
     from pipelines.evaluation import check_networks
     from pipelines.incremental.case import ContinualCase
     from pipelines.incremental.plan import check_names, plan, source_of
-    from pipelines.incremental.preprocessed import VIEWS_NAME
+    from pipelines.incremental.preprocessed import PREPROCESSED_NAME
     from pipelines.incremental.run import ContinualRun
-    from pipelines.output.ownership import claim, lock
     from pipelines.output.store import Store
     from pipelines.own_networks import try_networks
     from pipelines.real_images import PREPROCESS_NAME, load_real
+    from pipelines.session import Session
     from pipelines.sets import check_same_source, real_source
-    from pipelines.workers.cluster import connect
-    from pipelines.workers.resources import choose_size
 
     command = command.shrunk() if command.smoke else command
+    check_read(command.distill)
     check_names(command)
     source, num_steps = source_of(command)
-    data = command.part(DataSettings).model_copy(update={"dataset": source})
+    data = command.data.model_copy(update={"dataset": source})
     with ExitStack() as stack:
         given = stack.enter_context(given_set(command))
         if given is not None:
             data = real_source(given[0], command.set, data)
         real = load_real(data, smoke=command.smoke, given=None if given is None else given[0])
-        try_networks((command.network, command.distil_network), real, timeout_s=command.timeout_s)
+        try_networks((command.network, command.distil_network), real, timeout_s=command.cluster.timeout_s)
         kept = check_networks(
-            (command.network,), real, settings=command.part(EvaluateSettings), distils=command.distil_network
+            (command.network,), real, settings=command.evaluate, distils=command.distil_network
         )
-        decided = plan(command, real, num_steps=num_steps)
+        decided = plan(command, real, num_steps=num_steps, given=given and given[0])
         name = f"seq-{real.name}-{decided.num_steps}"
         location = output_location(command, f"continual-{name}")
         if given is not None:
             check_same_source(given[0], real)
-        cluster = stack.enter_context(connect())
+        session = stack.enter_context(Session(command))
         units = max(len(decided.cells), real.train.num_classes)
-        size, device_kind = choose_size(cluster, command, threads=command.threads_per_actor, num_units=units)
+        size, device_kind = session.workers(threads=command.distill.threads_per_actor, num_units=units)
         # Distillation takes --threads-per-actor, a learner one thread: there may be room for more of them.
-        learner_size, _ = choose_size(cluster, command, threads=1, num_units=len(decided.cells))
-        check_overlap(command, size)
-        store = Store.open(location)
-        # What is fitted before the last checks must not outlive a refusal.
-        with lock(store, scratch=(PREPROCESS_NAME, VIEWS_NAME)):
-            identity = identity_of(command, real, decided, device_kind=device_kind)
-            check_pictures(command, store)
-            claim(store, identity)
-            say_header("atom-continual", shown(command, decided, identity), cluster, size, store)
-            for note in [*kept, *decided.notes, *notes_on(given, real, command.learners)]:
-                say(f"Note: {note}")
-            with stop_on_signals() as stop:
-                case = ContinualCase(command, decided, given, real, store, size, learner_size, device_kind)
-                work = ContinualRun(case)
-                with work.tracker(name) as tracker:
-                    return run(work, tracker, stop)
+        learner_size, _ = session.workers(threads=1, num_units=len(decided.cells))
+        identity = identity_of(command, real, decided, device_kind=device_kind)
+        check_pictures(command, Store.open(location))
+        store = session.take(
+            location,
+            identity,
+            size=size,
+            shown=shown(command, decided, identity),
+            notes=[*kept, *decided.notes, *notes_on(given, real, command.stream.learners)],
+            # What is fitted before the last checks must not outlive a refusal.
+            scratch=(PREPROCESS_NAME, PREPROCESSED_NAME),
+        )
+        case = ContinualCase(command, decided, given, real, store, size, learner_size, device_kind)
+        work = ContinualRun(case)
+        with work.tracker(name) as tracker:
+            return run(work, tracker, session.stop)
 
 
 def run(work: "ContinualRun", tracker: "Tracker", stop: "StopSignal") -> int:
@@ -113,7 +110,7 @@ def given_set(command: ContinualCommand) -> "Iterator[tuple[DistilledSet, float 
     if not command.set:
         yield None
         return
-    with local_set(command.set, command.tracking_uri) as directory:
+    with local_set(command.set, command.tracking.tracking_uri) as directory:
         distilled = DistilledSet.load(directory)
         yield distilled, distil_seconds(distilled, directory)
 
@@ -123,38 +120,25 @@ def identity_of(
 ) -> dict[str, object]:
     """What an output belongs to; experiments that agree in it share its images and cells."""
     from apps.continual.stream import step_sizes
-    from atom.distill import IMAGES_VERSION
+    from pipelines.output.ownership import CHECKPOINTS_VERSION
 
     own: dict[str, object] = {}
     if decided.step_sizes != step_sizes(real.train.num_classes, decided.num_steps):
         own["step_classes"] = decided.step_sizes
-    if command.class_order is not None:
+    if command.stream.class_order is not None:
         own["class_order"] = decided.streams[decided.first].order
 
     return {
         "train": real.train.fingerprint,
         "test": real.test.fingerprint,
-        "preprocess_on": command.preprocess_on,
+        "preprocess_on": command.stream.preprocess_on,
         "num_steps": decided.num_steps,
         **own,
-        "zca": command.zca,
-        "zca_eps": command.zca_eps,
+        "zca": command.distill.zca,
+        "zca_eps": command.distill.zca_eps,
         "device": device_kind,
-        "images_version": IMAGES_VERSION,
+        **CHECKPOINTS_VERSION,
     }
-
-
-def check_overlap(command: ContinualCommand, size: "ActorSize") -> None:
-    """Refuse to share one worker.
-
-    Raises:
-        ConfigError: --overlap with fewer than two workers.
-    """
-    if command.overlap and size.num_actors < 2:
-        raise ConfigError(
-            "--overlap: needs 2 workers, one to distil and one to train, but there is 1; leave it out, or pass"
-            " --gpus-per-actor 0.5 where there is one GPU."
-        )
 
 
 def check_pictures(command: ContinualCommand, store: "Store") -> None:
@@ -163,7 +147,7 @@ def check_pictures(command: ContinualCommand, store: "Store") -> None:
     Raises:
         ConfigError: --no-pictures on such an output.
     """
-    if not command.pictures and store.list("pictures"):
+    if not command.stream.pictures and store.list("pictures"):
         raise ConfigError(
             f"--no-pictures: an earlier run left pictures in {store.where('pictures')}, in report.html beside it, and"
             " in its MLflow run; pass another --output, or delete all three."
@@ -190,11 +174,11 @@ def notes_on(
 
 def shown(command: ContinualCommand, decided: "Plan", identity: Mapping[str, object]) -> dict[str, object]:
     """Settings for the head of the output."""
-    skipped = {"config", "output", "smoke", "tracking_uri", "experiment", "ipc"}
+    skipped = {"config", "output", "smoke", "tracking_uri", "experiment"}
     asked = {
-        name: value
-        for name, value in command.model_dump().items()
-        if name not in skipped and value is not None and value != ""
+        name: flag.value
+        for name, flag in command.flags().items()
+        if name not in skipped and flag.value is not None and flag.value != ""
     }
     if not {"order_seeds", "class_order"}.isdisjoint(asked):
         del asked["orders"]

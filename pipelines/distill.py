@@ -1,4 +1,4 @@
-"""Distil a real image set class by class on Ray, and measure the result beside coresets of equal storage.
+"""Distil a real image set on Ray, unit of classes by unit, and measure the result beside coresets of equal storage.
 
 python pipelines/distill.py --dataset digits
 ray job submit --working-dir . -- python pipelines/distill.py --dataset cifar10 --output /shared/cifar10
@@ -6,119 +6,164 @@ ray job submit --working-dir . -- python pipelines/distill.py --dataset cifar10 
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from atom.errors import ConfigError
-from atom.settings import FROM_SET, INITS, DeviceKind, DistillSettings, EvaluateSettings
-from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
-from pipelines.console.options import DataSettings, DistillCommand
+from atom.methods.settings import DistillSettings
+from atom.settings import FROM_SET, INITS, DeviceKind, EvaluateSettings, rows_of
+from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, stopped
+from pipelines.console.commands import DistillCommand
 
 if TYPE_CHECKING:
     import numpy as np
 
     from atom.data import RealData
     from atom.distilled import DistilledSet
+    from atom.methods.experts import Expert
+    from atom.methods.method import Part, Unit
     from atom.preprocess import Preprocess
     from pipelines.console.signals import StopSignal
     from pipelines.distillation import Distillation
-    from pipelines.evaluation import Evaluation
+    from pipelines.evaluation import Evaluation, SmallSet
+    from pipelines.output.expert_files import ExpertFiles
     from pipelines.output.store import Store
+    from pipelines.teaching import Taught
     from pipelines.tracking import Tracker
+    from pipelines.workers.faults import Failure
+    from pipelines.workers.remote import Problem
     from pipelines.workers.resources import ActorSize
+    from pipelines.workers.works import Spent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(DistillCommand, distill, argv, prog="atom-distill")
+    return run_command(DistillCommand, distill, argv)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of the command with everything decided.
+
+    Attributes:
+        command: as given.
+        settings, evaluation: resolved.
+        real: the images.
+        store: the output, which belongs to `digest`.
+        size: the workers, on `device_kind`.
+        units: of the method.
+        first: the set whose images are started from, if any.
+        shared: where experts are kept; None: in the output.
+    """
+
+    command: DistillCommand
+    settings: DistillSettings
+    evaluation: EvaluateSettings
+    real: "RealData"
+    store: "Store"
+    size: "ActorSize"
+    device_kind: DeviceKind
+    digest: str
+    units: "Sequence[Unit]"
+    first: "DistilledSet | None" = None
+    shared: "Store | None" = None
 
 
 def distill(command: DistillCommand) -> int:
     """Load, distil, evaluate, record; the work of the command, see `run_command` for what it returns."""
     from atom import resolve
-    from atom.distill import IMAGES_VERSION
-    from pipelines.console.signals import stop_on_signals
-    from pipelines.distillation import group_classes
+    from atom.methods.lookup import check_read, find_method
+    from atom.methods.method import Shape
+    from atom.methods.teachers import check_teachers, teachers
+    from pipelines.distillation import workers_of_use
     from pipelines.evaluation import check_baselines, check_networks, judges
-    from pipelines.output.ownership import claim, lock
-    from pipelines.output.store import Store
+    from pipelines.output.expert_place import experts_place
     from pipelines.own_networks import try_networks
-    from pipelines.real_images import (
-        check_ipc,
-        load_real,
-        network_identity,
-        say_unwhitened,
-        whitening_flaw,
-    )
+    from pipelines.real_images import check_ipc, judging_images, load_real, not_whitened, whitening_flaw
+    from pipelines.session import Session
     from pipelines.sets import fingerprint
-    from pipelines.workers.cluster import connect
-    from pipelines.workers.resources import choose_size
 
     command = command.shrunk() if command.smoke else command
-    asked = command.part(DistillSettings)
+    asked = command.distill
+    check_read(asked, taught=command.teacher.teacher_epoch is not None)
     check_baselines(command.baselines)
-    real = load_real(command.part(DataSettings), smoke=command.smoke)
-    baselines = command.baselines if command.eval_seeds else ()
+    real = load_real(command.data, smoke=command.smoke)
+    judging_images(real, command.judge_on)
+    asked = asked.fitted(real.train.num_classes)
+    baselines = command.baselines if command.judges.eval_seeds else ()
     check_ipc(real, ipc=asked.ipc, factor=asked.factor, init=asked.init, baselines=baselines)
+    channels, height, width = real.train.images.shape[1:]
+    num_classes = real.train.num_classes
     first = None
     if asked.init not in INITS:
-        first = first_set(asked, real, command.tracking_uri)
-        asked = asked.model_copy(update={"init": f"{FROM_SET}{fingerprint(first)[:16]}"})
-    command = command.model_copy(update={"eval_networks": judges(command.eval_networks, asked.network)})
-    try_networks((asked.network, *(command.eval_networks or ())), real, timeout_s=command.timeout_s)
-    notes = check_networks(
-        command.eval_networks or (),
-        real,
-        settings=command.part(EvaluateSettings),
-        distils=asked.network,
-    )
+        first = first_set(asked, real, command.tracking.tracking_uri)
+        asked = asked.changed(init=f"{FROM_SET}{fingerprint(first)[:16]}")
+    command = command.changed(eval_networks=judges(command.judges.eval_networks, asked.network))
+    networks = command.judges.eval_networks or ()
+    try_networks((asked.network, *networks), real, timeout_s=command.cluster.timeout_s)
+    check_teachers(command.teacher, asked, Shape(channels, height, width, num_classes))
+    notes = check_networks(networks, real, settings=command.evaluate, distils=asked.network)
     name = run_name(asked, real.name)
     location = output_location(command, name)
-    with connect() as cluster:
-        most, device_kind = choose_size(
-            cluster, command, threads=asked.threads_per_actor, num_units=real.train.num_classes
-        )
-        channels, height, width = real.train.images.shape[1:]
-        shape = {
-            "channels": channels,
-            "height": height,
-            "width": width,
-            "num_classes": real.train.num_classes,
-        }
-        flaw = whitening_flaw(real, asked)
-        settings = resolve.resolve_settings(
-            asked, device_kind=device_kind, symbols=real.symbols, whitenable=flaw is None, **shape
-        )
-        groups = group_classes(real.train.num_classes, settings.classes_per_group)
-        size = replace(most, num_actors=min(most.num_actors, len(groups)))
+    flaw = whitening_flaw(real, asked)
+    settle = partial(
+        resolve.resolve_settings,
+        asked,
+        channels=channels,
+        height=height,
+        width=width,
+        num_classes=num_classes,
+        symbols=real.symbols,
+        whitenable=flaw is None,
+    )
+    # Once for whatever device, to be refused before Ray has started.
+    likely = settle(device_kind="cpu")
+    shared = experts_place(
+        command.experts,
+        [*find_method(likely.method).preparations(likely), *teachers(command.teacher, likely)],
+        real,
+        smoke=command.smoke,
+        unasked=f"the method {likely.method} asks for no experts, and there is no --teacher-epoch",
+    )
+    with Session(command) as session:
+        most, device_kind = session.workers(threads=asked.threads_per_actor, num_units=sys.maxsize)
+        settings = settle(device_kind=device_kind)
+        method = find_method(settings.method)
+        units = method.units(settings, range(num_classes))
+        taught_by = teachers(command.teacher, settings)
+        of_use = max(workers_of_use(settings, units), len(taught_by))
+        size = replace(most, num_actors=min(most.num_actors, of_use))
         evaluation = resolve.resolve_evaluation(
-            command.part(EvaluateSettings), device_kind=device_kind, symbols=real.symbols
+            command.evaluate, device_kind=device_kind, symbols=real.symbols
         )
-        store = Store.open(location)
-        with lock(store):
-            identity = {
-                **settings.model_dump(mode="json"),
-                "network": network_identity(settings.network, real),
-                "dataset": real.name,
-                "fingerprint": real.train.fingerprint,
-                "device": device_kind,
-                "images_version": IMAGES_VERSION,
-            }
-            digest = claim(store, identity)
-            job = Job(command, settings, evaluation, real, store, size, device_kind, digest, first)
-            say_header(
-                "atom-distill", {**identity, **evaluation.model_dump(mode="json")}, cluster, size, store
-            )
-            say_unwhitened(flaw)
-            if len(groups) < min(command.num_actors or 0, real.train.num_classes):
-                say(
-                    f"Note: {len(groups)} groups of classes keep {len(groups)} workers busy; a smaller"
-                    " --classes-per-group makes more, and other bits."
-                )
-            for note in notes:
-                say(f"Note: {note}")
-            with stop_on_signals() as stop, job.tracker(name) as tracker:
-                return job.run(tracker, stop)
+        identity = identity_of(settings, real, device_kind, taught_by)
+        store = session.take(
+            location,
+            identity,
+            size=size,
+            shown={**identity, **evaluation.model_dump(mode="json")},
+            notes=[
+                *not_whitened(flaw),
+                *on_units(units, command.cluster.num_actors, num_classes, replicas=method.replicas(settings)),
+                *notes,
+            ],
+        )
+        case = Case(
+            command,
+            settings,
+            evaluation,
+            real,
+            store,
+            size,
+            device_kind,
+            session.digest,
+            units,
+            first,
+            shared,
+        )
+        with start_tracking(case, name) as tracker:
+            return run(case, tracker, session.stop)
 
 
 def first_set(asked: DistillSettings, real: "RealData", tracking_uri: str | None) -> "DistilledSet":
@@ -149,257 +194,423 @@ def first_set(asked: DistillSettings, real: "RealData", tracking_uri: str | None
 
 def run_name(settings: DistillSettings, source: str) -> str:
     """Name of a run, such as atom-cifar10-ipc10-s0."""
+    from atom.methods.registry import short_name
+
     factor = f"-f{settings.factor}" if settings.factor > 1 else ""
-    return f"{settings.mode}-{source}-ipc{settings.ipc}{factor}-s{settings.seed}"
+    size = f"ipc{settings.ipc}" if settings.images_in_all is None else f"images{settings.images_in_all}"
+    return f"{short_name(settings.method)}-{source}-{size}{factor}-s{settings.seed}"
 
 
-class Job:
-    """One run of the command with everything decided: distil, assemble, evaluate, publish."""
+def identity_of(
+    settings: DistillSettings, real: "RealData", device_kind: DeviceKind, taught_by: "Sequence[Expert]" = ()
+) -> dict[str, Any]:
+    """All that decides the bits of a set; `taught_by` label its images."""
+    from atom.methods.lookup import find_method, images_version, method_identity
+    from atom.methods.teachers import told_of
+    from pipelines.output.expert_files import experts_identity
+    from pipelines.output.ownership import CHECKPOINTS_VERSION
+    from pipelines.real_images import network_identity
 
-    def __init__(
-        self,
-        command: DistillCommand,
-        settings: DistillSettings,
-        evaluation: EvaluateSettings,
-        real: "RealData",
-        store: "Store",
-        size: "ActorSize",
-        device_kind: DeviceKind,
-        digest: str,
-        first: "DistilledSet | None" = None,
-    ) -> None:
-        self.command = command
-        self.settings = settings
-        self.evaluation = evaluation
-        self.real = real
-        self.store = store
-        self.size = size
-        self.device_kind = device_kind
-        self.digest = digest
-        self.first = first
+    return {
+        **settings.model_dump(mode="json"),
+        "method": method_identity(settings.method),
+        "network": network_identity(settings.network, real),
+        "dataset": real.name,
+        "fingerprint": real.train.fingerprint,
+        "device": device_kind,
+        "images_version": images_version(settings.method),
+        **CHECKPOINTS_VERSION,
+        **experts_identity([*find_method(settings.method).preparations(settings), *taught_by]),
+        **({"teacher": told_of(taught_by)} if taught_by else {}),
+    }
 
-    def tracker(self, name: str) -> "Tracker":
-        """The MLflow run of this output: a new one, or that of an earlier driver continued."""
-        from pipelines.output.records import start_tracker
 
-        params: dict[str, object] = {
-            **{f"distill.{key}": value for key, value in self.settings.model_dump().items()},
-            **{f"evaluate.{key}": value for key, value in self.evaluation.model_dump().items()},
-            "data.spec": self.real.spec,
-            "data.fingerprint": self.real.train.fingerprint,
-            "cluster.num_actors": self.size.num_actors,
-            "cluster.device": self.device_kind,
-        }
-        return start_tracker(self.command, self.store, experiment="distill", name=name, params=params)
-
-    def run(self, tracker: "Tracker", stop: "StopSignal") -> int:
-        """Everything after the decisions; returns the exit code."""
-        from pipelines.output.records import log_real
-        from pipelines.real_images import preprocessing
-
-        log_real(tracker, self.real)
-        preprocess = preprocessing(self.real, self.settings, self.store, self.command.data_dir / "cache")
-        white_train = preprocess.apply(self.real.train.images).numpy()
-        with stop.polling():
-            outcome = self.distil(white_train, self.starts(preprocess), tracker, stop)
-        if outcome.stopped:
-            return stopped(tracker, stop.signal_name)
-        if outcome.failed:
-            return self.report_failures(outcome, tracker)
-        distilled = self.assemble(outcome, preprocess)
-        self.publish(distilled)
-        judged = self.evaluate(distilled, white_train, stop)
-        if judged.stopped:
-            return stopped(tracker, stop.signal_name)
-        return self.conclude(distilled, judged, tracker)
-
-    def starts(self, preprocess: "Preprocess") -> "Mapping[int, np.ndarray] | None":
-        """Stored images that each class starts from, where --init names a set."""
-        from atom.initial import initial_from_set
-
-        if self.first is None:
-            return None
-        images = initial_from_set(
-            self.first,
-            preprocess,
-            class_names=self.real.train.class_names,
-            ipc=self.settings.ipc,
-            factor=self.settings.factor,
+def on_units(
+    units: "Sequence[Unit]", num_actors: int | None, num_classes: int, *, replicas: int = 1
+) -> list[str]:
+    """A note where fewer units than workers keep some idle."""
+    if len(units) >= min(num_actors or 0, num_classes):
+        return []
+    if len(units) == 1:
+        shared = (
+            f"their {replicas} replicas an iteration on up to {replicas} workers"
+            if replicas > 1
+            else "on one worker"
         )
-        return dict(enumerate(images.numpy()))
+        return [f"the classes are distilled together, {shared}."]
+    return [
+        f"{len(units)} groups of classes keep {len(units)} workers busy; a smaller --classes-per-group makes more, and"
+        " other bits."
+    ]
 
-    def distil(
-        self,
-        white_train: Any,
-        starts: "Mapping[int, np.ndarray] | None",
-        tracker: "Tracker",
-        stop: "StopSignal",
-    ) -> "Distillation":
-        """All groups of classes through the workers, from wherever the checkpoints stand."""
-        from pipelines.distillation import distil_classes, group_classes
-        from pipelines.output.checkpoints import Checkpoints
-        from pipelines.real_images import put_classes
-        from pipelines.workers.pool import Limits
-        from pipelines.workers.remote import Problem
 
-        channels, height, width = self.real.train.images.shape[1:]
-        num_classes = self.real.train.num_classes
-        return distil_classes(
-            Problem(self.settings, channels, height, width, num_classes, self.device_kind),
-            group_classes(num_classes, self.settings.classes_per_group),
-            put_classes(white_train, self.real.train.labels, num_classes),
-            Checkpoints(self.store, self.digest),
-            size=self.size,
-            checkpoint_every=self.command.checkpoint_every,
-            limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
-            tracker=tracker,
+def start_tracking(case: Case, name: str) -> "Tracker":
+    """The MLflow run of this output: a new one, or that of an earlier driver continued."""
+    from pipelines.output.records import dotted, start_tracker
+
+    params: dict[str, object] = {
+        **dotted("distill", case.settings.model_dump(mode="json")),
+        **dotted("evaluate", case.evaluation.model_dump(mode="json")),
+        "evaluate.judge_on": case.command.judge_on,
+        **dotted("teacher", case.command.teacher.model_dump(mode="json")),
+        "data.spec": case.real.spec,
+        "data.fingerprint": case.real.train.fingerprint,
+        "cluster.num_actors": case.size.num_actors,
+        "cluster.device": case.device_kind,
+    }
+    return start_tracker(case.command, case.store, experiment="distill", name=name, params=params)
+
+
+def run(case: Case, tracker: "Tracker", stop: "StopSignal") -> int:
+    """Everything after the decisions; returns the exit code."""
+    from atom.methods.soundness import joined
+    from pipelines.output.provenance import distinct
+    from pipelines.output.records import log_real, report_failures
+    from pipelines.real_images import preprocessing, put_classes
+
+    log_real(tracker, case.real)
+    preprocess = preprocessing(case.real, case.settings, case.store, case.command.data.data_dir / "cache")
+    white_train = preprocess.apply(case.real.train.images).numpy()
+    classes = put_classes(white_train, case.real.train.labels, case.real.train.num_classes)
+    with stop.polling():
+        outcome = distil(case, classes, preprocess, tracker, stop)
+    if outcome.stopped:
+        return stopped(tracker, stop.signal_name)
+    if outcome.failed or outcome.failed_preparations:
+        return report_failures(failures_of(case, outcome), tracker)
+    part, is_taught = joined(outcome.parts(case.settings)), case.command.teacher.teacher_epoch is not None
+    if not is_taught:
+        # Before anything that only compares: what fails or is killed there leaves a set behind.
+        publish(case, assemble(case, part, outcome.programs, preprocess))
+    rivals = rivals_of(case, white_train)
+    with stop.polling():
+        taught = label(case, part, rivals, classes, preprocess, stop)
+    if taught.stopped:
+        return stopped(tracker, stop.signal_name)
+    code = report_failures(taught.failed, tracker) if taught.failed else 0
+    if code and is_taught:
+        return code
+    programs = outcome.programs
+    if taught.soft_labels is not None:
+        part = part.labelled(taught.soft_labels)
+        programs = distinct([*taught.programs, *programs])
+    distilled = assemble(case, part, programs, preprocess)
+    publish(case, distilled)
+    judged = evaluate(case, distilled, [*rivals, *taught.rivals], white_train, stop)
+    if judged.stopped:
+        return stopped(tracker, stop.signal_name)
+    return conclude(case, distilled, judged, tracker, unlabelled=bool(code)) or code
+
+
+def given_images(case: Case, preprocess: "Preprocess") -> "Mapping[int, np.ndarray] | None":
+    """Stored images that each class starts from, where --init names a set."""
+    from atom.initial import initial_from_set
+
+    if case.first is None:
+        return None
+    images = initial_from_set(
+        case.first,
+        preprocess,
+        class_names=case.real.train.class_names,
+        ipc=case.settings.ipc,
+        factor=case.settings.factor,
+    )
+    return dict(enumerate(images.numpy()))
+
+
+def problem_of(case: Case) -> "Problem":
+    """What workers are told."""
+    from pipelines.workers.remote import Problem
+
+    channels, height, width = case.real.train.images.shape[1:]
+    return Problem(case.settings, channels, height, width, case.real.train.num_classes, case.device_kind)
+
+
+def expert_files(case: Case, preprocess: "Preprocess") -> "ExpertFiles":
+    """Where networks trained on these images are kept."""
+    from pipelines.output.expert_files import EXPERTS_FOLDER, ExpertFiles
+
+    place = case.shared or case.store.inside(EXPERTS_FOLDER)
+    return ExpertFiles(place, case.real, preprocess=preprocess.digest, device=case.device_kind)
+
+
+def distil(
+    case: Case,
+    classes: "Mapping[int, Any]",
+    preprocess: "Preprocess",
+    tracker: "Tracker",
+    stop: "StopSignal",
+) -> "Distillation":
+    """All units through the workers, from wherever the checkpoints stand."""
+    from pipelines.distillation import distil_classes
+    from pipelines.output.checkpoints import Checkpoints
+
+    return distil_classes(
+        problem_of(case),
+        case.units,
+        classes,
+        Checkpoints(case.store, case.digest),
+        size=case.size,
+        checkpoint_every=case.command.checkpoint_every,
+        experts=expert_files(case, preprocess),
+        limits=case.command.cluster.limits(),
+        tracker=tracker,
+        stop=stop,
+        # On disk with every chunk, so that a killed driver's time counts as well.
+        on_spent=partial(note_spent, case),
+        given=given_images(case, preprocess),
+    )
+
+
+def note_spent(case: Case, spent: "Spent") -> None:
+    """Note who works, count wall time and its sum over workers, which other work is compared with, and memory."""
+    from pipelines.output.records import DISTILL_WORKER_S, add_seconds, note_maker, note_peak
+
+    note_maker(case.store, case.size)
+    add_seconds(case.store, "distill_s", spent.wall_s)
+    add_seconds(case.store, DISTILL_WORKER_S, spent.worker_s)
+    note_peak(case.store, spent.peak)
+
+
+def label(
+    case: Case,
+    part: "Part",
+    rivals: "Sequence[SmallSet]",
+    classes: "Mapping[int, Any]",
+    preprocess: "Preprocess",
+    stop: "StopSignal",
+) -> "Taught":
+    """Soft labels of --teacher-epoch for the set, and of its teachers for the rivals that stand beside it.
+
+    A method that learned labels itself has its experts for the rivals, if it has any.
+    """
+    from atom.methods.teachers import own_teachers, teachers
+    from pipelines.output.checkpoints import Checkpoints
+    from pipelines.teaching import teach
+
+    asked = teachers(case.command.teacher, case.settings)
+    return teach(
+        asked or (own_teachers(case.settings) if rivals else ()),
+        part.images.reshape(-1, *part.images.shape[2:]) if asked else None,
+        rivals,
+        factor=case.settings.factor,
+        problem=problem_of(case),
+        real=classes,
+        checkpoints=Checkpoints(case.store, case.digest),
+        experts=expert_files(case, preprocess),
+        size=case.size,
+        limits=case.command.cluster.limits(),
+        stop=stop,
+        # What only labels rivals is no cost of the set.
+        on_spent=partial(note_spent, case) if asked else None,
+    )
+
+
+def failures_of(case: Case, outcome: "Distillation") -> "dict[str, Failure]":
+    """Why parts of a distillation failed, by what people call them."""
+    names = case.real.train.class_names
+    failed = {", ".join(names[c] for c in unit): why for unit, why in outcome.failed.items()}
+    return failed | {f"preparation {name}": why for name, why in outcome.failed_preparations.items()}
+
+
+def assemble(
+    case: Case, whole: "Part", programs: "Sequence[dict[str, Any]]", preprocess: "Preprocess"
+) -> "DistilledSet":
+    """The artifact, from the parts of all units and the programs that made them."""
+    import torch
+
+    from atom.distilled import DistilledSet, describe_source, without_folders
+    from atom.methods.lookup import told_about
+    from atom.methods.teachers import teachers, told_of
+    from pipelines.output.provenance import UNKNOWN_PROGRAM
+
+    *earlier, last = programs or [UNKNOWN_PROGRAM]
+    num_classes = case.real.train.num_classes
+    counts = case.settings.per_class(num_classes)
+    rows, soft = rows_of(counts, whole.images.shape[1]), whole.soft_labels
+    taught_by = teachers(case.command.teacher, case.settings)
+    return DistilledSet(
+        images_NCHW=torch.from_numpy(whole.images).flatten(0, 1)[rows],
+        labels=torch.arange(num_classes).repeat_interleave(torch.tensor(counts)),
+        soft_labels=None if soft is None else torch.from_numpy(soft).flatten(0, 1)[rows],
+        training=whole.training,
+        class_names=case.real.train.class_names,
+        ipc=case.settings.ipc,
+        factor=case.settings.factor,
+        method=without_folders(case.settings.method),
+        about=told_about(case.settings.method),
+        preprocess=preprocess,
+        settings={
+            **case.settings.model_dump(mode="json"),
+            "method": without_folders(case.settings.method),
+            "network": without_folders(case.settings.network),
+            "device": case.device_kind,
+            **({"teacher": told_of(taught_by)} if taught_by else {}),
+        },
+        source=describe_source(case.real, image_size=case.command.data.image_size)
+        | ({} if case.first is None else {"started_from": case.first.sources}),
+        **last,
+        earlier_programs=earlier,
+        **standing(case.store),
+    )
+
+
+def standing(store: "Store") -> dict[str, Any]:
+    """Accuracies and audit of the set that stands in the output: true of the same images until there are newer ones."""
+    from atom.artifact import MANIFEST, SET_NAME
+    from pipelines.output.records import read_record
+
+    known = read_record(store, f"{SET_NAME}/{MANIFEST}")
+    rows, audit = known.get("results"), known.get("audit")
+    sound = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    return {"results": rows if sound else (), "audit": audit if isinstance(audit, dict) else {}}
+
+
+def publish(case: Case, distilled: "DistilledSet") -> None:
+    """Write the artifact into the output, on a disk or a URI; an audit of the set that stands there stays in it."""
+    from atom.artifact import SET_NAME
+    from pipelines.output.records import note_source
+
+    note_source(case.store, case.real)
+    # Of now: an audit may have come while the set was judged, for hours.
+    distilled = replace(distilled, audit=standing(case.store)["audit"] or distilled.audit)
+    if case.store.local_path is not None:
+        distilled.save(case.store.local_path / SET_NAME)
+        return
+    with case.store.publish_directory(SET_NAME) as staging:
+        distilled.save(staging)
+
+
+def is_judged(case: Case) -> bool:
+    """Whether anything is to be trained on the set."""
+    return bool(case.command.judges.eval_seeds and case.command.judges.eval_networks)
+
+
+def rivals_of(case: Case, white_train: Any) -> "list[SmallSet]":
+    """Coresets of equal storage, if the set is judged."""
+    from pipelines.baselines import coresets
+
+    if not is_judged(case):
+        return []
+    return coresets(
+        case.command.baselines,
+        white_train,
+        case.real.train.labels,
+        ipc=case.settings.per_class(case.real.train.num_classes),
+        num_classes=case.real.train.num_classes,
+        seed=case.settings.seed,
+        seeds=range(case.command.judges.eval_seeds),
+    )
+
+
+def evaluate(
+    case: Case,
+    distilled: "DistilledSet",
+    rivals: "Sequence[SmallSet]",
+    white_train: Any,
+    stop: "StopSignal",
+) -> "Evaluation":
+    """Networks trained on the set and on its rivals, tested on the real test images."""
+    from pipelines.evaluation import Evaluation, evaluate_sets, judged_sets, statistics_images
+    from pipelines.real_images import judging_images
+
+    if not is_judged(case):
+        return Evaluation()
+    asked, tested = case.command.judges, judging_images(case.real, case.command.judge_on)
+    white_test = distilled.preprocess.apply(tested.images).numpy()
+    with stop.polling():
+        return evaluate_sets(
+            [*judged_sets(distilled, own_name(case, distilled), smoke=case.command.smoke), *rivals],
+            (white_test, tested.labels),
+            case.store,
+            networks=asked.eval_networks or (),
+            seeds=range(asked.eval_seeds),
+            num_classes=case.real.train.num_classes,
+            settings=case.evaluation,
+            identity={"test": tested.fingerprint},
+            device_kind=case.device_kind,
+            gpus_per_task=case.size.gpus,
+            max_in_flight=case.command.cluster.num_actors,
+            limits=case.command.cluster.limits(),
             stop=stop,
-            # On disk with every chunk, so that a killed driver's time counts as well.
-            on_seconds=self.add_distill_seconds,
-            starts=starts,
+            statistics_NCHW=statistics_images(white_train, asked.statistics_images),
         )
 
-    def add_distill_seconds(self, seconds: float, worker_seconds: float) -> None:
-        """Note who works, and count wall time and its sum over workers, which other work is compared with."""
-        from pipelines.output.records import DISTILL_WORKER_S, add_seconds, note_maker
 
-        note_maker(self.store, self.size)
-        add_seconds(self.store, "distill_s", seconds)
-        add_seconds(self.store, DISTILL_WORKER_S, worker_seconds)
+def on_labels(case: Case, distilled: "DistilledSet", *, unlabelled: bool) -> list[str]:
+    """What has to be said under the table of a set with soft labels; `unlabelled` as for `conclude`."""
+    from atom.methods.teachers import own_teachers, teachers
+    from atom.rivals import WITH_TEACHER
 
-    def report_failures(self, outcome: "Distillation", tracker: "Tracker") -> int:
-        """Table of the classes that failed and why."""
-        from pipelines.console.progress import print_table
-
-        names = self.real.train.class_names
-        rows = [(names[c], failure.reason) for group, failure in outcome.failed.items() for c in group]
-        print_table(
-            "Failed classes; the others are kept, and a rerun goes on from there", ["class", "reason"], rows
-        )
-        tracker.mark("FAILED", reason=f"{len(rows)} classes failed")
-        details = [f"classes {group}:\n{failure.details}" for group, failure in outcome.failed.items()]
-        tracker.log_text("\n\n".join(details), "failures.txt")
-        return EXIT_FAILED
-
-    def assemble(self, outcome: "Distillation", preprocess: "Preprocess") -> "DistilledSet":
-        """The artifact, from the last states of all classes."""
-        import numpy as np
-        import torch
-
-        from atom.distilled import DistilledSet, describe_source, without_folders
-        from pipelines.output.provenance import UNKNOWN_PROGRAM
-
-        *earlier, last = outcome.programs or [UNKNOWN_PROGRAM]
-        num_classes = self.real.train.num_classes
-        images = np.concatenate([outcome.states[c].images for c in range(num_classes)])
-        return DistilledSet(
-            images_NCHW=torch.from_numpy(images),
-            labels=torch.arange(num_classes).repeat_interleave(self.settings.ipc),
-            class_names=self.real.train.class_names,
-            ipc=self.settings.ipc,
-            factor=self.settings.factor,
-            method=self.settings.mode,
-            preprocess=preprocess,
-            settings={
-                **self.settings.model_dump(mode="json"),
-                "network": without_folders(self.settings.network),
-                "device": self.device_kind,
-            },
-            source=describe_source(self.real, image_size=self.command.image_size)
-            | ({} if self.first is None else {"started_from": self.first.sources}),
-            **last,
-            earlier_programs=earlier,
-            results=self.standing_results(),
-        )
-
-    def standing_results(self) -> Sequence[Mapping[str, Any]]:
-        """Accuracies of the set that stands in the output: true of the same images until there are newer ones."""
-        from atom.artifact import MANIFEST, SET_NAME
-        from pipelines.output.records import read_record
-
-        rows = read_record(self.store, f"{SET_NAME}/{MANIFEST}").get("results")
-        return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else ()
-
-    def publish(self, distilled: "DistilledSet") -> None:
-        """Write the artifact into the output, on a disk or a URI."""
-        from atom.artifact import SET_NAME
-        from pipelines.output.records import note_source
-
-        note_source(self.store, self.real)
-        if self.store.local_path is not None:
-            distilled.save(self.store.local_path / SET_NAME)
-            return
-        with self.store.publish_directory(SET_NAME) as staging:
-            distilled.save(staging)
-
-    def evaluate(self, distilled: "DistilledSet", white_train: Any, stop: "StopSignal") -> "Evaluation":
-        """Networks trained on the set and on coresets of equal storage, tested on the real test images."""
-        from pipelines.baselines import coresets
-        from pipelines.evaluation import Evaluation, evaluate_sets, small_set, statistics_images
-        from pipelines.workers.pool import Limits
-
-        seeds = range(self.command.eval_seeds)
-        if not seeds or not self.command.eval_networks:
-            return Evaluation()
-        num_classes = self.real.train.num_classes
-        rivals = coresets(
-            self.command.baselines,
-            white_train,
-            self.real.train.labels,
-            ipc=self.settings.ipc,
-            num_classes=num_classes,
-            seed=self.settings.seed,
-            seeds=seeds,
-        )
-        white_test = distilled.preprocess.apply(self.real.test.images).numpy()
-        with stop.polling():
-            return evaluate_sets(
-                [small_set(distilled, distilled.method), *rivals],
-                (white_test, self.real.test.labels),
-                self.store,
-                networks=self.command.eval_networks or (),
-                seeds=seeds,
-                num_classes=num_classes,
-                settings=self.evaluation,
-                identity={"test": self.real.test.fingerprint},
-                device_kind=self.device_kind,
-                gpus_per_task=self.size.gpus,
-                max_in_flight=self.command.num_actors,
-                limits=Limits(self.command.max_retries, chunk_timeout_s=self.command.timeout_s),
-                stop=stop,
-                statistics_NCHW=statistics_images(white_train, self.command.statistics_images),
-            )
-
-    def conclude(self, distilled: "DistilledSet", judged: "Evaluation", tracker: "Tracker") -> int:
-        """Print the table, put it into the card and MLflow, and name the artifact."""
-        from atom.artifact import SET_NAME
-        from atom.distilled import without_folders
-        from pipelines.evaluation import print_evaluation, remarks, row_dicts
-        from pipelines.output.records import log_accuracies, log_artifact, log_distilled, run_facts, times
-
-        facts = run_facts(self.store)
-        distillation = {"distill_s": facts["distill_s"], "distill_hardware": facts["hardware"]}
-        rows = [
-            {**row, "network": without_folders(row["network"])}
-            | (distillation if row["method"] == distilled.method else {})
-            for row in row_dicts(judged.rows)
+    if distilled.soft_labels is None or not (is_judged(case) and case.command.baselines):
+        return []
+    asked, own = teachers(case.command.teacher, case.settings), own_teachers(case.settings)
+    if unlabelled:
+        return ["The set has soft labels, and the real images beside it hard ones: labelling them failed."]
+    if not asked and not own and not distilled.is_even:
+        return [
+            f"The labels of {distilled.method} were learned, and it has no experts that could label real images as"
+            " well; a set of --method datm with the same --images-in-all has, and shows them."
         ]
-        # A rerun that judges nothing keeps the accuracies that stand.
-        distilled = distilled.with_results(rows) if rows else distilled
-        self.publish(distilled)
-        title = f"{distilled.method}, ipc {distilled.ipc}: accuracy on {self.real.source.title}, %"
-        print_evaluation(judged, title=title)
-        log_distilled(tracker, distilled, source=self.store.where(SET_NAME))
-        log_accuracies(tracker, judged, own=distilled.method, title=title)
-        tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(self.store).items()})
-        log_artifact(tracker, distilled, SET_NAME)
-        if judged.failed:
-            tracker.mark("FAILED", reason=f"{len(judged.failed)} trainings failed")
-        for remark in remarks(judged.rows, distilled.method):
-            say(remark)
-        say(f"distilled in {facts['distill_s']:.0f} s on {facts['hardware']}")
-        say(self.store.where(SET_NAME))
-        return EXIT_FAILED if judged.failed else 0
+    if not asked and not own:
+        return [
+            f"The labels of {distilled.method} were learned, and it has no experts that could label real images as"
+            " well; compare with a set of --method random --teacher-epoch, see docs/soft-labels.md."
+        ]
+    whose, (first, *_) = (
+        ("the set's teachers", asked) if asked else (f"the experts of {distilled.method}", own)
+    )
+    return [f"({WITH_TEACHER.strip()}): real images with the labels of {whose} after epoch {first.epochs}."]
+
+
+def own_name(case: Case, distilled: "DistilledSet") -> str:
+    """How the table calls the set."""
+    from atom.rivals import name_beside
+
+    return name_beside(distilled.method, case.command.baselines)
+
+
+def conclude(
+    case: Case,
+    distilled: "DistilledSet",
+    judged: "Evaluation",
+    tracker: "Tracker",
+    *,
+    unlabelled: bool = False,
+) -> int:
+    """Print the table, put it into the card and MLflow, and name the artifact.
+
+    Unlabelled: whether the real images beside it lack the soft labels that they were to have.
+    """
+    from atom.artifact import SET_NAME
+    from atom.distilled import without_folders
+    from pipelines.evaluation import print_evaluation, remarks, row_dicts
+    from pipelines.output.records import log_accuracies, log_artifact, log_distilled, run_facts, times
+
+    facts, own = run_facts(case.store), own_name(case, distilled)
+    distillation = {"distill_s": facts["distill_s"], "distill_hardware": facts["hardware"]}
+    rows = [
+        {**row, "network": without_folders(row["network"])} | (distillation if row["method"] == own else {})
+        for row in row_dicts(judged.rows)
+    ]
+    on_test = case.command.judge_on == "test"
+    # A rerun that judges nothing keeps the accuracies that stand.
+    distilled = distilled.with_results(rows) if rows and on_test else distilled
+    publish(case, distilled)
+    tested = "" if on_test else "training images put aside of "
+    title = f"{distilled.method}, {distilled.size}: accuracy on {tested}{case.real.source.title}, %"
+    print_evaluation(judged, title=title)
+    log_distilled(tracker, distilled, source=case.store.where(SET_NAME))
+    log_accuracies(tracker, judged, own=own, title=title, part="eval" if on_test else "validation")
+    tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(case.store).items()})
+    log_artifact(tracker, distilled, SET_NAME)
+    if judged.failed:
+        tracker.mark("FAILED", reason=f"{len(judged.failed)} trainings failed")
+    for remark in [*remarks(judged.rows, own), *on_labels(case, distilled, unlabelled=unlabelled)]:
+        say(remark)
+    say(f"distilled in {facts['distill_s']:.0f} s on {facts['hardware']}")
+    say(case.store.where(SET_NAME))
+    return EXIT_FAILED if judged.failed else 0
 
 
 if __name__ == "__main__":

@@ -1,28 +1,35 @@
-"""Groups of classes through the pool of workers, chunk after chunk, each chunk on disk before the next."""
+"""Units of classes through the pool of workers, chunk after chunk, each chunk on disk before the next."""
 
-# T iterations, K classes, G classes of a group
+# T iterations, K classes, G classes of a unit
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from atom.distill import GroupState
+from atom.errors import ConfigError
+from atom.methods.experts import name_of
+from atom.methods.lookup import find_method
+from atom.methods.method import Part, State, Unit
+from atom.methods.settings import DistillSettings
 from pipelines.console.progress import Progress
-from pipelines.output.checkpoints import Checkpoints, ClassState
+from pipelines.output.checkpoints import Checkpoints
+from pipelines.output.expert_files import ExpertFiles
+from pipelines.preparing import Preparing, progress_of, show
 from pipelines.tracking import Tracker
-from pipelines.workers.dispatch import Limits, dispatch, gather
+from pipelines.workers.dispatch import Limits
 from pipelines.workers.faults import Failure
-from pipelines.workers.remote import Problem, RemoteDistillWorker
+from pipelines.workers.remote import Done, Problem
 from pipelines.workers.resources import ActorSize
+from pipelines.workers.works import Clock, Spent, Task, Work, poll, run_pool
 
 logger = logging.getLogger(__name__)
 
-Group = tuple[int, ...]
+TOTAL = "loss/total"
 
 LOSS_POINTS = 200
 """Values of each loss curve that MLflow gets; the whole curve is in the checkpoints."""
@@ -33,91 +40,209 @@ class Distillation:
     """What came of a distillation.
 
     Attributes:
-        states: the last stored state of each class that is complete.
-        failed: why a group failed, or one class of a group whose others went on.
+        states: the last stored state of each unit that is complete; a class of it may have failed.
+        failed: why a unit failed, or one class of a unit whose others went on.
+        failed_preparations: why, by name; then no unit was begun.
         stopped: whether a signal ended it early.
         retries: chunks tried again after machine faults.
-        iterations_run: iterations of groups computed by this process.
+        iterations_run: iterations of units computed by this process.
         programs: all that computed a part of the images, see `provenance.program`; the last one finished them.
     """
 
-    states: dict[int, ClassState] = field(default_factory=dict)
-    failed: dict[Group, Failure] = field(default_factory=dict)
+    states: dict[Unit, State] = field(default_factory=dict)
+    failed: dict[Unit, Failure] = field(default_factory=dict)
+    failed_preparations: dict[str, Failure] = field(default_factory=dict)
     stopped: bool = False
     retries: int = 0
     iterations_run: int = 0
     programs: list[dict[str, Any]] = field(default_factory=list)
 
+    def parts(self, settings: DistillSettings) -> dict[Unit, Part]:
+        """What the complete units give to the set.
 
-def group_classes(num_classes: int, classes_per_group: int | None) -> list[Group]:
-    """Consecutive classes in groups; the last group may be smaller."""
-    assert classes_per_group is not None, "settings are resolved by the driver"
-    return [
-        tuple(range(start, min(start + classes_per_group, num_classes)))
-        for start in range(0, num_classes, classes_per_group)
-    ]
+        Raises:
+            ConfigError: soft labels that the method does not announce, or announced ones that are not there.
+        """
+        method = find_method(settings.method)
+        found = {unit: method.result(settings, unit, state) for unit, state in self.states.items()}
+        announced = method.learns_labels(settings)
+        if any((part.soft_labels is not None) != announced for part in found.values()):
+            raise ConfigError(
+                f"method {settings.method!r}: its learns_labels says {announced},"
+                " and its results are otherwise; correct it."
+            )
+        return found
+
+    def classes(self, settings: DistillSettings) -> dict[int, Part]:
+        """The part of each class that is complete: images [I, C, H, W], soft labels [I, K]."""
+        return {
+            class_id: part.of(row)
+            for unit, part in self.parts(settings).items()
+            for row, class_id in enumerate(unit)
+            if class_id not in self.states[unit].failures
+        }
 
 
-class _Run:
-    """State of one `distil_classes` call: the groups' last stored states, and where each stands."""
+class Distilling(Work):
+    """The units of a distillation as a part of what a pool does, each chunk on disk before the next.
+
+    Args:
+        problem: resolved settings and shapes.
+        units: of the method, see `Method.units`, in the order in which they are begun.
+        real: a Ray reference to the preprocessed images of each class, float32 [n, C, H, W].
+        checkpoints: of the output; every chunk is stored there.
+        checkpoint_every: iterations of a chunk.
+        tracker: gets the loss curves.
+        on_spent: called after every stored chunk, see `Clock`.
+        given: stored images that each class starts from, [I, C, H, W]; None: as the settings say.
+        helpers: workers outside the pool that take replicas off the one that holds the only unit, see `helpers_of`.
+        title: see `Work`.
+
+    Attributes:
+        total: iterations of a unit.
+        needed: what the method asks for before its first unit; nothing where none is left.
+        states: the last stored state of each unit that has one.
+        running: the iteration of each unit in work, as far as workers told.
+        result: what came of it so far; see `conclude`.
+    """
+
+    counts = True
 
     def __init__(
         self,
         problem: Problem,
-        groups: Sequence[Group],
+        units: Sequence[Unit],
         real: Mapping[int, Any],
         checkpoints: Checkpoints,
+        *,
         checkpoint_every: int,
-        tracker: Tracker | None,
-        starts: Mapping[int, np.ndarray] | None,
+        tracker: Tracker | None = None,
+        on_spent: Callable[[Spent], None] | None = None,
+        given: Mapping[int, np.ndarray] | None = None,
+        helpers: ActorSize | None = None,
+        title: str = "",
     ) -> None:
         assert problem.settings.iterations is not None, "settings are resolved by the driver"
+        self.problem, self.units, self.real = problem, list(units), real
         self.total = problem.settings.iterations
-        self.real = real
-        self.checkpoints = checkpoints
-        self.checkpoint_every = checkpoint_every
-        self.tracker = tracker
-        self.starts = starts
-        self.states: dict[Group, GroupState] = {}
-        for group in groups:
-            found = checkpoints.latest(group)
-            if found is not None:
-                self.states[group] = _joined(*found)
-        self.at_start = sum(self.iteration(group) for group in groups)
-        self.running: dict[Group, int] = {}
+        self.checkpoints, self.checkpoint_every = checkpoints, checkpoint_every
+        self.tracker, self.given, self.helpers, self.title = tracker, given, helpers, title
+        self.result = Distillation()
+        stored = {unit: checkpoints.load(unit) for unit in units}
+        self.states: dict[Unit, State] = {u: state for u, state in stored.items() if state is not None}
+        self.running: dict[Unit, int] = {}
+        self.at_start = self.done()
+        self.needed = (
+            find_method(problem.settings.method).preparations(problem.settings) if self.left() else ()
+        )
+        self._preparing: list[Preparing] = []
+        self._begun = False
+        self._clock = Clock(on_spent)
         # What an earlier driver computed as well: its MLflow run may lack it.
-        self.points = [
-            p for g, state in self.states.items() for p in _loss_points(g, state.losses, 0, self.total)
-        ]
+        self.joint = len(units) == 1
+        self.points = [p for unit, state in self.states.items() for p in self._new_points(unit, state, 0)]
 
-    def iteration(self, group: Group) -> int:
-        return self.states[group].iteration if group in self.states else 0
+    def _new_points(self, unit: Unit, state: State, begin: int) -> list[tuple[str, float, int]]:
+        return _loss_points(unit, state.losses, begin, self.total, joint=self.joint)
 
-    def until(self, group: Group) -> int:
+    def iteration(self, unit: Unit) -> int:
+        """Where its last stored state is."""
+        return self.states[unit].iteration if unit in self.states else 0
+
+    def until(self, unit: Unit) -> int:
         """Where the next chunk ends."""
-        return min(self.total, self.iteration(group) + self.checkpoint_every)
+        return min(self.total, self.iteration(unit) + self.checkpoint_every)
 
-    def finished(self, group: Group) -> bool:
-        state = self.states.get(group)
-        return state is not None and (state.iteration >= self.total or len(state.failures) == len(group))
+    def finished(self, unit: Unit) -> bool:
+        """Whether nothing of it is left to be done."""
+        state = self.states.get(unit)
+        return state is not None and (state.iteration >= self.total or len(state.failures) == len(unit))
 
-    def start(self, actor: Any, group: Group) -> Any:
-        real = {c: self.real[c] for c in group}
-        state = self.states.get(group)
-        if state is None and self.starts is not None:
-            state = GroupState.first(np.stack([self.starts[c] for c in group]))
-        return actor.advance.remote(group, real, state, self.until(group))
+    def left(self) -> list[Unit]:
+        """The units that are not finished."""
+        return [unit for unit in self.units if not self.finished(unit)]
 
-    def finish(self, group: Group, state: GroupState) -> bool:
-        before = self.iteration(group)
-        known = self.states[group].failures if group in self.states else {}
-        for class_id in state.failures.keys() - known.keys():
-            logger.error("class %d failed: %s", class_id, state.failures[class_id])
-        self.checkpoints.save(state.iteration, _split(group, state))
-        self.states[group] = state
-        self.running.pop(group, None)
-        self.points += _loss_points(group, state.losses, before, self.total)
-        return not self.finished(group)
+    def wait_for(self, preparing: Preparing) -> None:
+        """Begin no unit before this made what is needed; it may make other things too."""
+        self._preparing.append(preparing)
+        preparing.call(self._begin)
+
+    def prepared(self) -> dict[str, Any] | None:
+        """A Ray reference to what each preparation gave, by its name; None where one is missing."""
+        found = {item: ref for work in self._preparing for item, ref in work.found.items()}
+        if any(item not in found for item in self.needed):
+            return None
+        return {name_of(item): found[item] for item in self.needed}
+
+    def ready(self) -> Sequence[Unit]:
+        """The units that are left, unless they wait for preparations."""
+        return [task.item for task in self._begin()]
+
+    def _begin(self) -> Sequence[Task]:
+        if self._begun or self.prepared() is None:
+            return ()
+        self._begun = True
+        for work in self._preparing:
+            self.checkpoints.reads(work.programs(self.needed))
+        return self.tasks(self.left())
+
+    def start(self, actor: Any, item: Unit) -> Any:
+        """The next chunk of a unit, from its last stored state."""
+        self._clock.begin(item)
+        real, state = {c: self.real[c] for c in item}, self.states.get(item)
+        given = None
+        if state is None and self.given is not None:
+            given = np.stack([self.given[c] for c in item])
+        prepared = self.prepared()
+        assert prepared is not None, "units are begun after preparations"
+        until = self.until(item)
+        return actor.advance.remote(self.problem, item, real, state, until, given, prepared, self.helpers)
+
+    def finish(self, item: Unit, value: Done) -> bool:
+        """Store the state that a chunk came to."""
+        more = self._advanced(item, value.value)
+        workers = 1 + (self.helpers.num_actors if self.helpers else 0)
+        self._clock.end(item, value.peak, workers=workers)
+        return more
+
+    def _advanced(self, unit: Unit, state: State) -> bool:
+        before = self.iteration(unit)
+        known = self.states[unit].failures if unit in self.states else {}
+        # Classes of a joint method fail together, and one line says so.
+        alike: dict[str, list[str]] = {}
+        for class_id in sorted(state.failures.keys() - known.keys()):
+            reason = state.failures[class_id].removeprefix(f"class {class_id}: ")
+            alike.setdefault(reason, []).append(str(class_id))
+        for reason, classes in alike.items():
+            which = f"class{'es' if len(classes) > 1 else ''} {', '.join(classes)}"
+            logger.error("%s%s failed: %s", self._before, which, reason)
+        self.checkpoints.save(unit, state)
+        self.states[unit] = state
+        self.running.pop(unit, None)
+        self.points += self._new_points(unit, state, before)
+        return not self.finished(unit)
+
+    @property
+    def _before(self) -> str:
+        return f"{self.title}: " if self.title else ""
+
+    def told(self, item: Unit, steps: int) -> None:
+        """Take note."""
+        self.running[item] = steps
+
+    def failed(self, item: Unit, failure: Failure) -> None:
+        """Note it; the other units go on."""
+        self._clock.drop(item)
+        self.result.failed[item] = failure
+        self.running.pop(item, None)
+
+    def kind(self, item: Unit) -> Hashable:
+        """Units of as many classes, chunks of as many iterations."""
+        return len(item), self.until(item) - self.iteration(item)
+
+    def rank(self, item: Unit) -> int:
+        """After preparations; a unit that holds all classes before others, since it takes the longest."""
+        return 1 if self.joint else 2
 
     def send_losses(self) -> None:
         """Pass the new points on; the tracker never waits, and sends no point twice."""
@@ -125,150 +250,177 @@ class _Run:
             self.tracker.log_history(self.points)
         self.points = []
 
-    def done(self, groups: Sequence[Group]) -> int:
-        """Iterations of all groups, those in work included."""
-        return sum(max(self.iteration(g), min(self.running.get(g, 0), self.total)) for g in groups)
+    def done(self) -> int:
+        """Iterations of all units, those in work included."""
+        return sum(max(self.iteration(u), min(self.running.get(u, 0), self.total)) for u in self.units)
 
     def last_loss(self) -> float | None:
+        """The mean over classes, each by its newest."""
         lasts = [state.losses[-1] for state in self.states.values() if len(state.losses)]
         sound = [loss for last in lasts for loss in last if np.isfinite(loss)]
         return float(np.mean(sound)) if sound else None
 
+    def conclude(self) -> Distillation:
+        """What came of it, once nothing of it is in work any more."""
+        self.send_losses()
+        result = self.result
+        for work in self._preparing:
+            failed = {name_of(item): why for item, why in work.failures.items() if item in self.needed}
+            result.failed_preparations |= failed
+        for unit in filter(self.finished, self.units):
+            state = self.states[unit]
+            result.failed |= {(c,): Failure(why, why) for c, why in state.failures.items()}
+            if len(state.failures) < len(unit):
+                result.states[unit] = state
+        if self.tracker is not None and not result.failed and len(result.states) == len(self.units):
+            self.tracker.log_history(_total_points({unit: self.states[unit].losses for unit in self.units}))
+        result.iterations_run = self.done() - self.at_start
+        result.programs = self.checkpoints.programs(self.units)
+        return result
+
+
+class _Shown:
+    """What the screen shows of one distillation: first its preparations, then its iterations."""
+
+    def __init__(self, preparing: Preparing, work: Distilling, stack: ExitStack) -> None:
+        self._preparing, self._work, self._stack = preparing, work, stack
+        self._progress: Progress | None = None
+        self._of_units = False
+
+    def __call__(self) -> None:
+        work, ready = self._work, self._work.prepared() is not None
+        if self._progress is None or (ready and not self._of_units):
+            self._stack.close()
+            self._of_units = ready
+            progress = self._distilling() if ready else progress_of(self._preparing)
+            self._progress = self._stack.enter_context(progress)
+        if self._of_units:
+            classes = sum(len(unit) for unit in work.units if work.finished(unit))
+            self._progress.update(work.done(), items_done=classes, loss=work.last_loss())
+        else:
+            show(self._progress, self._preparing)
+
+    def _distilling(self) -> Progress:
+        work = self._work
+        num_classes = sum(len(unit) for unit in work.units)
+        return Progress("distilling", len(work.units) * work.total, num_items=num_classes, done=work.at_start)
+
+    def tick(self, actors: Mapping[Task, Any]) -> None:
+        self._work.send_losses()
+        poll(actors)
+        self()
+
 
 def distil_classes(
     problem: Problem,
-    groups: Sequence[Group],
+    units: Sequence[Unit],
     real: Mapping[int, Any],
     checkpoints: Checkpoints,
     *,
     size: ActorSize,
     checkpoint_every: int,
+    experts: ExpertFiles | None = None,
     limits: Limits | None = None,
     tracker: Tracker | None = None,
     stop: threading.Event | None = None,
-    on_seconds: Callable[[float, float], None] | None = None,
-    starts: Mapping[int, np.ndarray] | None = None,
+    on_spent: Callable[[Spent], None] | None = None,
+    given: Mapping[int, np.ndarray] | None = None,
 ) -> Distillation:
-    """Distil groups of classes on Ray actors; what is on disk is not computed again.
+    """Distil units of classes on Ray actors; what is on disk is not computed again.
 
     Args:
-        problem: resolved settings and shapes.
-        groups: classes of each unit of work, in the order in which they are begun.
-        real: a Ray reference to the preprocessed images of each class, float32 [n, C, H, W].
-        checkpoints: of the output; every chunk is stored there.
-        size: the pool. Neither it nor the order of the groups changes a bit of the result.
-        checkpoint_every: iterations of a chunk.
+        problem, units, real, checkpoints, checkpoint_every, tracker, given: see `Distilling`.
+        size: the pool. Neither it nor the order of the units changes a bit of the result.
+        experts: where those that the method asks for are kept; None: it asks for none.
         limits: retries and time limits.
-        tracker: gets the loss curves.
         stop: ends it early when set.
-        on_seconds: called after every stored chunk with the wall time since the last call, and with the same
-            summed over the workers that had work.
-        starts: stored images that each class starts from, [I, C, H, W]; None: as the settings say.
+        on_spent: called after every stored chunk, of preparations too, see `Clock`.
     """
-    run = _Run(problem, groups, real, checkpoints, checkpoint_every, tracker, starts)
-    open_groups = [group for group in groups if not run.finished(group)]
-    num_classes = sum(len(group) for group in groups)
-    told = time.monotonic()
-    result = Distillation()
-    with Progress(
-        "distilling", len(groups) * run.total, num_items=num_classes, done=run.at_start
-    ) as progress:
+    work = Distilling(
+        problem,
+        units,
+        real,
+        checkpoints,
+        checkpoint_every=checkpoint_every,
+        tracker=tracker,
+        on_spent=on_spent,
+        given=given,
+        helpers=helpers_of(problem.settings, units, size),
+    )
+    preparing = Preparing(problem, work.needed, real, checkpoints, experts, on_spent=on_spent)
+    work.wait_for(preparing)
+    with ExitStack() as stack:
+        shown = _Shown(preparing, work, stack)
+        shown()
+        first = [*preparing.tasks(preparing.ready()), *work.tasks(work.ready())]
+        outcome = run_pool(
+            first,
+            size=size,
+            limits=limits,
+            on_change=shown,
+            on_tick=shown.tick,
+            # What prepared must not hold the places of helpers.
+            release=work.helpers is not None,
+            stop=stop,
+        )
+    work.result.stopped, work.result.retries = outcome.stopped, outcome.retries
+    return work.conclude()
 
-        def show(actors: Mapping[Group, Any]) -> None:
-            if actors:
-                run.send_losses()
-            answers = gather({group: actor.progress.remote() for group, actor in actors.items()})
-            run.running.update(answers)
-            classes = sum(len(group) for group in groups if run.finished(group))
-            progress.update(run.done(groups), items_done=classes, loss=run.last_loss())
 
-        def finish(group: Group, state: GroupState) -> bool:
-            busy = min(size.num_actors, sum(not run.finished(group) for group in open_groups))
-            more = run.finish(group, state)
-            if on_seconds is not None:
-                nonlocal told
-                told, since = time.monotonic(), told
-                on_seconds(told - since, busy * (told - since))
-            show({})
-            return more
+def workers_of_use(settings: DistillSettings, units: Sequence[Unit]) -> int:
+    """More workers than these would idle."""
+    method = find_method(settings.method)
+    together = method.replicas(settings) if len(units) == 1 else len(units)
+    return max(together, len(method.preparations(settings)))
 
-        if open_groups:
-            outcome = dispatch(
-                open_groups,
-                lambda: RemoteDistillWorker.options(num_cpus=size.cpus, num_gpus=size.gpus).remote(problem),
-                start=run.start,
-                finish=finish,
-                num_actors=size.num_actors,
-                kind=lambda group: (len(group), run.until(group) - run.iteration(group)),
-                limits=limits,
-                on_tick=show,
-                stop=stop,
-            )
-            result.failed, result.stopped, result.retries = outcome.failed, outcome.stopped, outcome.retries
-        show({})
-    run.send_losses()
-    for group in filter(run.finished, groups):
-        for class_id, state in _split(group, run.states[group]).items():
-            if state.failure:
-                result.failed[(class_id,)] = Failure(state.failure, state.failure)
-            else:
-                result.states[class_id] = state
-    if tracker is not None and len(result.states) == num_classes:
-        tracker.log_history(_total_points([run.states[group].losses for group in groups]))
-    result.iterations_run = run.done(groups) - run.at_start
-    result.programs = checkpoints.programs([class_id for group in groups for class_id in group])
-    return result
+
+def helpers_of(settings: DistillSettings, units: Sequence[Unit], size: ActorSize) -> ActorSize | None:
+    """Workers that take replicas off the one that holds the only unit; None, where there are no two."""
+    further = min(size.num_actors, find_method(settings.method).replicas(settings)) - 1
+    return replace(size, num_actors=further) if len(units) == 1 and further > 0 else None
 
 
 def stored_curves(
-    checkpoints: Checkpoints, groups: Sequence[Group], total: int
+    checkpoints: Checkpoints, units: Sequence[Unit], total: int
 ) -> list[tuple[str, float, int]]:
     """Points of the loss curves of what is stored, for a run that lacks them; `total` iterations make a whole one."""
-    found = {group: checkpoints.latest(group) for group in groups}
-    losses = {g: np.stack([at[1][c].losses for c in g], axis=1) for g, at in found.items() if at is not None}
-    points = [point for group, curve in losses.items() for point in _loss_points(group, curve, 0, total)]
+    found = {unit: checkpoints.load(unit) for unit in units}
+    losses = {unit: state.losses for unit, state in found.items() if state is not None}
+    joint = len(units) == 1
+    points = [p for unit, curve in losses.items() for p in _loss_points(unit, curve, 0, total, joint=joint)]
     whole = (
-        bool(groups) and len(losses) == len(groups) and all(len(curve) == total for curve in losses.values())
+        bool(units) and len(losses) == len(units) and all(len(curve) == total for curve in losses.values())
     )
-    return points + (_total_points(list(losses.values())) if whole else [])
+    return points + (_total_points(losses) if whole else [])
 
 
-def _split(group: Group, state: GroupState) -> dict[int, ClassState]:
-    return {
-        class_id: ClassState(
-            state.images[row], state.momentum[row], state.losses[:, row], state.failures.get(class_id, "")
-        )
-        for row, class_id in enumerate(group)
-    }
-
-
-def _joined(iteration: int, states: Mapping[int, ClassState]) -> GroupState:
-    parts = list(states.values())
-    return GroupState(
-        iteration=iteration,
-        images=np.stack([part.images for part in parts]),
-        momentum=np.stack([part.momentum for part in parts]),
-        losses=np.stack([part.losses for part in parts], axis=1),
-        failures={class_id: part.failure for class_id, part in states.items() if part.failure},
-    )
-
-
-def _total_points(losses: Sequence[np.ndarray]) -> list[tuple[str, float, int]]:
-    """The method's loss: the sum over classes, once all groups have come to the end."""
-    total_T = np.concatenate(losses, axis=1).sum(axis=1)
-    return [("loss/total", float(value), t) for t, value in enumerate(total_T) if _shown(t, len(total_T))]
+def _total_points(losses: Mapping[Unit, np.ndarray]) -> list[tuple[str, float, int]]:
+    """The method's loss: the sum over classes, once all units have come to the end."""
+    if any(_names(unit, curve, joint=len(losses) == 1) == [TOTAL] for unit, curve in losses.items()):
+        return []  # told on the way
+    total_T = np.concatenate(list(losses.values()), axis=1).sum(axis=1)
+    return [(TOTAL, float(value), t) for t, value in enumerate(total_T) if _shown(t, len(total_T))]
 
 
 def _shown(iteration: int, total: int) -> bool:
     return iteration % max(1, total // LOSS_POINTS) == 0 or iteration == total - 1
 
 
-def _loss_points(group: Group, losses_TG: np.ndarray, begin: int, total: int) -> list[tuple[str, float, int]]:
-    """Points of the chunk that began at iteration `begin`, thinned alike for every class."""
+def _names(unit: Unit, losses_TG: np.ndarray, *, joint: bool) -> list[str]:
+    """Of the curves of a unit: one a class, or where it has one loss for all classes, the total one."""
+    if losses_TG.shape[1] == len(unit):
+        return [f"loss/class_{class_id:02d}" for class_id in unit]
+    return [TOTAL] if joint else []
+
+
+def _loss_points(
+    unit: Unit, losses_TG: np.ndarray, begin: int, total: int, *, joint: bool
+) -> list[tuple[str, float, int]]:
+    """Points of the chunk that began at iteration `begin`, thinned alike for every class; joint: the only unit."""
     return [
-        (f"loss/class_{class_id:02d}", float(losses_TG[t, row]), t)
+        (name, float(losses_TG[t, column]), t)
         for t in range(begin, len(losses_TG))
         if _shown(t, total)
-        for row, class_id in enumerate(group)
-        if np.isfinite(losses_TG[t, row])
+        for column, name in enumerate(_names(unit, losses_TG, joint=joint))
+        if np.isfinite(losses_TG[t, column])
     ]

@@ -4,9 +4,9 @@ import hashlib
 import json
 import statistics
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.nets.layers import mixes_batch
-from atom.rivals import accuracy_text, lost_to_random, network_label
-from atom.settings import DeviceKind, EvaluateSettings
+from atom.rivals import accuracy_text, auc_text, balanced_text, lost_to_random, network_label, training_text
+from atom.scores import auc_interval, is_uneven
+from atom.settings import DeviceKind, EvaluateSettings, OwnTraining
 from atom.streams import stream
 from atom.train import TRAINING_VERSION
 from pipelines.console.progress import Progress, print_table
@@ -26,7 +27,7 @@ from pipelines.output.provenance import distinct, program
 from pipelines.output.store import Store
 from pipelines.workers.faults import Failure
 from pipelines.workers.pool import Limits
-from pipelines.workers.remote import REAL_STATISTICS, Trial, TrialContext, run_trial
+from pipelines.workers.remote import REAL_STATISTICS, SCORES, Trial, TrialContext, run_trial
 from pipelines.workers.tasks import run_tasks
 
 
@@ -34,18 +35,25 @@ from pipelines.workers.tasks import run_tasks
 class SmallSet:
     """What a network is trained on: preprocessed float32 images and targets, one pair a training seed.
 
-    The targets are int64 labels, or float32 probabilities of each class, which `_content` hashes alike.
+    The targets are int64 labels, or float32 probabilities of each class, which `content_of` hashes alike.
 
     Attributes:
         name: such as "atom" or "random".
         draws: by training seed, or under None for all seeds. Random coresets are drawn anew for each seed,
             so that their spread holds that of the draw.
         stored_images: images counted as storage.
+        training: settings that the set carries, in place of the common ones; empty: it is trained on as all are.
     """
 
     name: str
     draws: Mapping[int | None, tuple[np.ndarray, np.ndarray]]
     stored_images: int
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, common: EvaluateSettings) -> EvaluateSettings:
+        """Of trainings on this set, resolved as the common ones are."""
+        carried = {n: v for n, v in self.training.items() if v not in (None, "auto")}
+        return OwnTraining.model_validate({**dict(common), **carried}) if carried else common
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,10 @@ class Row:
     the settings: whether the network was compiled, the arithmetic, the CPU threads.
     With `statistics_images` above 0 the network's BatchNorm statistics were re-estimated on so many unlabelled real
     images before the test; with 0 they are those of its training on the set. `hardware` and `commits` are those of the
-    trainings when they were done, each once; a later run finds these trainings and adds nothing of its own.
+    trainings when they were done, each once; later runs find these trainings and add nothing of their own. `training`
+    is what the set carries and was trained on by; empty for the common protocol.
+    Balanced accuracy, in percent, and the area under the ROC curve, 0 to 1, with its 95 % interval over test images,
+    are there where the classes of the test part differ in size (`atom.scores.is_uneven`) and all n trainings have them.
     """
 
     method: str
@@ -72,6 +83,13 @@ class Row:
     computed: Mapping[str, Any] = field(default_factory=dict)
     hardware: str = ""
     commits: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    balanced_mean: float | None = None
+    balanced_std: float | None = None
+    auc_mean: float | None = None
+    auc_std: float | None = None
+    auc_low: float | None = None
+    auc_high: float | None = None
 
     @property
     def text(self) -> str:
@@ -89,7 +107,13 @@ class Row:
 THREADS = 1
 """CPU threads of a training."""
 
-_MAY_LACK = ("statistics_images", "failed", "computed", "hardware", "commits")
+OWN_TRAINING = "(own training)"
+"""After the name of a set that is judged by the training it carries."""
+
+SCORED = ("balanced_mean", "balanced_std", "auc_mean", "auc_std", "auc_low", "auc_high")
+"""Of a row, beside accuracy."""
+
+_MAY_LACK = ("statistics_images", "failed", "computed", "hardware", "commits", "training")
 
 
 @dataclass
@@ -137,83 +161,196 @@ def evaluate_sets(
         statistics_NCHW: preprocessed real training images to re-estimate BatchNorm statistics on, for a second row of
             the networks that have them.
     """
-    by_name = {small.name: small for small in sets}
-    if len(by_name) < len(sets):
-        raise ConfigError(
-            f"two of the sets {', '.join(small.name for small in sets)} have one name; rename one."
-        )
-    trials = [Trial(small.name, network, s) for network in networks for small in sets for s in seeds]
-    common = {
-        **settings.model_dump(mode="json", exclude={"initial_weights"}),
-        **identity,
-        "device": device_kind,
-        "threads": THREADS,
-        "version": TRAINING_VERSION,
-    }
-    num_statistics = 0 if statistics_NCHW is None else len(statistics_NCHW)
-    compiled = _compiled(sets, networks, test[0], num_classes, settings, device_kind)
-    starts = {network: initial_key(network, settings) for network in networks}
-    records = _record_names(
-        sets, trials, common, test[0].shape[1:], num_classes, statistics_NCHW, compiled, starts
-    )
-    found = {trial: stored for trial in trials if (stored := _stored(store, records[trial])) is not None}
-    context = TrialContext(
+    inputs = TestImages(*test, statistics_NCHW)
+    trials = Trials(
+        sets,
+        inputs,
+        store,
+        networks=networks,
+        seeds=seeds,
         num_classes=num_classes,
         settings=settings,
+        identity=identity,
         device_kind=device_kind,
-        threads=THREADS,
-        compiled=compiled,
     )
-    shared = [
-        ray.put({small.name: dict(small.draws) for small in sets}),
-        ray.put(test[0]),
-        ray.put(test[1]),
-        context,
-        None if statistics_NCHW is None else ray.put(statistics_NCHW),
-    ]
-    result, now = Evaluation(), program()
+    total = len(trials.all)
     with Progress(
-        "evaluating", len(trials), num_items=len(trials), unit="trainings", item="trainings", done=len(found)
+        "evaluating",
+        total,
+        num_items=total,
+        unit="trainings",
+        item="trainings",
+        done=len(trials.found),
     ) as progress:
 
         def keep(trial: Trial, value: dict[str, Any]) -> None:
-            value = {**value, "program": now}
-            store.write_json(records[trial], {**asdict(trial), **value})
-            found[trial] = value
-            progress.update(len(found), items_done=len(found))
+            trials.keep(trial, value)
+            progress.update(len(trials.found), items_done=len(trials.found))
 
         outcome = run_tasks(
             run_trial,
-            [trial for trial in trials if trial not in found],
-            shared=shared,
+            trials.left,
+            shared=trials.shared,
             num_cpus=0 if gpus_per_task else 1,
             num_gpus=gpus_per_task,
             max_in_flight=max_in_flight,
             kind=lambda trial: (trial.set_name, trial.network),
             limits=limits,
             on_result=keep,
-            on_tick=lambda _: progress.update(len(found), items_done=len(found)),
+            on_tick=lambda _: progress.update(len(trials.found), items_done=len(trials.found)),
             stop=stop,
         )
-    result.failed, result.stopped = outcome.failed, outcome.stopped
-    result.rows = [
-        row
-        for network in networks
-        for small in sets
-        for row in _rows(by_name[small.name], network, found, outcome.failed, context, num_statistics)
-    ]
-    return result
+    return Evaluation(trials.rows(outcome.failed), outcome.failed, outcome.stopped)
 
 
-def table_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells of the table people see: a line a set, a column a network and source of its statistics."""
+class TestImages:
+    """What every training of an evaluation is tested on, once in Ray's object store however many sets there are.
+
+    Args:
+        images_NCHW, labels_N: preprocessed test images and labels.
+        statistics_NCHW: see `evaluate_sets`.
+    """
+
+    __test__ = False  # for pytest: no test
+
+    def __init__(
+        self, images_NCHW: np.ndarray, labels_N: np.ndarray, statistics_NCHW: np.ndarray | None = None
+    ) -> None:
+        self.images_NCHW, self.labels_N = images_NCHW, labels_N
+        self.statistics_NCHW = statistics_NCHW
+
+    @cached_property
+    def references(self) -> tuple[Any, Any]:
+        """Of images and labels."""
+        return ray.put(self.images_NCHW), ray.put(self.labels_N)
+
+    @cached_property
+    def statistics_reference(self) -> Any:
+        """Of the images for statistics; None without any."""
+        return None if self.statistics_NCHW is None else ray.put(self.statistics_NCHW)
+
+
+class Trials:
+    """The trainings of an evaluation: which there are, where each is kept, and what is found of them.
+
+    Args:
+        sets, store, networks, seeds, num_classes, settings, identity, device_kind: see `evaluate_sets`.
+        test: what they are tested on.
+
+    Attributes:
+        all: every one, network by network.
+        found: what is known of those that are done.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[SmallSet],
+        test: TestImages,
+        store: Store,
+        *,
+        networks: Sequence[str],
+        seeds: Sequence[int],
+        num_classes: int,
+        settings: EvaluateSettings,
+        identity: Mapping[str, Any],
+        device_kind: DeviceKind,
+    ) -> None:
+        if len({small.name for small in sets}) < len(sets):
+            raise ConfigError(
+                f"two of the sets {', '.join(small.name for small in sets)} have one name; rename one."
+            )
+        self.sets, self.networks, self._test, self._store = sets, networks, test, store
+        self.all = [Trial(small.name, network, s) for network in networks for small in sets for s in seeds]
+        of_set = {small.name: small.settings(settings) for small in sets}
+        common = {
+            **identity,
+            "device": device_kind,
+            "threads": THREADS,
+            "version": TRAINING_VERSION,
+        }
+        compiled = _compiled(sets, networks, test.images_NCHW, num_classes, of_set, device_kind)
+        self._records = _record_names(
+            sets,
+            self.all,
+            common,
+            of_set,
+            test.images_NCHW.shape[1:],
+            num_classes,
+            test.statistics_NCHW,
+            compiled,
+            {(t.set_name, t.network): initial_key(t.network, of_set[t.set_name]) for t in self.all},
+        )
+        stored = {trial: _stored(store, self._records[trial]) for trial in self.all}
+        self.found = {trial: value for trial, value in stored.items() if value is not None}
+        self._context = TrialContext(
+            num_classes=num_classes,
+            settings=of_set,
+            device_kind=device_kind,
+            threads=THREADS,
+            compiled=compiled,
+        )
+        self._program, self._uneven = program(), is_uneven(test.labels_N, num_classes)
+
+    @property
+    def left(self) -> list[Trial]:
+        """Those that are not done."""
+        return [trial for trial in self.all if trial not in self.found]
+
+    @cached_property
+    def shared(self) -> list[Any]:
+        """Arguments of `run_trial` after the trial; large ones as references."""
+        draws = ray.put({small.name: dict(small.draws) for small in self.sets})
+        return [draws, *self._test.references, self._context, self._test.statistics_reference]
+
+    def keep(self, trial: Trial, value: dict[str, Any]) -> None:
+        """Store what a training gave, and which program it was done by."""
+        value = {**value, "program": self._program}
+        self._store.write_json(self._records[trial], {**asdict(trial), **value})
+        self.found[trial] = value
+
+    def rows(self, failed: Iterable[Trial] = ()) -> list[Row]:
+        """Mean and spread by network and set, of the trainings that are done."""
+        images = self._test.statistics_NCHW
+        count = 0 if images is None else len(images)
+        return [
+            row
+            for network in self.networks
+            for small in self.sets
+            for row in _rows(small, network, self.found, failed, self._context, count, self._uneven)
+        ]
+
+    def by_seed(self, row: Row) -> dict[int, float]:
+        """The accuracies that a row is the mean of, by training seed."""
+        key = REAL_STATISTICS if row.statistics_images else "accuracy"
+        return {
+            trial.seed: value[key]
+            for trial, value in self.found.items()
+            if (trial.set_name, trial.network) == (row.method, row.network) and key in value
+        }
+
+
+def tables(rows: Sequence[Row], title: str) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and cells of the tables people see: accuracy, and the other scores where rows have them."""
+    found = [(title, *table_rows(rows))]
+    if any(row.balanced_mean is not None for row in rows):
+        found.append(("Balanced accuracy, %", *table_rows(rows, lambda row: balanced_text(vars(row)))))
+    if any(row.auc_mean is not None for row in rows):
+        told = "Area under the ROC curve [95 % interval over test images]"
+        found.append((told, *table_rows(rows, lambda row: auc_text(vars(row)))))
+    return found
+
+
+def table_rows(
+    rows: Sequence[Row], text: Callable[[Row], str] = lambda row: row.text
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of one table: a line a set, a column a network and source of its statistics."""
     networks = list(dict.fromkeys(row.column for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))
     cell = {(row.method, row.column): row for row in rows}
     lines = []
     for method in methods:
         own = [cell[method, network] for network in networks if (method, network) in cell]
-        texts = [cell[method, n].text if (method, n) in cell else "failed" for n in networks]
+        texts = [text(cell[method, n]) if (method, n) in cell else "failed" for n in networks]
         lines.append([method, str(own[0].stored_images), *texts, str(max(row.n for row in own))])
     return ["set", "images", *networks, "n"], lines
 
@@ -226,26 +363,26 @@ def remarks(rows: Sequence[Row], own: str) -> list[str]:
             f"({count} real): BatchNorm statistics re-estimated on {count} unlabelled real training images; the other"
             " columns take those of the training on the set."
         )
+    for row in rows:
+        if row.training:
+            carried = training_text(row.training)
+            told = f"{OWN_TRAINING}: by what the set carries, {carried}; all others by the common protocol."
+            said += [] if told in said else [told]
     lost = lost_to_random(row_dicts(rows), own)
     return said if lost is None else [*said, lost]
 
 
 def print_evaluation(judged: Evaluation, *, title: str) -> None:
-    """The table on the screen, and under it what failed."""
-    if judged.rows:
-        print_table(title, *table_rows(judged.rows))
+    """The tables on the screen, and under them what failed."""
+    for table in tables(judged.rows, title) if judged.rows else ():
+        print_table(*table)
     if judged.failed:
         reasons = [(trial.name, failure.reason) for trial, failure in judged.failed.items()]
         print_table("Failed trainings", ["training", "reason"], reasons)
 
 
-def set_name(distilled: DistilledSet, baselines: Sequence[str]) -> str:
-    """How tables call a set: by its method, unless a coreset beside it has that name."""
-    return f"set ({distilled.method})" if distilled.method in baselines else distilled.method
-
-
 def small_set(distilled: DistilledSet, name: str) -> SmallSet:
-    """A distilled set as networks are trained on it: decoded."""
+    """A distilled set as networks are trained on it by the common protocol: decoded."""
     images, labels = distilled.decode()
     return SmallSet(
         name=name,
@@ -254,10 +391,29 @@ def small_set(distilled: DistilledSet, name: str) -> SmallSet:
     )
 
 
+def judged_sets(distilled: DistilledSet, name: str, *, smoke: bool = False) -> list[SmallSet]:
+    """A distilled set by the common protocol, and where it carries a training of its own, by that as well.
+
+    In a smoke run that one is short, too.
+    """
+    common, training = small_set(distilled, name), dict(distilled.training)
+    if not training:
+        return [common]
+    # Steps of its own are as many as they are.
+    if smoke and training.get("epochs") and not training.get("step_sizes"):
+        training["epochs"] = min(training["epochs"], 2)
+    return [common, replace(common, name=f"{name} {OWN_TRAINING}", training=training)]
+
+
 def row_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows as plain values, for the artifact and MLflow; what a row may lack only where it has it."""
     return [
-        {name: value for name, value in asdict(row).items() if value or name not in _MAY_LACK} for row in rows
+        {
+            name: value
+            for name, value in asdict(row).items()
+            if (value or name not in _MAY_LACK) and (value is not None or name not in SCORED)
+        }
+        for row in rows
     ]
 
 
@@ -268,7 +424,8 @@ def judges(asked: Sequence[str] | None, own: str) -> tuple[str, ...]:
     """
     from atom import nets
 
-    return tuple(asked) if asked is not None else tuple(dict.fromkeys((own, nets.with_batch_norm(own))))
+    # One that is asked for twice is trained once: a training is its set, network and seed.
+    return tuple(dict.fromkeys(asked if asked is not None else (own, nets.with_batch_norm(own))))
 
 
 def statistics_images(images_NCHW: np.ndarray, count: int) -> np.ndarray | None:
@@ -336,7 +493,7 @@ def initial_key(network: str, settings: EvaluateSettings) -> dict[str, str]:
 
 
 def check_baselines(names: Sequence[str]) -> None:
-    """Refuse an unknown coreset.
+    """Refuse an unknown coreset, and one twice.
 
     Raises:
         ConfigError: naming the known ones.
@@ -346,6 +503,8 @@ def check_baselines(names: Sequence[str]) -> None:
     for name in names:
         if name not in METHODS:
             raise ConfigError(f"--baselines {name}: unknown coreset; known are {', '.join(METHODS)}.")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--baselines {' '.join(names)}: one is there twice; leave it out.")
 
 
 def _compiled(
@@ -353,7 +512,7 @@ def _compiled(
     networks: Sequence[str],
     test_NCHW: np.ndarray,
     num_classes: int,
-    settings: EvaluateSettings,
+    settings: Mapping[str, EvaluateSettings],
     device_kind: DeviceKind,
 ) -> frozenset[tuple[str, str]]:
     """Sets and networks whose trainings are worth compiling."""
@@ -366,7 +525,8 @@ def _compiled(
         net = nets.build(network, channels=channels, image_size=(height, width), num_classes=num_classes)
         for small in sets:
             shape = next(iter(small.draws.values()))[0].shape
-            if worth_compiling(net, shape, settings, num_test=len(test_NCHW), device_kind=device_kind):
+            own, num_test = settings[small.name], len(test_NCHW)
+            if worth_compiling(net, shape, own, num_test=num_test, device_kind=device_kind):
                 found.add((small.name, network))
     return frozenset(found)
 
@@ -375,11 +535,12 @@ def _record_names(
     sets: Sequence[SmallSet],
     trials: Sequence[Trial],
     common: Mapping[str, Any],
+    settings: Mapping[str, EvaluateSettings],
     shape_CHW: tuple[int, ...],
     num_classes: int,
     statistics_NCHW: np.ndarray | None,
     compiled: frozenset[tuple[str, str]],
-    starts: Mapping[str, Mapping[str, str]],
+    starts: Mapping[tuple[str, str], Mapping[str, str]],
 ) -> dict[Trial, str]:
     """Where the result of each trial is kept: a name made from all that decides it, images included."""
     from atom import nets
@@ -387,14 +548,14 @@ def _record_names(
     channels, *size = shape_CHW
     restated = {}
     if statistics_NCHW is not None:
-        content = _content(statistics_NCHW)
+        content = content_of(statistics_NCHW)
         for network in {trial.network for trial in trials}:
             net = nets.build(
                 network, channels=channels, image_size=(size[0], size[1]), num_classes=num_classes
             )
             # The other networks have no statistics, and their results are what they were.
             restated[network] = {"statistics": content} if mixes_batch(net) else {}
-    contents = {(small.name, seed): _content(*draw) for small in sets for seed, draw in small.draws.items()}
+    contents = {(small.name, seed): content_of(*draw) for small in sets for seed, draw in small.draws.items()}
     shape = {"channels": channels, "image_size": (size[0], size[1]), "num_classes": num_classes}
     sources = {network: nets.identity(network, **shape) for network in {trial.network for trial in trials}}
     names = {}
@@ -402,9 +563,10 @@ def _record_names(
         content = contents.get((trial.set_name, trial.seed)) or contents[trial.set_name, None]
         key = settings_hash(
             {
+                **settings[trial.set_name].model_dump(mode="json", exclude={"initial_weights"}),
                 **common,
                 **restated.get(trial.network, {}),
-                **starts[trial.network],
+                **starts[trial.set_name, trial.network],
                 "train": content,
                 "network": sources[trial.network],
                 "compiled": (trial.set_name, trial.network) in compiled,
@@ -415,7 +577,8 @@ def _record_names(
     return names
 
 
-def _content(*arrays: np.ndarray) -> str:
+def content_of(*arrays: np.ndarray) -> str:
+    """Digest of the numbers of arrays, for the keys of results."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
@@ -439,6 +602,7 @@ def _rows(
     failed: Iterable[Trial],
     context: TrialContext,
     num_statistics: int,
+    uneven: bool,
 ) -> Iterator[Row]:
     """The row of the strict protocol, and after it that with re-estimated statistics, where there is one."""
     this = (small.name, network)
@@ -446,26 +610,45 @@ def _rows(
     num_failed = sum((trial.set_name, trial.network) == this for trial in failed)
     programs = distinct({"git_commit": value["program"]["git_commit"]} for value in own if "program" in value)
     for key, count in (("accuracy", 0), (REAL_STATISTICS, num_statistics)):
-        accuracies = [value[key] for value in own if key in value]
+        having = [value for value in own if key in value]
+        accuracies = [value[key] for value in having]
         if not accuracies:
             continue
-        assert context.settings.epochs is not None, "settings are resolved by the driver"
+        settings = context.settings[small.name]
+        assert settings.epochs is not None, "settings are resolved by the driver"
         yield Row(
             method=small.name,
             network=network,
             mean=statistics.fmean(accuracies),
             std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
             n=len(accuracies),
-            epochs=context.settings.epochs,
+            epochs=settings.epochs,
             stored_images=small.stored_images,
             seconds=round(sum(value["seconds"] for value in own), 1),
             statistics_images=count,
             failed=num_failed,
             computed={
                 "compiled": this in context.compiled,
-                "precision": context.settings.eval_precision,
+                "precision": settings.eval_precision,
                 "threads": context.threads,
             },
             hardware="; ".join(dict.fromkeys(value["hardware"] for value in own if "hardware" in value)),
             commits=tuple(one["git_commit"] or "not known" for one in programs),
+            training=small.training,
+            **(_scored([value.get(SCORES[key], {}) for value in having]) if uneven else {}),
         )
+
+
+def _scored(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Mean and spread of what all trainings have: those kept from before may lack all of it."""
+    found: dict[str, float | None] = {}
+    for name, key in (("balanced", "balanced_accuracy"), ("auc", "auc")):
+        values = [value for one in scores if (value := one.get(key)) is not None]
+        if len(values) == len(scores):
+            found[f"{name}_mean"] = statistics.fmean(values)
+            found[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    errors = [error for one in scores if (error := one.get("auc_error")) is not None]
+    mean = found.get("auc_mean")
+    if mean is not None and len(errors) == len(scores):
+        found["auc_low"], found["auc_high"] = auc_interval(mean, errors)
+    return found

@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from atom.errors import ConfigError
-from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
-from pipelines.console.options import DataSettings, DistillCommand, NasCommand
+from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, stopped
+from pipelines.console.commands import DataSettings, DistillCommand, NasCommand
 
 if TYPE_CHECKING:
     from atom.distilled import DistilledSet
@@ -27,7 +27,7 @@ OWN_SET = "distilled"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(NasCommand, search, argv, prog="atom-nas")
+    return run_command(NasCommand, search, argv)
 
 
 def search(command: NasCommand) -> int:
@@ -36,63 +36,60 @@ def search(command: NasCommand) -> int:
     from pipelines.architecture.building import build_space
     from pipelines.architecture.case import NasCase
     from pipelines.architecture.plan import plan
-    from pipelines.console.signals import stop_on_signals
-    from pipelines.output.ownership import claim, lock
-    from pipelines.output.store import Store
     from pipelines.real_images import load_real
+    from pipelines.session import Session
     from pipelines.sets import real_source
-    from pipelines.workers.cluster import connect
-    from pipelines.workers.pool import Limits
-    from pipelines.workers.resources import choose_size
 
     command = command.shrunk() if command.smoke else command
-    check_names(command.proxies)
-    if command.mode == "search" and command.reference == WHOLE:
+    check_names(command.nas.proxies)
+    if command.nas.mode == "search" and command.nas.reference == WHOLE:
         raise ConfigError(
             "--reference whole: --mode search trains no reference; pass a table, none, or --mode rank, and --retrain"
             " to train the best networks on the whole set."
         )
-    if command.reference == WHOLE and WHOLE not in command.proxies:
-        command = command.model_copy(update={"proxies": (*command.proxies, WHOLE)})
-    if command.set and DISTILLED not in command.proxies:
+    if command.nas.reference == WHOLE and WHOLE not in command.nas.proxies:
+        command = command.changed(proxies=(*command.nas.proxies, WHOLE))
+    if command.set and DISTILLED not in command.nas.proxies:
         raise ConfigError("--set: no proxy uses it; add distilled to --proxies, or leave --set out.")
     with given_sets(command) as given:
-        data = command.part(DataSettings)
+        data = command.data
         if given:
             data = real_source(given[0][0], command.set[0], data)
         elif not data.dataset:
             data = data.model_copy(update={"dataset": "digits"})
         real = load_real(data, smoke=command.smoke, given=given[0][0] if given else None)
         # What is wrong with the input is said before Ray starts, but a user's code never runs in this process.
-        early = None if ":" in command.space else plan(command, given, real)
+        early = None if ":" in command.nas.space else plan(command, given, real)
         output_location(command, "nas")
-        with connect() as cluster:
-            load = partial(build_space, limits=Limits(command.max_retries, command.timeout_s))
-            decided = early or plan(command, given, real, load=load)
-            name = f"{'search' if command.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
+        with Session(command) as session:
+            decided = early or plan(
+                command, given, real, load=partial(build_space, limits=command.cluster.limits())
+            )
+            name = f"{'search' if command.nas.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
             location = output_location(command, f"nas-{name}")
-            size, device_kind = choose_size(cluster, command, threads=1, num_units=decided.num_units)
-            store = Store.open(location)
-            with lock(store):
-                identity = {
-                    "train": real.train.fingerprint,
-                    "validation": real.validation.fingerprint if real.validation else None,
-                    "device": device_kind,
-                }
-                claim(store, identity)
-                say_header("atom-nas", decided.shown(command, identity), cluster, size, store)
-                if ":" in command.space:
-                    kept = (
-                        "those that your functions return" if command.initial_weights == "kept" else "random"
-                    )
-                    say(f"Note: the weights that your networks begin with are {kept} (--initial-weights).")
-                if not given and DISTILLED in command.proxies:
-                    code, given = distil_first(command, data, store, location)
-                    if code:
-                        return code
-                case = NasCase(command, decided, given, real, store, size, device_kind)
-                with stop_on_signals() as stop, case.tracker(name) as tracker:
-                    return run(case, tracker, stop)
+            size, device_kind = session.workers(threads=1, num_units=decided.num_units)
+            identity = {
+                "train": real.train.fingerprint,
+                "validation": real.validation.fingerprint if real.validation else None,
+                "device": device_kind,
+            }
+            shown = decided.shown(command, identity)
+            store = session.take(location, identity, size=size, shown=shown, notes=on_weights(command))
+            if not given and DISTILLED in command.nas.proxies:
+                code, given = distil_first(command, data, store, location)
+                if code:
+                    return code
+            case = NasCase(command, decided, given, real, store, size, device_kind)
+            with case.tracker(name) as tracker:
+                return run(case, tracker, session.stop)
+
+
+def on_weights(command: NasCommand) -> list[str]:
+    """A note on the weights that a user's own networks begin with."""
+    if ":" not in command.nas.space:
+        return []
+    kept = "those that your functions return" if command.evaluate.initial_weights == "kept" else "random"
+    return [f"the weights that your networks begin with are {kept} (--initial-weights)."]
 
 
 def run(case: "NasCase", tracker: "Tracker", stop: "StopSignal") -> int:
@@ -104,12 +101,12 @@ def run(case: "NasCase", tracker: "Tracker", stop: "StopSignal") -> int:
     from pipelines.architecture.winner import retrain
 
     case.log_inputs(tracker)
-    find, tell = (search_best, publish_search) if case.command.mode == "search" else (rank, publish)
+    find, tell = (search_best, publish_search) if case.command.nas.mode == "search" else (rank, publish)
     scored = find(case, stop)
     if scored.stopped:
         return stopped(tracker, stop.signal_name)
     failures = tell(case, scored, None, tracker)
-    if case.command.retrain:
+    if case.command.nas.retrain:
         # Only now: whatever becomes of the long trainings, the scores are told.
         winners = retrain(case, scored, stop)
         if winners.stopped:
@@ -134,7 +131,7 @@ def given_sets(command: NasCommand) -> Iterator[list[tuple["DistilledSet", float
     with ExitStack() as stack:
         found = []
         for location in command.set:
-            directory = stack.enter_context(local_set(location, command.tracking_uri))
+            directory = stack.enter_context(local_set(location, command.tracking.tracking_uri))
             distilled = DistilledSet.load(directory)
             found.append((distilled, distil_seconds(distilled, directory)))
         yield found
@@ -152,22 +149,15 @@ def distil_first(
     from pipelines.tracking import default_tracking_uri
 
     output = f"{location.rstrip('/')}/{OWN_SET}"
-    asked = DistillCommand.model_validate(
-        {
-            **data.model_dump(),
-            "ipc": command.ipc,
-            "iterations": command.iterations,
-            "seed": command.seed,
-            "baselines": (),
-            "eval_seeds": 0,
-            "output": output,
-            "smoke": command.smoke,
-            "num_actors": command.num_actors,
-            "gpus_per_actor": command.gpus_per_actor,
-            "max_retries": command.max_retries,
-            "timeout_s": command.timeout_s,
-            "tracking_uri": command.tracking_uri or default_tracking_uri(store.local_path),
-        }
+    asked = DistillCommand(data=data, cluster=command.cluster).changed(
+        ipc=command.nas.ipc,
+        iterations=command.nas.iterations,
+        seed=command.seed,
+        baselines=(),
+        eval_seeds=0,
+        output=output,
+        smoke=command.smoke,
+        tracking_uri=command.tracking.tracking_uri or default_tracking_uri(store.local_path),
     )
     say("No --set: distilling one first")
     code = distill(asked)

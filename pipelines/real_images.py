@@ -18,16 +18,17 @@ from safetensors import SafetensorError
 from atom import data as real_data
 from atom import nets
 from atom.data import ImageSet, RealData
-from atom.data.sources import NEED_PATH
+from atom.data.sources import OWN
 from atom.device import use_threads
 from atom.distilled import DistilledSet
 from atom.errors import AtomError, ConfigError, StoreError
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
 from atom.resolve import whitens_by_itself
-from atom.settings import INITS, DistillSettings
+from atom.settings import INITS
 from atom.whitening import rank_flaw
 from pipelines.console.command import say
-from pipelines.console.options import DataSettings
+from pipelines.console.commands import DataSettings
 from pipelines.console.progress import Progress
 from pipelines.output.store import Store
 
@@ -60,6 +61,7 @@ def load_real(settings: DataSettings, *, smoke: bool, given: DistilledSet | None
             image_column=settings.image_column,
             label_column=settings.label_column,
             test_part=settings.test_part,
+            class_names=settings.class_names,
             on_download=downloads,
         )
     _check_size(loaded)
@@ -153,6 +155,21 @@ def check_ipc(real: RealData, *, ipc: int, factor: int, init: str, baselines: Se
         )
 
 
+def judging_images(real: RealData, judge_on: str) -> ImageSet:
+    """The real images that trained networks are tested on: the test images, or the validation part.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    if judge_on == "test":
+        return real.test
+    if real.validation is None:
+        raise ConfigError(
+            f"--judge-on {judge_on}: no training images are put aside; pass --validation-frac as well, such as 0.1."
+        )
+    return real.validation
+
+
 BLANK_FRAC = 0.01
 """Contrast of a class, of the whole set's, below which its images count as blank. Chosen: noise of two levels of 255
 beside digits has 0.006."""
@@ -193,7 +210,7 @@ def notes_on_images(real: RealData) -> list[str]:
 
 def _on_symbols(real: RealData) -> list[str]:
     """How a user's own images are taken, where nobody said it; nothing where it is known."""
-    if real.said_symbols is not None or real.kind not in NEED_PATH:
+    if real.said_symbols is not None or real.kind not in OWN:
         return []
     if real.symbols:
         names = ", ".join(real.train.class_names[:2])
@@ -234,10 +251,11 @@ def whitening_flaw(real: RealData, settings: DistillSettings) -> str | None:
     return rank_flaw(real.train.images)
 
 
-def say_unwhitened(flaw: str | None) -> None:
-    """One line on images that are not whitened by themselves."""
-    if flaw is not None:
-        say(f"Note: the images are not whitened, since {flaw}; pass --zca on to whiten them all the same.")
+def not_whitened(flaw: str | None) -> list[str]:
+    """A note on images that are not whitened by themselves."""
+    if flaw is None:
+        return []
+    return [f"the images are not whitened, since {flaw}; pass --zca on to whiten them all the same."]
 
 
 def put_classes(images_NCHW: np.ndarray, labels_N: np.ndarray, num_classes: int) -> dict[int, Any]:

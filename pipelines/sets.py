@@ -11,10 +11,10 @@ from pathlib import Path
 from atom import nets
 from atom.artifact import CORE_FILES, MANIFEST, SET_NAME
 from atom.data import RealData
-from atom.data.sources import NEED_PATH
+from atom.data.sources import NEED_PATH, choices_of
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
-from pipelines.console.options import DataSettings
+from pipelines.console.commands import DataSettings
 from pipelines.output.records import DISTILL_WORKER_S, TIMES_NAME, noted_source, times
 from pipelines.output.store import Store
 
@@ -57,7 +57,7 @@ def local_set(location: str, tracking_uri: str | None, *, flag: str = "--set") -
 
 
 def _fetch_stored(location: str, folder: Path, flag: str) -> None:
-    store = Store.open(location)
+    store = Store.open(location, flag=flag)
     prefixes = [prefix for prefix in ("", f"{SET_NAME}/") if store.exists(f"{prefix}{MANIFEST}")]
     if not prefixes:
         raise ConfigError(
@@ -97,7 +97,7 @@ def own_network(distilled: DistilledSet) -> str:
 
 
 def real_source(distilled: DistilledSet, location: str, data: DataSettings) -> DataSettings:
-    """Where a set's real images are and how they are cropped and resized, as far as the command does not say.
+    """Where a set's real images are, how they are cropped, resized and called, as far as the command does not say.
 
     Args:
         distilled: knows what its source is and its image size.
@@ -112,7 +112,10 @@ def real_source(distilled: DistilledSet, location: str, data: DataSettings) -> D
         # Older sets did not record it; their own source then has the size of their images.
         size = distilled.source.get("image_size", None if data.dataset else distilled.images_NCHW.shape[-1])
     spec = data.dataset or _own_spec(distilled, location)
-    return data.model_copy(update={"dataset": spec, "image_size": size})
+    names = data.class_names
+    if names is None and "--class-names" in choices_of(spec):
+        names = distilled.class_names
+    return data.model_copy(update={"dataset": spec, "image_size": size, "class_names": names})
 
 
 def _own_spec(distilled: DistilledSet, location: str) -> str:
@@ -144,7 +147,7 @@ def check_same_source(distilled: DistilledSet, real: RealData) -> None:
         raise ConfigError(
             f"--dataset {real.spec}: its classes are {', '.join(real.test.class_names[:5])}, ..., but the set was"
             f" distilled for {', '.join(distilled.class_names[:5])}, ...; {todo}, with the same --image-column,"
-            " --label-column and --test-part, if any."
+            " --label-column, --test-part and --class-names, if any."
         )
     shape = tuple(distilled.images_NCHW.shape[1:])
     if shape != tuple(real.test.images.shape[1:]):
@@ -162,10 +165,13 @@ def check_same_source(distilled: DistilledSet, real: RealData) -> None:
 def fingerprint(distilled: DistilledSet) -> str:
     """Digest of all that a result of a set depends on.
 
-    Decoded images, labels or soft labels, the factor, the preprocessing, and the names of the classes.
+    Decoded images, labels or soft labels, the factor, the preprocessing, the names of the classes, and how to train on
+    it, if it says so.
     """
     images, labels = distilled.decode()
-    about = [distilled.factor, distilled.preprocess.digest, distilled.class_names]
+    about: list[object] = [distilled.factor, distilled.preprocess.digest, distilled.class_names]
+    # Nothing where there is none: the digests of such sets stay what they were.
+    about += [distilled.training] if distilled.training else []
     content = images.numpy().tobytes() + labels.numpy().tobytes() + json.dumps(about).encode()
     return hashlib.sha256(content).hexdigest()
 

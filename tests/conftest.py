@@ -1,16 +1,42 @@
-"""For all tests: one small Ray cluster, one MLflow database to copy, one thread, fast tests first."""
+"""For all tests: two processes, a small Ray cluster and an MLflow database to copy in each, one thread."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+# Of every Ray that is started here: otherwise it ends the processes of finished tasks while actors hold its two CPUs,
+# and the next tasks wait for new ones to import torch.
+os.environ.setdefault("RAY_num_workers_soft_limit", "8")
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, then those on Ray, the slow ones last; otherwise in the order of the files."""
-    items.sort(key=lambda item: (bool(item.get_closest_marker("slow")), bool(item.get_closest_marker("ray"))))
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Two processes for whole folders, one for tests that somebody names, unless -n says how many."""
+    asked = config.option.numprocesses is not None or hasattr(config, "workerinput")
+    if not asked and all(Path(argument).is_dir() for argument in config.args):
+        config.option.numprocesses = 2
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tests first, then those on Ray, the slow ones last; otherwise in the order of the files.
+
+    Between processes files are dealt out in the order of their first tests: long ones first, so that short ones fill
+    what is left at the end.
+    """
+    items.sort(key=_cost)
+    if hasattr(config, "workerinput"):
+        cost: dict[Path, tuple[bool, bool]] = {}
+        for item in items:
+            cost[item.path] = max(_cost(item), cost.get(item.path, (False, False)))
+        items.sort(key=lambda item: cost[item.path], reverse=True)
+
+
+def _cost(item: pytest.Item) -> tuple[bool, bool]:
+    return bool(item.get_closest_marker("slow")), bool(item.get_closest_marker("ray"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,7 +59,7 @@ def traps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster(traps: Path) -> Iterator[None]:
-    """A private Ray with 2 CPUs; the address keeps it off every other cluster of this machine."""
+    """A private Ray with 2 CPUs, of this process; the address keeps it off every other cluster of this machine."""
     import logging
 
     import ray

@@ -22,11 +22,17 @@ from atom.data import load
 from atom.distilled import DistilledSet
 from atom.errors import ArtifactError
 from atom.preprocess import Preprocess
-from pipelines import continual, distill, evaluate
+from pipelines import audit, compare, continual, distill, evaluate
 
 Refused = Callable[..., str]
 
-MAIN = {"atom-distill": distill.main, "atom-evaluate": evaluate.main, "atom-continual": continual.main}
+MAIN = {
+    "atom-distill": distill.main,
+    "atom-evaluate": evaluate.main,
+    "atom-compare": compare.main,
+    "atom-continual": continual.main,
+    "atom-audit": audit.main,
+}
 
 
 @pytest.fixture
@@ -104,7 +110,7 @@ def parquet(folder: Path, tmp_path: Path) -> Path:
     ("arguments", "message"),
     [
         (["--dataset", "cifar11"], r"--dataset 'cifar11' is not known; known are digits,.*mean 'cifar10'\?"),
-        (["--dataset", "folder:"], "'folder:' names no directory; expected folder:PATH"),
+        (["--dataset", "folder:"], "'folder:' names no place; expected folder:PATH"),
         (
             ["--dataset", "folder:/no/such"],
             "/no/such does not exist; expected a directory with the image set",
@@ -113,7 +119,14 @@ def parquet(folder: Path, tmp_path: Path) -> Path:
             ["--dataset", "cifar10", "--no-download"],
             r"cifar-10-python.tar.gz is in .*; put one of them there",
         ),
-        (["--test-part", "val"], "--test-part val: digits has no such choice; it is for parquet and folder"),
+        (
+            ["--test-part", "val"],
+            "--test-part val: digits has no such choice; it is for folder, parquet and npz",
+        ),
+        (
+            ["--class-names", "a", "b"],
+            "--class-names a b: digits has no such choice, since digits has names of its",
+        ),
         (
             ["--init", "hering"],
             "--init hering: no such set; expected real, noise, herding, kcenter, or the place",
@@ -153,7 +166,7 @@ def test_wrong_value_is_refused(refused: Refused, arguments: list[str], message:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--bogus", "3"], ["--ipc", "many"], ["--ipc"], ["--mode", "datadam"], ["stray"]]
+    "arguments", [["--bogus", "3"], ["--ipc", "many"], ["--ipc"], ["--zca", "perhaps"], ["stray"]]
 )
 def test_flag_that_cannot_be_parsed_ends_with_code_2(
     arguments: list[str], out: Path, capfd: pytest.CaptureFixture[str]
@@ -207,7 +220,15 @@ def test_truncated_parquet_is_named(refused: Refused, parquet: Path, tmp_path: P
         (b"ipx: 3\n", "'ipx' is not a setting of atom-distill; did you mean 'ipc'?"),
         (b"colour_of_the_sky: 3\n", "is not a setting of atom-distill; `atom-distill --help` lists the"),
         (b"ipc: 0\n", "--ipc: received 0: input should be greater than or equal to 1"),
-        (b"mode: datadam\n", "--mode: received 'datadam': input should be 'atom', 'spatial', 'channel' or"),
+        (
+            b"method: datadam\n",
+            "--method datadam: unknown method; expected one of atom, spatial, channel, dm, dc, dsa, idc, ",
+        ),
+        (b"mode: atom\n", "'mode' is not a setting of atom-distill; did you mean 'method'?"),
+        (
+            b"method: dm\npower: 3\n",
+            "--power: the method dm does not read it, only atom, spatial, channel do",
+        ),
         (b"eval_networks: convnet\n", "--eval-networks: received 'convnet': input should be a valid tuple"),
     ],
 )
@@ -227,6 +248,59 @@ def test_relative_output_is_refused_inside_a_ray_job(
     sentence = refused("--output", "results")
     assert "--output results: a Ray job runs in a directory that is deleted after it; pass an abs" in sentence
     assert not (tmp_path / "results").exists()
+
+
+def test_relative_place_for_experts_is_refused_inside_a_ray_job(
+    monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    sentence = refused("--method", "mtt", "--experts", "experts")
+    assert "--experts experts: a Ray job runs in a directory that is deleted after it" in sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experts", "there"], "--experts there: the method atom asks for no experts"),
+        (
+            ["--method", "dd", "--ipc", "3", "--distill-steps", "2"],
+            "--distill-steps 2: the 3 images of a class",
+        ),
+        (["--method", "mtt", "--network", "convnet-batch"], "BatchNorm"),
+        (["--images-in-all", "5"], "the method atom does not read it, only dd, rat-bptt, datm do"),
+        (
+            ["--method", "datm", "--images-in-all", "0"],
+            "--images-in-all: received 0: input should be greater",
+        ),
+        (
+            ["--method", "dd", "--images-in-all", "5"],
+            "labels are hard, and a class without an image could not be",
+        ),
+        (
+            ["--method", "datm", "--images-in-all", "15", "--ipc", "3"],
+            "--ipc 3: --images-in-all 15 comes to at most 2 of each of 10 classes; leave one of the two out",
+        ),
+    ],
+)
+def test_what_a_method_refuses_is_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, refused: Refused, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setattr(
+        "pipelines.session.connect", lambda: pytest.fail("the command has come as far as Ray")
+    )
+    assert message in refused(*arguments)
+
+
+def test_experts_of_a_set_without_teachers_are_refused(
+    refused: Refused, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "pipelines.session.connect", lambda: pytest.fail("the command has come as far as Ray")
+    )
+    given = ["--set", str(artifact), "--experts", str(tmp_path / "experts")]
+    assert "the set tells of no teachers" in refused(*given, command="atom-evaluate")
+    missing = refused("--set", "nonsense://x", command="atom-evaluate")
+    assert "Cannot open --set nonsense://x" in missing
 
 
 def test_address_that_leads_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
@@ -298,7 +372,7 @@ class TestWithACluster:
                 ["--tracking-uri", "records"],
                 r"--tracking-uri records: MLflow no longer keeps .*; pass sqlite:",
             ),
-            (["--output", "nonsense://x"], r"Cannot open the output nonsense://x: .*; pass a path, or a URI"),
+            (["--output", "nonsense://x"], r"Cannot open --output nonsense://x: .*; pass a path, or a URI"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
@@ -332,7 +406,7 @@ class TestWithACluster:
     def test_output_of_other_settings_is_refused(
         self, monkeypatch: pytest.MonkeyPatch, refused: Refused, out: Path, mlflow_uri: str
     ) -> None:
-        monkeypatch.setattr(distill.Job, "run", lambda *_: 0)
+        monkeypatch.setattr(distill, "run", lambda *_: 0)
         assert distill.main(["--output", str(out), "--tracking-uri", mlflow_uri]) == 0
         sentence = refused("--ipc", "2")
         assert re.search(
@@ -474,6 +548,26 @@ def test_set_of_other_classes_than_the_test_images_is_refused(
     assert re.search(r"its classes are cat, dog, .*but the set was distilled for 0, 1, 2", sentence)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--set is missing: pass the directory of a distilled set, or runs:/RUN_ID/set"),
+        (["--baselines", "best"], "--baselines best: unknown coreset; known are random, herding, kcenter"),
+        (["--eval-seeds", "0"], "--eval-seeds: received 0: input should be greater than or equal to 1"),
+        (["--audit-images", "1"], "--audit-images: received 1: input should be greater than or equal to 2"),
+    ],
+)
+def test_audit_of_nothing_is_refused(refused: Refused, arguments: list[str], message: str) -> None:
+    assert message in refused(*arguments, command="atom-audit")
+
+
+def test_audit_of_a_set_made_from_other_images_is_refused(refused: Refused, artifact: Path) -> None:
+    sentence = refused("--set", str(artifact), "--smoke", command="atom-audit")
+    assert re.search(
+        r"was made from other training images than --dataset digits has, .*pass the source", sentence
+    )
+
+
 class TestContinual:
     """What a stream cannot be; all but the last is refused before Ray is started."""
 
@@ -512,6 +606,10 @@ class TestContinual:
                 "'digits' has no number of steps of its own; pass --steps, or one of seq-",
             ),
             (["--score-on", "validation"], "there are no validation images; pass --validation-frac"),
+            (
+                ["--method", "datm", "--images-in-all", "5"],
+                "--images-in-all 5: --budget says how many images a memory has",
+            ),
         ],
         ids=" ".join,
     )
@@ -538,6 +636,15 @@ class TestContinual:
         sentence = refused(*given, command="atom-continual")
         assert "its images are (1, 8, 8), but the set's are (1, 10, 10)" in sentence
 
+    def test_set_of_images_in_all_is_refused(self, refused: Refused, artifact: Path) -> None:
+        whole, given = DistilledSet.load(artifact), ["--set", str(artifact.with_name("few"))]
+        few = replace(whole, images_NCHW=whole.images_NCHW[:5], labels=whole.labels[:5])
+        replace(few, soft_labels=torch.full((5, 10), 0.1)).save(artifact.with_name("few"))
+        sentence = refused(*given, "--memories", "set", command="atom-continual")
+        assert (
+            "few: the set has 5 images in all for 10 classes, not as many of each, which a memory" in sentence
+        )
+
     @pytest.mark.ray
     @pytest.mark.usefixtures("ray_cluster")
     @pytest.mark.parametrize("fitted_on", ["all", "first-step"])
@@ -558,6 +665,51 @@ class TestContinual:
         (out / "notes.txt").write_text("mine")
         refused("--memories", "random", "--tracking-uri", "http://127.0.0.1:9", command="atom-continual")
         assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "atom", "nope"], "--methods nope: unknown method; expected one of atom, spatial"),
+        (["--methods"], "--methods: there is none; name one or more"),
+        (["--methods", "dm", "dm"], "--methods dm dm: one is there twice"),
+        (["--methods", "dm", "random"], "random, herding, kcenter stand in every table already"),
+        (["--ipc", "1", "0"], "received 0: input should be greater than or equal to 1"),
+        (["--ipc", "10", "10"], "--ipc 10 10: pass one number or more, none twice"),
+        (["--ipc", "1", "1000"], "--ipc 1000: class '8' of digits has only 140 training images"),
+        (["--eval-seeds", "0"], "--eval-seeds 0: there would be nothing to compare; pass 1 or more"),
+        (
+            ["--init", "runs/first/set"],
+            "--init runs/first/set: expected one of real, noise, herding, kcenter",
+        ),
+        (
+            ["--power", "3"],
+            "--power: is a setting of atom, spatial, channel alone; pass --settings atom.power",
+        ),
+        (["--settings", "power=3"], "--settings power=3: expected METHOD.NAME=VALUE"),
+        (["--settings", "dc.lr_img=3"], "--settings dc.lr_img=3: dc is not among --methods atom dm"),
+        (["--settings", "dm.seed=3"], "--settings dm.seed=3: seed is the same for all methods; pass --seed"),
+        (["--settings", "dm.power=3"], "--settings of dm: 'power' is not a setting of dm"),
+        (["--settings", "dm.dataset=svhn"], "--settings of dm: 'dataset' is not a setting of dm"),
+        (["--settings", "dm.batch_real=x"], "--settings of dm: --batch-real: received 'x': input should be"),
+        (
+            ["--methods", "mtt", "--batch-real", "9"],
+            "--batch-real: none of the methods mtt reads it; leave it out",
+        ),
+        (
+            ["--methods", "datm", "--settings", "datm.images_in_all=5"],
+            "--settings datm.images_in_all=5: tables here are by images a class; leave it out",
+        ),
+        (["--network", "convnett"], "network 'convnett': unknown"),
+        (["--methods", "missing.py:Mine"], "missing.py"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_comparison_that_cannot_be_is_refused_before_ray(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setattr("pipelines.workers.cluster.connect", lambda: pytest.fail("as far as Ray"))
+    assert message in refused(*arguments, command="atom-compare")
 
 
 @pytest.fixture

@@ -17,32 +17,37 @@ import yaml
 from apps.continual.exemplars import STORAGES
 from apps.continual.learner import LEARNERS
 from apps.continual.selection import KINDS
-from apps.continual.settings import ContinualSettings, LearnerSettings
 from apps.nas.proxies import KNOWN as PROXIES
-from apps.nas.settings import NasSettings
 from apps.nas.space import NAMED as SPACES
 from apps.nas.space import load_space
 from apps.nas.table import Row
-from pipelines.console.options import (
-    CommandSettings,
+from atom.methods import registry
+from pipelines.console.commands import (
+    AuditCommand,
+    CompareCommand,
     ContinualCommand,
     DistillCommand,
     EvaluateCommand,
     NasCommand,
-    parse,
 )
+from pipelines.console.options import CommandSettings, parse
 from pipelines.incremental.plan import DISTILLED, NONE, RESERVOIR, SET
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+FILE = re.compile(r"(?<=[`\[(])[\w./-]+\.py(?=[`\])])")
+# The code of a method in a page, and the name of its file.
+OWN_METHOD = re.compile(r'```python\n("""(\w+\.py): a method.*?)^```', re.DOTALL | re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 PROGRAMS: dict[str, type[CommandSettings]] = {
     "distill": DistillCommand,
     "evaluate": EvaluateCommand,
+    "compare": CompareCommand,
     "nas": NasCommand,
     "continual": ContinualCommand,
+    "audit": AuditCommand,
 }
 COMMANDS = {f"pipelines/{name}.py": kind for name, kind in PROGRAMS.items()}
 COMMANDS |= {f"atom-{name}": kind for name, kind in PROGRAMS.items()}
@@ -51,6 +56,7 @@ OTHERS = {
     "ray start": {"--address", "--block", "--head", "--num-cpus", "--num-gpus", "--start"},
     "ray job": {"--entrypoint-num-cpus", "--runtime-env", "--submission-id", "--working-dir"},
     "mlflow": {"--backend-store-uri", "--host", "--port"},
+    "the method of docs/add-a-method.md": {"--pull"},
     "any": {"--help"},
 }
 
@@ -84,20 +90,27 @@ def commands(page):
 
 def flags_of(command):
     """Every flag a command takes."""
-    names = {f"--{name.replace('_', '-')}" for name in command.model_fields}
-    switches = {name for name, field in command.model_fields.items() if field.annotation is bool}
+    flags = command().flags()
+    names = {f"--{name.replace('_', '-')}" for name in flags}
+    switches = {name for name, flag in flags.items() if flag.info.annotation is bool}
     return names | {f"--no-{name.replace('_', '-')}" for name in switches}
 
 
 def unexplained(command, text):
     """Settings of a command whose flag the text does not have."""
-    return [name for name in command.model_fields if f"`--{name.replace('_', '-')}`" not in text]
+    return [name for name in command().flags() if f"`--{name.replace('_', '-')}`" not in text]
+
+
+def flags_of_methods():
+    """Flags that only some methods of this project have."""
+    options = {name for method in registry.NAMES for name in registry.options_of(method).model_fields}
+    return {f"--{name.replace('_', '-')}" for name in options}
 
 
 def known_flags():
     """Flags of the commands, of the benchmarks' scripts, and of other programs."""
     scripts = " ".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
-    own = set().union(*map(flags_of, PROGRAMS.values()))
+    own = flags_of_methods().union(*map(flags_of, PROGRAMS.values()))
     return own | set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', scripts)) | set().union(*OTHERS.values())
 
 
@@ -113,6 +126,18 @@ def test_links_lead_to_files_and_headings(page):
             assert anchor in anchors(linked), target
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_a_page_names_exist(page):
+    """A name counts from the page, the root or a package; a bare one may also lie beside another that is named."""
+    names = set(FILE.findall((ROOT / page).read_text()))
+    rooms = [(ROOT / page).parent, ROOT, *(ROOT / name for name in ("pipelines", "apps", "atom", "tests"))]
+    found = {name: room / name for name in names for room in rooms if (room / name).is_file()}
+    beside = {path.parent for path in found.values()}
+    missing = {name for name in names - set(found) if not any((folder / name).is_file() for folder in beside)}
+    assert found
+    assert not missing
+
+
 @every_page
 def test_flags_exist(page):
     unknown = set(FLAG.findall(page.read_text())) - known_flags()
@@ -120,11 +145,16 @@ def test_flags_exist(page):
 
 
 @every_page
-def test_command_lines_parse(page, monkeypatch):
+def test_command_lines_parse(page, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
+    own = OWN_METHOD.search(page.read_text())
+    if own is not None:
+        # What the page's commands name lies beside the reader.
+        (tmp_path / own[2]).write_text(own[1])
+        monkeypatch.chdir(tmp_path)
     for command, arguments in commands(page):
         if "--help" not in arguments:
-            parse(command, arguments, prog="docs")
+            parse(command, arguments)
 
 
 def test_command_lines_are_found():
@@ -143,17 +173,21 @@ def test_every_flag_is_explained():
     explained = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("distil", "evaluate"))
     for command in (DistillCommand, EvaluateCommand):
         assert unexplained(command, explained) == []
-    for name in ("nas", "continual"):
+    assert {flag for flag in flags_of_methods() if f"`{flag}`" not in explained} == set()
+    for name in ("compare", "nas", "continual", "audit"):
         assert unexplained(PROGRAMS[name], explained + (ROOT / "docs" / f"{name}.md").read_text()) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"), [("nas", [NasSettings]), ("continual", [ContinualSettings, LearnerSettings])]
+    ("name", "parts"),
+    [("compare", {""}), ("nas", {"", "nas"}), ("continual", {"", "stream", "learner"}), ("audit", {""})],
 )
 def test_flags_of_an_application_are_explained_on_its_page(name, parts):
     """Those that mean the same everywhere are explained once, elsewhere."""
     command = PROGRAMS[name]
-    own = {*command.__annotations__}.union(*(part.model_fields for part in parts))
+    own = {flag for flag, about in command().flags().items() if about.group in parts} - {
+        *CommandSettings().flags()
+    }
     page = (ROOT / "docs" / f"{name}.md").read_text()
     assert [flag for flag in unexplained(command, page) if flag in own] == []
 
@@ -195,7 +229,7 @@ def test_the_printed_space_of_ones_own_is_a_space(tmp_path):
 @pytest.mark.timeout(600)
 def test_the_avalanche_example_runs_as_printed_and_resumes(tmp_path):
     pytest.importorskip("avalanche", reason="avalanche-lib is not installed: pip install '.[avalanche]'")
-    page = (ROOT / "docs" / "continual.md").read_text()
+    page = (ROOT / "docs" / "avalanche.md").read_text()
     (example,) = [
         block for name, block in FENCE.findall(page) if name == "python" and "from avalanche" in block
     ]

@@ -2,7 +2,7 @@
 
 `DistilledBuffer` is a storage policy for `ReplayPlugin`, `DistilledGDumbPlugin` trains on such a buffer alone,
 `RealStatisticsPlugin` puts the BatchNorm statistics of a model right, and `distilled_memory_metrics` logs the
-buffer's size and time. docs/continual.md has an example that runs.
+buffer's size and time. docs/avalanche.md has an example that runs.
 
 Example:
     >>> from apps.avalanche import DistilledBuffer

@@ -8,7 +8,7 @@ from avalanche.training.storage_policy import ExemplarsBuffer
 
 from apps.avalanche.datasets import DsaTransform, check_space, make_dataset, read_experience
 from apps.avalanche.distilling import DistilledHere
-from apps.avalanche.held import Held, check_empty, load_held, save_held
+from apps.avalanche.saved_buffer import SavedBuffer, check_empty, load_buffer, save_buffer
 from apps.avalanche.sources import DistilledBefore, Source
 from apps.avalanche.statistics import warn_without_statistics
 from apps.continual.budget import Budget
@@ -17,8 +17,9 @@ from apps.continual.memory import Memory
 from atom.device import resolve_device
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
-from atom.settings import DeviceKind, DistillSettings
+from atom.settings import DeviceKind
 
 
 class DistilledBuffer(ExemplarsBuffer):
@@ -242,28 +243,28 @@ class DistilledBuffer(ExemplarsBuffer):
 
     def _save(self) -> None:
         if self._directory is not None:
-            held = Held(
+            saved = SavedBuffer(
                 self.memory,
                 self.num_experiences,
                 self._tasks,
                 self._labels_are_tensors,
                 _digest(self._preprocess),
             )
-            save_held(held, self._directory)
+            save_buffer(saved, self._directory)
 
     def _open(self, directory: Path, restore: bool | None) -> None:
         if restore is None:
             check_empty(directory)
-        held = load_held(directory, num_classes=self.num_classes) if restore else None
-        if held is None:
+        saved = load_buffer(directory, num_classes=self.num_classes) if restore else None
+        if saved is None:
             return
-        if None not in (held.preprocess, self._preprocess) and held.preprocess != _digest(self._preprocess):
+        if None not in (saved.preprocess, self._preprocess) and saved.preprocess != _digest(self._preprocess):
             raise ConfigError(
                 f"{directory} holds images of another preprocessing than the one given; pass as preprocess what its"
                 " experiences were transformed by, in the benchmark too."
             )
-        self.memory, self.num_experiences = held.memory, held.num_experiences
-        self._tasks, self._labels_are_tensors = held.tasks, held.labels_are_tensors
+        self.memory, self.num_experiences = saved.memory, saved.num_experiences
+        self._tasks, self._labels_are_tensors = saved.tasks, saved.labels_are_tensors
         self.memory.shrink(self.quota(len(self.memory.classes)))
         self._renew()
 

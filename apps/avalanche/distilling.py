@@ -8,32 +8,35 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apps.continual.budget import equal_groups, num_distilled
+from apps.avalanche.sources import CLASSES_ALONE
+from apps.continual.budget import by_images, num_distilled
 from apps.continual.exemplars import Exemplars, Storage
 from apps.continual.memory import Memory
 from apps.continual.selection import keep_distilled
 from atom import atomic, nets
 from atom.device import kind_of, use_threads
-from atom.distill import IMAGES_VERSION, GroupDistiller
 from atom.errors import ArtifactError, ConfigError
+from atom.methods.lookup import check_read, find_method, images_version, method_identity
+from atom.methods.method import Method
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_settings
-from atom.settings import DistillSettings, settle_dsa_strategy
+from atom.settings import settle_dsa_strategy
 
 log = logging.getLogger(__name__)
 
-FILE_VERSION = 1
-"""Part of the name of every file, as `IMAGES_VERSION` is; another one has all classes distilled anew."""
+FILE_VERSION = 2
+"""Part of the name of every file, as `images_version` is; another one has all classes distilled anew."""
 
 
 class DistilledHere:
-    """Distils with `atom.distill.GroupDistiller`, in this process; finished experiences are kept as files.
+    """Distils by a method of `atom.methods`, in this process; finished experiences are kept as files.
 
     Args:
         settings: as a user writes them; ipc, zca and zca_eps are not read.
@@ -45,7 +48,7 @@ class DistilledHere:
         symbols: whether the images show written symbols, see `settle_dsa_strategy`.
 
     Raises:
-        ConfigError: see there.
+        ConfigError: see there, or a number of images in all.
     """
 
     real_images: int | None = None
@@ -62,11 +65,17 @@ class DistilledHere:
         symbols: bool | None,
     ) -> None:
         self.seconds = 0.0
+        check_read(settings)
+        if settings.images_in_all is not None:
+            raise ConfigError(
+                f"images_in_all {settings.images_in_all}: the size of the buffer says how many images a class has;"
+                " leave it out."
+            )
         strategy = settle_dsa_strategy(settings.dsa_strategy, symbols=symbols, flag="dsa_strategy")
         self._settings = settings.model_copy(update={"dsa_strategy": strategy})
         self._symbols, self._num_classes, self._storage = symbols, num_classes, storage
         self._preprocess, self._device, self._directory = preprocess, device, directory
-        self._distiller: GroupDistiller | None = None
+        self._method: Method | None = None
 
     def take(self, real: Mapping[int, Tensor], *, quota: int, experience: int) -> dict[int, Exemplars]:
         """As `sources.Source.take`; from the file of the experience, where there is one for exactly this work.
@@ -125,28 +134,34 @@ class DistilledHere:
     ) -> dict[int, Exemplars]:
         exemplars = {}
         of_class = {class_id: images.to(self._device) for class_id, images in real.items()}
-        size = cast(int, next(iter(settings.values())).classes_per_group)
-        groups = equal_groups({class_id: own.ipc for class_id, own in settings.items()}, size=size)
         # Those of the most images first, the common number, so that most classes share a compiled step.
-        for of_ipc in reversed(groups.values()):
-            of_group = settings[of_ipc[0][0]]
-            distiller = self._distiller_for(of_group, real[of_ipc[0][0]])
-            for group in of_ipc:
-                state = distiller.start(group, of_class)
-                state = distiller.advance(state, of_group.iterations or 0, class_ids=group, real=of_class)
+        for classes in reversed(
+            by_images({class_id: own.ipc for class_id, own in settings.items()}).values()
+        ):
+            own = settings[classes[0]]
+            method = self._method_for(own, real[classes[0]])
+            if method.learns_labels(own):
+                log.warning(CLASSES_ALONE)
+            prepared = method.prepare_all(of_class)
+            for unit in method.units(own, classes):
+                state = method.start(unit, of_class, prepared=prepared)
+                state = method.advance(
+                    state, own.iterations or 0, unit=unit, real=of_class, prepared=prepared
+                )
                 if state.failures:
                     raise ConfigError(" ".join(state.failures.values()))
-                for class_id, images_ICHW in zip(group, state.images, strict=True):
-                    exemplars[class_id] = self._ordered(torch.from_numpy(images_ICHW), of_group)
+                part = method.result(own, unit, state)
+                for class_id, images_ICHW in zip(unit, part.images, strict=True):
+                    exemplars[class_id] = self._ordered(torch.from_numpy(images_ICHW), own)
         return exemplars
 
-    def _distiller_for(self, settings: DistillSettings, real_NCHW: Tensor) -> GroupDistiller:
+    def _method_for(self, settings: DistillSettings, real_NCHW: Tensor) -> Method:
         shape = tuple(real_NCHW.shape[1:])
-        known = self._distiller
+        known = self._method
         # The same one, where it fits: a compiled step is not compiled again.
         if known is None or (known.settings, known.shape) != (settings, shape):
             channels, height, width = shape
-            known = self._distiller = GroupDistiller(
+            known = self._method = find_method(settings.method)(
                 settings,
                 channels=channels,
                 height=height,
@@ -158,7 +173,7 @@ class DistilledHere:
 
     def __getstate__(self) -> dict[str, Any]:
         # A compiled step is this process's own.
-        return {**self.__dict__, "_distiller": None}
+        return {**self.__dict__, "_method": None}
 
     def _ordered(self, white_ICHW: Tensor, settings: DistillSettings) -> Exemplars:
         with use_threads(1):
@@ -177,10 +192,10 @@ class DistilledHere:
         # In place of the network's name, whose folder decides nothing.
         network = nets.identity(self._settings.network, **shape)
         content = {
-            "version": [FILE_VERSION, IMAGES_VERSION],
+            "version": [FILE_VERSION, images_version(self._settings.method)],
             "settings": {
                 class_id: settings[class_id].model_dump(mode="json", exclude={"zca", "zca_eps"})
-                | {"network": network}
+                | {"network": network, "method": method_identity(self._settings.method)}
                 for class_id in sorted(real)
             },
             "network": network,

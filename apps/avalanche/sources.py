@@ -2,7 +2,9 @@
 
 # N real images of a class, C channels, H height, W width
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
@@ -12,6 +14,11 @@ from apps.continual.precomputed import from_distilled
 from atom.device import use_threads
 from atom.distilled import DistilledSet
 from atom.preprocess import Preprocess
+from atom.soundness import check_even
+
+log = logging.getLogger(__name__)
+
+CLASSES_ALONE = "the images have soft labels; Avalanche's losses take the class of an image instead."
 
 
 class Source(Protocol):
@@ -44,6 +51,9 @@ class DistilledBefore:
         storage: one of `exemplars.STORAGES`.
         preprocess: what the space of the networks is; a set of another one is brought to it.
         seed, network: of the order in which the images are kept, see `selection.order_distilled`.
+
+    Raises:
+        ConfigError: a set of images in all.
     """
 
     real_images: int | None = 10
@@ -53,6 +63,10 @@ class DistilledBefore:
         self, distilled: DistilledSet, *, storage: Storage, preprocess: Preprocess, seed: int, network: str
     ) -> None:
         self.seconds = 0.0
+        check_even(distilled, "the distilled set", "a buffer keeps")
+        if distilled.soft_labels is not None:
+            log.warning(CLASSES_ALONE)
+            distilled = replace(distilled, soft_labels=None)
         self._distilled, self._storage, self._preprocess = distilled, storage, preprocess
         self._seed, self._network = seed, network
 

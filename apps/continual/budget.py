@@ -167,22 +167,17 @@ def num_distilled(quota: int, num_real: int, *, factor: int, init: str) -> int:
     return min(quota, num_real if init == "noise" else num_real // factor**2)
 
 
-def equal_groups(number: Mapping[int, int], *, size: int) -> dict[int, list[tuple[int, ...]]]:
-    """Classes to distil together, by images a class, which are the same for all classes of a group.
-
-    Args:
-        number: images that each class is distilled into.
-        size: classes of a group, or fewer.
+def by_images(number: Mapping[int, int]) -> dict[int, list[int]]:
+    """Classes by the images that each is distilled into: those that are distilled together have the same number.
 
     Example:
-        >>> equal_groups({0: 9, 1: 9, 2: 4, 3: 9}, size=2)
-        {4: [(2,)], 9: [(0, 1), (3,)]}
+        >>> by_images({0: 9, 1: 9, 2: 4, 3: 9})
+        {4: [2], 9: [0, 1, 3]}
     """
-    found: dict[int, list[tuple[int, ...]]] = {}
-    for images in sorted(set(number.values())):
-        classes = sorted(class_id for class_id in number if number[class_id] == images)
-        found[images] = [tuple(classes[i : i + size]) for i in range(0, len(classes), size)]
-    return found
+    return {
+        images: sorted(class_id for class_id in number if number[class_id] == images)
+        for images in sorted(set(number.values()))
+    }
 
 
-__all__ = ["Budget", "equal_groups", "num_distilled", "parse_budget"]
+__all__ = ["Budget", "by_images", "num_distilled", "parse_budget"]

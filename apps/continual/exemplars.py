@@ -72,6 +72,8 @@ class Exemplars:
     """Lowest value and width of a level of each image, float32; only with uint8-scaled."""
     files: tuple[bytes, ...] | None = None
     """Each image as `lossless.encode` has it, where these are what is stored; see `compressed`."""
+    soft_NK: np.ndarray | None = None
+    """Soft label of each image over the K classes of the stream, float32; None: the class alone."""
 
     def __post_init__(self) -> None:
         """Refuse arrays that are not what they must be.
@@ -84,6 +86,9 @@ class Exemplars:
         if ranges is not None:
             sound &= images.dtype == np.uint8 and ranges.dtype == np.float32
             sound &= ranges.shape == (len(images), 2) and bool(np.isfinite(ranges).all())
+        if self.soft_NK is not None:
+            sound &= self.soft_NK.dtype == np.float32 and self.soft_NK.ndim == 2
+            sound &= len(self.soft_NK) == len(images) and bool(np.isfinite(self.soft_NK).all())
         if self.files is not None:
             sound &= images.dtype == np.uint8 and len(self.files) == len(images)
         if not sound or not np.isfinite(images).all():
@@ -92,12 +97,18 @@ class Exemplars:
                 received += f" and ranges {ranges.dtype} {ranges.shape}"
             raise ShapeError(
                 f"exemplars: received {received}; expected finite uint8 or float32 [N, C, H, W] with a factor of 1"
-                " or more, and ranges, if any, as float32 [N, 2] beside uint8."
+                " or more, and if any, ranges as float32 [N, 2] beside uint8, and soft labels as float32 [N, K]."
             )
 
     @classmethod
     def from_white(
-        cls, white_NCHW: Tensor, storage: Storage, *, preprocess: Preprocess, factor: int = 1
+        cls,
+        white_NCHW: Tensor,
+        storage: Storage,
+        *,
+        preprocess: Preprocess,
+        factor: int = 1,
+        soft_NK: np.ndarray | None = None,
     ) -> "Exemplars":
         """Preprocessed images in the form of `storage`, in the order given.
 
@@ -105,7 +116,7 @@ class Exemplars:
             white_NCHW: float32, as stored, that is not decoded.
             storage: one of STORAGES.
             preprocess: what made them, to undo for uint8.
-            factor: see `factor`.
+            factor, soft_NK: see there.
 
         Raises:
             ConfigError: an unknown storage.
@@ -113,12 +124,12 @@ class Exemplars:
         if storage not in STORAGES:
             raise ConfigError(f"memory storage {storage!r} is unknown; known are {', '.join(STORAGES)}.")
         if storage == "uint8":
-            return cls(as_pixels(white_NCHW, preprocess), factor)
+            return cls(as_pixels(white_NCHW, preprocess), factor, soft_NK=soft_NK)
         values_NCHW = white_NCHW.detach().cpu().float().numpy().copy()
         if storage == "float32":
-            return cls(values_NCHW, factor)
+            return cls(values_NCHW, factor, soft_NK=soft_NK)
         levels_NCHW, ranges_N2 = _to_levels(values_NCHW)
-        return cls(levels_NCHW, factor, ranges_N2)
+        return cls(levels_NCHW, factor, ranges_N2, soft_NK=soft_NK)
 
     @property
     def storage(self) -> Storage:
@@ -134,15 +145,16 @@ class Exemplars:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes as stored: N times `image_bytes`, or those of the files and ranges."""
+        """Bytes as stored: N times `image_bytes`, or those of the files and ranges; with those of soft labels."""
         return sum(self.sizes)
 
     @property
     def sizes(self) -> list[int]:
         """Bytes of each image as stored."""
         if self.files is None:
-            return [image_bytes(self.images_NCHW.shape[1:], storage=self.storage)] * self.num_images
-        return [len(file) + self._range_bytes for file in self.files]
+            whole = image_bytes(self.images_NCHW.shape[1:], storage=self.storage) + self._label_bytes
+            return [whole] * self.num_images
+        return [len(file) + self._range_bytes + self._label_bytes for file in self.files]
 
     def head(self, number: int, num_bytes: int | None = None) -> "Exemplars":
         """The `number` most important ones, or the fewer that fit into bytes; a copy, so the rest is freed."""
@@ -154,7 +166,8 @@ class Exemplars:
         """A copy of those at some places, in that order."""
         ranges = None if self.ranges_N2 is None else self.ranges_N2[rows]
         files = None if self.files is None else tuple(self.files[row] for row in rows)
-        return Exemplars(self.images_NCHW[rows], self.factor, ranges, files)
+        soft = None if self.soft_NK is None else self.soft_NK[rows]
+        return Exemplars(self.images_NCHW[rows], self.factor, ranges, files, soft)
 
     def compressed(self, num_bytes: int | None = None) -> "Exemplars":
         """The same with files, which are what is counted from now on; given bytes, as many of the first as fit.
@@ -170,7 +183,7 @@ class Exemplars:
         for image_CHW in self.images_NCHW:
             file = lossless.encode(image_CHW)
             if left is not None:
-                left -= len(file) + self._range_bytes
+                left -= len(file) + self._range_bytes + self._label_bytes
                 if left < 0:
                     break
             files.append(file)
@@ -179,6 +192,10 @@ class Exemplars:
     @property
     def _range_bytes(self) -> int:
         return 0 if self.ranges_N2 is None else _RANGE_BYTES
+
+    @property
+    def _label_bytes(self) -> int:
+        return 0 if self.soft_NK is None else self.soft_NK.shape[1] * self.soft_NK.itemsize
 
     def white(self, preprocess: Preprocess) -> Tensor:
         """What a network trains on: float32 [M, C, H, W], preprocessed, then decoded as in `DistilledSet`."""

@@ -70,7 +70,7 @@ def classes_seen(results: ContinualResults) -> list[int]:
 
 
 def is_distilled(memory: str) -> bool:
-    """Whether a memory holds made images: distilled on the way, in whatever mode, or beforehand.
+    """Whether a memory holds made images: distilled on the way, by whatever method, or beforehand.
 
     Example:
         >>> [is_distilled(memory) for memory in ("distilled", "distilled-dm", "set", "random")]

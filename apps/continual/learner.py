@@ -3,6 +3,7 @@
 N images, T images asked about, C channels, H height, W width, K classes, M images in memory
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -81,7 +82,8 @@ def learn(
 ) -> LearnerState:
     """The learner after one more step.
 
-    * gdumb: a fresh network, trained on the memory alone. Source: Prabhu et al., ECCV 2020, in the form of DM.
+    * gdumb: a fresh network, trained on the memory alone, by soft labels where that has them. Source: Prabhu et al.,
+      ECCV 2020, in the form of DM.
     * joint: a fresh network, trained on everything seen: what forgetting nothing gives.
     * finetune: goes on with the network on the images of the step alone: what doing nothing gives.
     * er, der++: go on with the images of the step beside the memory of earlier classes; er-ace beside that of
@@ -232,6 +234,8 @@ def _restart(learner: str, data: StepData, job: _Job) -> LearnerState:
     settings = job.train_settings
     if learner == "gdumb":
         images_NCHW, labels_N = data.needed("memory_after", learner)
+        if data.soft_targets is not None:
+            labels_N = _among_seen(data.soft_targets, labels_N, data.seen_classes)
     else:
         images_NCHW, labels_N = data.needed("everything_seen", learner)
         settings = settings.model_copy(update={"epochs": job.settings.joint_epochs})
@@ -240,6 +244,16 @@ def _restart(learner: str, data: StepData, job: _Job) -> LearnerState:
     seed = int(stream(job.seed, "continual/training", data.step).integers(2**63))
     train_network(net, images_NCHW.to(job.device), labels_N.to(job.device), settings=settings, seed=seed)
     return LearnerState(data.step, weights_of(net))
+
+
+def _among_seen(soft_MK: Tensor, labels_M: Tensor, seen_classes: Sequence[int]) -> Tensor:
+    """Soft labels without what they say of classes that have not come; nothing left leaves the image's own class."""
+    seen_K = torch.zeros(soft_MK.shape[1])
+    seen_K[list(seen_classes)] = 1
+    kept_MK = soft_MK * seen_K
+    total_M1 = kept_MK.sum(dim=1, keepdim=True)
+    own_MK = torch.nn.functional.one_hot(labels_M, soft_MK.shape[1]).float()
+    return torch.where(total_M1 > 0, kept_MK / total_M1.clamp(min=torch.finfo(torch.float32).tiny), own_MK)
 
 
 def _go_on(learner: str, state: LearnerState | None, data: StepData, job: _Job) -> LearnerState:

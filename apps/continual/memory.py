@@ -17,6 +17,7 @@ from apps.continual.exemplars import STORAGES, Exemplars, Storage, as_pixels, im
 from apps.continual.precomputed import from_distilled
 from apps.continual.saved import pack, unpack
 from apps.continual.selection import KINDS, keep_distilled, order_distilled, select
+from atom import formation
 from atom.errors import ConfigError, ShapeError
 from atom.preprocess import Preprocess
 from atom.streams import stream
@@ -80,6 +81,23 @@ class Memory:
         ]
         return torch.cat(images), torch.cat(labels)
 
+    def soft_targets(self, num_classes: int) -> Tensor | None:
+        """Probabilities float32 [M, K] of the images of `contents`, where a class has soft labels; else None.
+
+        A class without them has its own at 1.
+        """
+        kept = [(class_id, self[class_id]) for class_id in self.classes if self[class_id].num_images]
+        if all(exemplars.soft_NK is None for _, exemplars in kept):
+            return None
+        parts = []
+        for class_id, exemplars in kept:
+            soft_NK = torch.zeros(exemplars.num_images, num_classes)
+            soft_NK[:, class_id] = 1
+            if exemplars.soft_NK is not None:
+                soft_NK = torch.from_numpy(exemplars.soft_NK)
+            parts.append(formation.label_decoded(soft_NK, exemplars.factor))
+        return torch.cat(parts)
+
     def __getitem__(self, class_id: int) -> Exemplars:
         return self._exemplars[class_id]
 
@@ -95,7 +113,7 @@ class Memory:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the images as stored; labels and file headers are not counted."""
+        """Bytes of the images as stored, and of soft labels; classes and file headers are not counted."""
         return sum(kept.num_bytes for kept in self._exemplars.values())
 
     def to_bytes(self) -> bytes:
@@ -158,6 +176,10 @@ class Reservoir:
     def contents(self, preprocess: Preprocess) -> tuple[Tensor, Tensor] | None:
         """As `Memory.contents`."""
         return self._memory.contents(preprocess)
+
+    def soft_targets(self, num_classes: int) -> Tensor | None:
+        """As `Memory.soft_targets`."""
+        return self._memory.soft_targets(num_classes)
 
     def __getitem__(self, class_id: int) -> Exemplars:
         return self._memory[class_id]

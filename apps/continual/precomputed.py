@@ -28,7 +28,7 @@ def from_distilled(
     device: torch.device | None = None,
     precision: Precision = "float32",
 ) -> dict[int, Exemplars]:
-    """Exemplars of each of `classes`, in the order of `order_distilled`.
+    """Exemplars of each of `classes`, in the order of `order_distilled`, with their soft labels if there are any.
 
     Args:
         distilled: its `ipc` is how many stored images a class has; a memory cannot get more.
@@ -39,14 +39,9 @@ def from_distilled(
         seed, network, device, precision: see `order_distilled`.
 
     Raises:
-        ConfigError: soft labels, which a memory has no place for, other classes, another image shape, a class that the
-            set has not, or a whitening that cannot be changed because a stored image holds several smaller ones.
+        ConfigError: other classes, another image shape, a class that the set has not, or a whitening that cannot be
+            changed because a stored image holds several smaller ones.
     """
-    if distilled.soft_labels is not None:
-        raise ConfigError(
-            "the distilled set has soft labels, and a memory keeps one class an image; pass a set without them, or"
-            " leave them out yourself: dataclasses.replace(distilled, soft_labels=None)."
-        )
     if distilled.class_names != tuple(class_names):
         raise ConfigError(
             f"the distilled set has the classes {_few(distilled.class_names)}, but the stream has"
@@ -71,6 +66,7 @@ def from_distilled(
             preprocess=preprocess,
             seed=seed,
             factor=distilled.factor,
+            soft_NK=None if distilled.soft_labels is None else distilled.soft_labels[rows],
             network=network,
             device=device,
             precision=precision,

@@ -46,7 +46,7 @@ def pack(
         kind: "memory", "reservoir" or "buffer".
         exemplars: in any order.
         keys: of a reservoir.
-        header: of a reservoir, what makes it; of a buffer, what `apps.avalanche.held.Held` holds beside images.
+        header: of a reservoir, what makes it; of a buffer, what its `SavedBuffer` holds beside images.
     """
     from safetensors.numpy import save
 
@@ -63,6 +63,8 @@ def pack(
         factors[class_id] = kept.factor
         if kept.ranges_N2 is not None:
             arrays[f"ranges/{class_id}"] = kept.ranges_N2
+        if kept.soft_NK is not None:
+            arrays[f"soft/{class_id}"] = kept.soft_NK
     content = {"format_version": FORMAT_VERSIONS[kind], "kind": kind, "factors": factors, **header}
     # Contiguous: safetensors ignores strides. One header entry: several come in random order.
     packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -86,7 +88,9 @@ def unpack(data: bytes, kind: str) -> Saved:
             raise ValueError(f"it is a {header['kind']} of version {header['format_version']}")
         fields = _HEADER_FIELDS[kind]
         exemplars = {
-            int(name): Exemplars(images, factor, arrays.get(f"ranges/{name}"), files)
+            int(name): Exemplars(
+                images, factor, arrays.get(f"ranges/{name}"), files, arrays.get(f"soft/{name}")
+            )
             for name, factor in header["factors"].items()
             for images, files in [_images(arrays, name)]
         }

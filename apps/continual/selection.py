@@ -93,6 +93,7 @@ def keep_distilled(
     preprocess: Preprocess,
     seed: int,
     factor: int = 1,
+    soft_NK: Tensor | None = None,
     network: str = "convnet",
     device: torch.device | None = None,
     precision: Precision = "float32",
@@ -101,6 +102,7 @@ def keep_distilled(
 
     Args:
         storage, preprocess: see `Exemplars.from_white`.
+        soft_NK: soft labels of the images, which go with them, or None.
         white_NCHW, seed, factor, network, device, precision: see `order_distilled`.
 
     Raises:
@@ -110,7 +112,8 @@ def keep_distilled(
         white_NCHW, seed=seed, factor=factor, network=network, device=device, precision=precision
     )
     ordered_NCHW = white_NCHW[torch.from_numpy(order_N)]
-    return Exemplars.from_white(ordered_NCHW, storage, preprocess=preprocess, factor=factor)
+    soft = None if soft_NK is None else soft_NK.numpy()[order_N]
+    return Exemplars.from_white(ordered_NCHW, storage, preprocess=preprocess, factor=factor, soft_NK=soft)
 
 
 def _embed(

@@ -27,8 +27,8 @@ class LearnerSettings(Settings):
     batch_memory: Annotated[int, Field(ge=1)] = 32
     """Images drawn from the memory beside them, or all it holds if fewer; der++ draws twice. Source: Mammoth, CIFAR."""
     lr_replay: Annotated[float, Field(gt=0)] = 0.1
-    """SGD step size of er, er-ace, der++ and finetune, one for all, so that no rate sets them apart. Source:
-    Mammoth's er and sgd on CIFAR-10; it takes 0.03 for der++ and er-ace, which is slow with InstanceNorm (measured)."""
+    """SGD step size of er, er-ace, der++ and finetune, one for all. Source: Mammoth's er and sgd on CIFAR-10 (its 0.03
+    for der++ and er-ace is slow with InstanceNorm, measured)."""
     momentum_replay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """SGD momentum of these. Source: Mammoth."""
     weight_decay_replay: Annotated[float, Field(ge=0)] = 0.0
@@ -85,7 +85,7 @@ class ContinualSettings(Settings):
     """An experiment: which stream, memories and learners, and how often it is repeated."""
 
     memories: tuple[str, ...] = ("random", "herding", "distilled")
-    """What stands for classes of the past: none, reservoir, random, herding, kcenter, distilled (by --mode, or
+    """What stands for classes of the past: none, reservoir, random, herding, kcenter, distilled (by --method, or
     distilled-dm and the like), set (that of --set)."""
     learners: tuple[str, ...] = ("gdumb",)
     """gdumb, er, er-ace, der++, and the floor and ceiling finetune and joint, which use no memory and run once."""
@@ -116,5 +116,3 @@ class ContinualSettings(Settings):
     """Images the accuracies are measured on; validation, with --validation-frac, to make choices by."""
     pictures: bool = True
     """Pictures of what memories hold, in the output, the report and MLflow; --no-pictures leaves none, of any image."""
-    overlap: bool = False
-    """Distil the classes of the next step while learners train on the present one; half of the workers for each."""

@@ -33,6 +33,8 @@ class StepData:
             images: der++ knows a remembered image by its class and its place in the class.
         memory_after: the memory when it ends, which gdumb trains on, er-ace replays, and der++ records answers for.
         everything_seen: real training images of all classes seen; of joint.
+        soft_targets: probabilities [M, K] of the images of `memory_after`, which gdumb trains on in place of their
+            classes; None where there are none.
 
     Raises:
         ShapeError: images and labels of a part do not fit together.
@@ -47,6 +49,7 @@ class StepData:
     memory_before: Labelled | None = None
     memory_after: Labelled | None = None
     everything_seen: Labelled | None = None
+    soft_targets: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.step < 0 or not set(self.step_classes) <= set(self.seen_classes) <= {
@@ -59,6 +62,12 @@ class StepData:
         for name in ("current", "memory_before", "memory_after", "everything_seen"):
             classes = self.step_classes if name == "current" else self.seen_classes
             _check_part(getattr(self, name), classes, where=f"step {self.step}, {name}")
+        expected = (self.num_images("memory_after"), self.num_classes)
+        if self.soft_targets is not None and self.soft_targets.shape != expected:
+            raise ShapeError(
+                f"step {self.step}: soft targets {tuple(self.soft_targets.shape)}, expected {expected} as memory_after"
+                " and the classes of the stream have them."
+            )
 
     def num_images(self, name: str) -> int:
         """Images of the part of that name."""
@@ -136,7 +145,9 @@ class LearnerState:
 
 def weights_of(net: nn.Module) -> dict[str, np.ndarray]:
     """Copies of a network's parameters and buffers, C-contiguous, by name."""
-    return {name: np.array(value.detach().cpu(), order="C") for name, value in net.state_dict().items()}
+    return {
+        name: np.array(value.detach().cpu().numpy(), order="C") for name, value in net.state_dict().items()
+    }
 
 
 def load_weights(net: nn.Module, state: LearnerState, *, network: str) -> None:

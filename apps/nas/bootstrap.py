@@ -15,8 +15,10 @@ from scipy import special
 from apps.nas import ranking
 from apps.nas.findings import Estimate, TopK
 from apps.nas.resampling import Draws, blocks, group_sums, weighted
-from atom.errors import ConfigError
 from atom.streams import stream
+
+LEVEL = 0.95
+"""Confidence of the intervals. Source: `scipy.stats.bootstrap`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,7 @@ def replicate(
     )
 
 
-def interval(replicates: Replicates, *, level: float = 0.95) -> Estimate:
+def interval(replicates: Replicates, *, level: float = LEVEL) -> Estimate:
     """BCa interval of a statistic: bias-corrected, and accelerated by the jackknife over networks.
 
     Resamples on which the statistic is undefined are left out; where these are more than half there is no
@@ -62,7 +64,7 @@ def interval(replicates: Replicates, *, level: float = 0.95) -> Estimate:
     return Estimate(replicates.value, low, high)
 
 
-def compare(first: Replicates, second: Replicates, *, level: float = 0.95) -> tuple[Estimate, float | None]:
+def compare(first: Replicates, second: Replicates, *, level: float = LEVEL) -> tuple[Estimate, float | None]:
     """Interval of first minus second, both on the same resamples, and a two-sided p.
 
     p is the level of significance at which the interval just touches 0: BCa solved for 1 - level. It is at
@@ -82,7 +84,7 @@ def compare(first: Replicates, second: Replicates, *, level: float = 0.95) -> tu
 
 
 def top_k(
-    proxy_n: np.ndarray, truth_n: np.ndarray, *, ks: Sequence[int], draws: Draws | None, level: float = 0.95
+    proxy_n: np.ndarray, truth_n: np.ndarray, *, ks: Sequence[int], draws: Draws | None, level: float = LEVEL
 ) -> list[TopK]:
     """Precision@k, best rank@k and regret@k for each k, with percentile intervals.
 
@@ -173,6 +175,4 @@ def _enough(samples_R: np.ndarray) -> bool:
 
 
 def _tails(level: float) -> list[float]:
-    if not 0 < level < 1:
-        raise ConfigError(f"level of the intervals is {level}, expected between 0 and 1; pass 0.95.")
     return [(1 - level) / 2, (1 + level) / 2]

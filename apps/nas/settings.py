@@ -16,9 +16,7 @@ class NasSettings(Settings):
     space: str = "all"
     """Networks: all (720 ConvNets), pooled (480), small (240: pooled, width 32 or 64), or module:object of yours."""
     sample: Annotated[int, Field(ge=1)] | None = None
-    """Take only this many networks of the space, a stratified random sample; default all."""
-    sample_seed: int = 0
-    """Seed of the sample."""
+    """Take only this many networks of the space, a stratified random sample, the same whatever --seed; default all."""
     proxies: tuple[str, ...] = (
         "distilled",
         "random",
@@ -50,8 +48,6 @@ class NasSettings(Settings):
     """Trainings of each of these."""
     resamples: Annotated[int, Field(ge=100)] = 9999
     """Bootstrap resamples of the networks. Source of the default: scipy.stats.bootstrap."""
-    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Confidence level of the intervals."""
     search_trials: Annotated[int, Field(ge=1)] = 60
     """Networks that --mode search tries."""
     grace_epochs: Annotated[int, Field(ge=1)] | None = None

@@ -17,6 +17,7 @@ from apps.nas.proxies import Proxy
 from apps.nas.space import Space
 from apps.nas.zero_cost import zero_cost_score
 from atom import nets
+from atom.batches import num_batches
 from atom.device import deterministic, use_threads
 from atom.settings import EvaluateSettings
 from atom.streams import stream
@@ -164,7 +165,9 @@ def train_unit(
             settings = settings.model_copy(update={"epochs": recipe.whole_epochs})
         else:
             budget = Budget(seconds=seconds) if proxy.kind == "seconds" else Budget(steps=recipe.steps)
-        looks = _Looks(net, images.validation, settings, on_epoch, -(-len(train[1]) // settings.batch_train))
+        looks = _Looks(
+            net, images.validation, settings, on_epoch, num_batches(len(train[1]), settings.batch_train)
+        )
         steps = train_network(
             net,
             *train,

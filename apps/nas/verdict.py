@@ -60,7 +60,6 @@ def judge(
     baseline: str | None = None,
     seed: int = 0,
     resamples: int = 9999,
-    level: float = 0.95,
     ks: Sequence[int] = (1, 5, 10, 20),
 ) -> Verdict:
     """Judge each proxy's ranking of the networks against the truth.
@@ -78,7 +77,6 @@ def judge(
         baseline: differences are this proxy's coefficient minus each other's; the first by default.
         seed: of the bootstrap.
         resamples: of the bootstrap.
-        level: of the intervals.
         ks: sizes of the proxy's choice; those above the number of networks are left out.
 
     Raises:
@@ -97,9 +95,9 @@ def judge(
         proxy: {name: values[name] for name in truth_means if name in values}
         for proxy, values in means.items()
     }
-    case = _Case(scores, truth_means, resamples=resamples, seed=seed, level=level)
+    case = _Case(scores, truth_means, resamples=resamples, seed=seed)
     return Verdict(
-        level=level,
+        level=bootstrap.LEVEL,
         resamples=resamples,
         truth=truth_means,
         truth_std={name: _std(truth[name]) for name in truth_means},
@@ -123,9 +121,8 @@ class _Case:
         *,
         resamples: int,
         seed: int,
-        level: float,
     ) -> None:
-        self.scores, self.truth, self.level = scores, truth, level
+        self.scores, self.truth = scores, truth
         names, truth_n = list(truth), np.array(list(truth.values()))
         self.subsets = {
             subset: [names[place] for place in ranking.top_networks(truth_n, share)]
@@ -140,7 +137,7 @@ class _Case:
         for subset in self.subsets:
             networks = self._networks(subset, proxy)
             kendall, spearman = (
-                bootstrap.interval(self._replicate(proxy, coefficient, networks), level=self.level)
+                bootstrap.interval(self._replicate(proxy, coefficient, networks))
                 for coefficient in ranking.COEFFICIENTS
             )
             rows.append(Agreement(subset, len(networks), kendall, spearman))
@@ -152,7 +149,7 @@ class _Case:
             networks = self._networks(subset, first, second)
             for coefficient in ranking.COEFFICIENTS:
                 pair = [self._replicate(proxy, coefficient, networks) for proxy in (first, second)]
-                estimate, p = bootstrap.compare(*pair, level=self.level)
+                estimate, p = bootstrap.compare(*pair)
                 rows.append(Difference(first, second, subset, coefficient, len(networks), estimate, p))
         return rows
 
@@ -160,7 +157,7 @@ class _Case:
         networks = self._networks("all", proxy)
         ks = [k for k in ks if k <= len(networks)]
         arrays = self._values(self.scores[proxy], networks), self._values(self.truth, networks)
-        return tuple(bootstrap.top_k(*arrays, ks=ks, draws=self._draws(len(networks)), level=self.level))
+        return tuple(bootstrap.top_k(*arrays, ks=ks, draws=self._draws(len(networks))))
 
     def _networks(self, subset: str, *proxies: str) -> tuple[str, ...]:
         wanted = self.subsets[subset]

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from apps.nas.space import Space
@@ -22,6 +20,7 @@ from apps.nas.winner_readme import write_readme
 from atom.errors import ArtifactError, ConfigError
 from atom.preprocess import Preprocess
 from atom.soundness import fail
+from atom.tensor_files import read_description, read_tensors, tensor_bytes
 
 FORMAT_VERSION = 1
 MODEL, PREPROCESS, CONFIG, README = (
@@ -40,7 +39,9 @@ def model_bytes(net: nn.Module, *, network: str, seed: int) -> bytes:
         net: trained.
         network, seed: written into the header, for those who meet this file alone.
     """
-    return _tensor_bytes(net.state_dict(), {"network": network, "seed": seed})
+    return tensor_bytes(
+        net.state_dict(), {"network": network, "seed": seed, "format_version": FORMAT_VERSION}
+    )
 
 
 def winner_files(
@@ -54,7 +55,10 @@ def winner_files(
         preprocess: of the images that the network was trained on.
         title: of the source of the images, such as "CIFAR-10".
     """
-    tensors = {MODEL: model, PREPROCESS: _tensor_bytes(preprocess.tensors(), {})}
+    tensors = {
+        MODEL: model,
+        PREPROCESS: tensor_bytes(preprocess.tensors(), {"format_version": FORMAT_VERSION}),
+    }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in tensors.items()}
     checked = Config.model_validate({**config, "format_version": FORMAT_VERSION, "sha256": digests})
     text = json.dumps(checked.model_dump(), indent=2, ensure_ascii=False) + "\n"
@@ -89,7 +93,9 @@ def load_winner(
             )
     config = _read_config(folder / CONFIG)
     _check_trust(config, folder / CONFIG, trust_code=trust_code)
-    weights, tensors = (_read_tensors(folder / name, config.sha256[name]) for name in (MODEL, PREPROCESS))
+    weights, tensors = (
+        read_tensors(folder / name, again=AGAIN, sha256=config.sha256[name]) for name in (MODEL, PREPROCESS)
+    )
     try:
         preprocess = Preprocess.from_tensors(tensors)
     except ArtifactError as error:
@@ -120,52 +126,16 @@ def _rebuilt(config: Config, weights: Mapping[str, Tensor], path: Path) -> nn.Mo
 
 
 def _read_config(path: Path) -> Config:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is not JSON ({error}), expected the winner's description; {AGAIN}."
-        ) from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        todo = "install a newer version of this project, or run the search again"
-        fail(str(path), f"format version {version!r}", f"{FORMAT_VERSION}", todo)
-    try:
-        config = Config.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise ArtifactError(
-            f"{path}: {name}: {first['msg']}, received {first['input']!r:.80}; {AGAIN}."
-        ) from error
+    config = read_description(
+        path,
+        Config,
+        version=FORMAT_VERSION,
+        what="the winner",
+        again=AGAIN,
+        newer="run the search again",
+    )
     if len(config.class_names) != config.num_classes:
         fail(str(path), f"{len(config.class_names)} class names", f"{config.num_classes}", AGAIN)
     if not {MODEL, PREPROCESS} <= config.sha256.keys():
         fail(str(path), f"digests of {sorted(config.sha256)}", f"of {MODEL} and {PREPROCESS}", AGAIN)
     return config
-
-
-def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != sha256:
-            fail(str(path), "another content", f"the one that {CONFIG} names by its digest", AGAIN)
-        return load(content)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            f"{path} is not a safetensors file, or is cut short ({error}); {AGAIN}."
-        ) from error
-
-
-def _tensor_bytes(named: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
-    from safetensors.torch import save
-
-    # Clones: safetensors refuses tensors that share memory. One header entry: several come in random order.
-    clean = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in named.items()
-    }
-    return save(clean, metadata={"atom": json.dumps({**header, "format_version": FORMAT_VERSION})})

@@ -2,13 +2,14 @@
 
 import os
 import unicodedata
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 from atom.data import about
 from atom.data.cache import cached
 from atom.data.decode import Entry, decode_all, match_channels
-from atom.data.image_set import ImageSet, RealData
+from atom.data.image_set import ImageSet, RealData, SourceInfo
 from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
 
@@ -27,18 +28,44 @@ def read_folder(request: Request) -> RealData:
     Raises:
         DataError: a part, a class or an image is missing, broken, without labels or not where it should be.
     """
+    name = slug(required_directory(request))
+    return read_class_folders(request, name, about.unknown_source(name, "folder"))
+
+
+def read_class_folders(
+    request: Request, name: str, source: SourceInfo, *, chosen: Mapping[str, str] | None = None
+) -> RealData:
+    """Images in one directory a class, under the directories of two parts.
+
+    Args:
+        request: where, and how they are decoded.
+        name: of the set.
+        source: of the set.
+        chosen: the class directories to read, in the order of the labels, and what their classes are called; None: all,
+            in alphabetical order, called by their directories.
+
+    Raises:
+        DataError: a part, a class or an image is missing, broken, without labels or not where it should be.
+    """
     root = required_directory(request)
     train_dir = _parts(request, root, TRAIN_FOLDERS)[0]
     skipped: list[str] = []
     train_classes = _classes(request, train_dir, skipped)
     test_dir, remarks = _test_part(request, root, train_dir, set(train_classes))
     test_classes = _classes(request, test_dir, skipped)
-    unknown = sorted(name for name in set(test_classes) - set(train_classes) if visible(test_classes[name]))
+    if chosen is not None:
+        _check_chosen(request, chosen, {train_dir: train_classes, test_dir: test_classes})
+        train_classes, test_classes = (
+            {folder: classes[folder] for folder in chosen} for classes in (train_classes, test_classes)
+        )
+    unknown = sorted(
+        folder for folder in set(test_classes) - set(train_classes) if visible(test_classes[folder])
+    )
     if unknown:
         raise DataError(_unknown_class(test_classes[unknown[0]], train_dir, len(train_classes)))
-    class_names = tuple(sorted(train_classes))
-    parts = [_entries(train_classes, train_dir, class_names), _entries(test_classes, test_dir, class_names)]
-    name = slug(root)
+    folders = tuple(sorted(train_classes) if chosen is None else chosen)
+    class_names = folders if chosen is None else tuple(chosen.values())
+    parts = [_entries(train_classes, train_dir, folders), _entries(test_classes, test_dir, folders)]
 
     def build() -> RealData:
         train, test = (decode_all(part, request.decoding, num_entries=len(part)) for part in parts)
@@ -48,13 +75,25 @@ def read_folder(request: Request) -> RealData:
             request.spec,
             ImageSet.create(train_images, train.labels, class_names),
             ImageSet.create(test_images, test.labels, class_names),
-            about.unknown_source(name, "folder"),
+            source,
             skipped=(*skipped, *train.skipped, *test.skipped),
             remarks=(*remarks, *train.remarks, *test.remarks),
         )
 
     files = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]
     return cached(request, root, files, name=name, build=build, facts=(skipped, remarks))
+
+
+def _check_chosen(
+    request: Request, chosen: Mapping[str, str], parts: Mapping[Path, Mapping[str, Path]]
+) -> None:
+    for part, classes in parts.items():
+        missing = [f"{folder} ({name})" for folder, name in chosen.items() if folder not in classes]
+        if missing:
+            raise DataError(
+                f"{request.spec}: {part} has no directory {', '.join(missing)}; expected {part.name}/<wnid>/* for the"
+                f" {len(chosen)} classes of {request.name}."
+            )
 
 
 def visible(directory: Path) -> list[Path]:

@@ -26,6 +26,7 @@ class Request:
     image_column: str | None = None
     label_column: str | None = None
     test_part: str | None = None
+    class_names: tuple[str, ...] | None = None
     on_download: OnDownload | None = None
 
     @property

@@ -11,6 +11,8 @@ from atom.data.download import OnDownload
 from atom.data.folder import read_folder
 from atom.data.idx import read_idx
 from atom.data.image_set import ImageSet, RealData
+from atom.data.imagenet_subsets import SUBSETS, read_imagenet_subset
+from atom.data.npz import read_npz
 from atom.data.parquet import read_parquet
 from atom.data.request import Request
 from atom.data.svhn import read_svhn
@@ -25,11 +27,22 @@ READERS: dict[str, Callable[[Request], RealData]] = {
     "fashionmnist": read_idx,
     "svhn": read_svhn,
     "tinyimagenet": read_tinyimagenet,
+    **dict.fromkeys(SUBSETS, read_imagenet_subset),
     "folder": read_folder,
     "parquet": read_parquet,
+    "npz": read_npz,
 }
-NEED_PATH = ("folder", "parquet")
+OWN = ("folder", "parquet", "npz")
+"""A user's own images, of which nothing is known."""
+NEED_PATH = (*SUBSETS, *OWN)
 NO_PATH = ("digits",)
+TAKERS = {
+    "--image-column": ("parquet",),
+    "--label-column": ("parquet",),
+    "--test-part": OWN,
+    "--class-names": ("npz",),
+}
+"""Which sources have a choice; those with class names of their own keep them."""
 MAX_IMAGE_SIZE = 1024
 
 
@@ -48,6 +61,7 @@ def load(
     image_column: str | None = None,
     label_column: str | None = None,
     test_part: str | None = None,
+    class_names: tuple[str, ...] | None = None,
     on_download: OnDownload | None = None,
 ) -> RealData:
     """Real images with their official split.
@@ -62,8 +76,9 @@ def load(
         skip_broken: leave out images that cannot be decoded, and list them in `RealData.skipped`.
         image_column: column of the images in parquet files; None finds it.
         label_column: column of the labels in parquet files; None finds it.
-        test_part: directory (folder:) or split (parquet:) to test on; None takes the first labelled one of test,
-            validation and their other names.
+        test_part: directory (folder:), split (parquet:) or "val" (npz:) to test on; None takes the first labelled one
+            of test, validation and their other names.
+        class_names: of npz:, in the order of the labels; None calls the classes by their numbers.
         on_download: called while a file is downloaded, with its name, the bytes received, and all its bytes if known.
 
     Raises:
@@ -82,8 +97,8 @@ def load(
         raise ConfigError(
             f"--image-size {image_size} is out of range; expected 1 to {MAX_IMAGE_SIZE} pixels."
         )
-    choices = {"--image-column": image_column, "--label-column": label_column, "--test-part": test_part}
-    _check_choices(name, choices)
+    choices = (image_column, label_column, test_part, None if class_names is None else " ".join(class_names))
+    _check_choices(name, dict(zip(TAKERS, choices, strict=True)))
     request = Request(
         spec=spec,
         name=name,
@@ -95,6 +110,7 @@ def load(
         image_column=image_column,
         label_column=label_column,
         test_part=test_part,
+        class_names=class_names,
         on_download=on_download,
     )
     data = READERS[name](request)
@@ -108,19 +124,33 @@ def _check_spec(spec: str, name: str, place: str | None) -> None:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         if not close and Path(spec).is_dir():
             hint = f" For a directory of your own, pass folder:{spec} or parquet:{spec}."
+        elif not close and spec.lower().endswith(".npz"):
+            hint = f" For MedMNIST's layout, pass npz:{spec}."
         raise ConfigError(f"--dataset {spec!r} is not known; known are {', '.join(known_specs())}.{hint}")
     if name in NEED_PATH and not place:
-        raise ConfigError(f"--dataset {spec!r} names no directory; expected {name}:PATH.")
+        raise ConfigError(f"--dataset {spec!r} names no place; expected {name}:PATH.")
     if place is not None and (name in NO_PATH or not place):
         raise ConfigError(f"--dataset {spec!r} has an unexpected or empty path; expected {name!r}.")
+
+
+def choices_of(spec: str) -> tuple[str, ...]:
+    """Flags of the choices that a source has.
+
+    Example:
+        >>> choices_of("folder:pets"), choices_of("digits")
+        (('--test-part',), ())
+    """
+    name = spec.partition(":")[0].strip().lower()
+    return tuple(flag for flag, takers in TAKERS.items() if name in takers)
 
 
 def _check_choices(name: str, choices: dict[str, str | None]) -> None:
     """Refuse a choice that the source does not have, which would be ignored otherwise."""
     for flag, value in choices.items():
-        takers = ("parquet", "folder") if flag == "--test-part" else ("parquet",)
-        if value is not None and name not in takers:
-            raise ConfigError(f"{flag} {value}: {name} has no such choice; it is for {' and '.join(takers)}.")
+        if value is not None and name not in TAKERS[flag]:
+            names = f", since {name} has names of its own" if flag == "--class-names" else ""
+            takers = " and ".join(filter(None, (", ".join(TAKERS[flag][:-1]), TAKERS[flag][-1])))
+            raise ConfigError(f"{flag} {value}: {name} has no such choice{names}; it is for {takers}.")
 
 
 def _resized(data: RealData, image_size: int) -> RealData:

@@ -10,7 +10,7 @@ from atom.nets.layers import BlockNet
 from atom.nets.registry import build, build_from, is_own, known_names, with_batch_norm
 from atom.nets.spec import ConvNetSpec, convnet_space, default_depth, parse_convnet
 from atom.nets.starts import begin, count_frozen
-from atom.nets.weights import WeightDraw, fill_weights
+from atom.nets.weights import WeightDraw, fill_weights, load_vector
 
 __all__ = [
     "BlockNet",
@@ -33,6 +33,7 @@ __all__ = [
     "is_own",
     "known_names",
     "largest_map",
+    "load_vector",
     "network_digest",
     "parse_convnet",
     "require_blocks",

@@ -173,6 +173,18 @@ def fill_weights(net: nn.Module, rng: np.random.Generator) -> None:
     plan.load(plan.draw(rng))
 
 
+@torch.no_grad()
+def load_vector(net: nn.Module, flat_P: Tensor) -> None:
+    """Write flat weights, in the order of `parameters()`, into a network, in place.
+
+    As `torch.nn.utils.vector_to_parameters`, but the parameters keep their storage and memory format, for which a step
+    may be compiled.
+    """
+    parameters: list[Tensor] = list(net.parameters())
+    parts = flat_P.split([p.numel() for p in parameters])
+    torch._foreach_copy_(parameters, [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)])
+
+
 def _without_repeats(pieces: list[_Piece]) -> Iterator[_Piece]:
     """Pieces whose parameter did not come before: modules may share one."""
     seen: set[int] = set()
@@ -209,7 +221,7 @@ def _redraw(modules: list[nn.Module], seed: int) -> None:
                 torch.cuda.manual_seed(seed)
         for index, module in enumerate(modules):
             own = getattr(module, "draw_weights", None)
-            if own is not None:
+            if callable(own):
                 own(stream(seed, "nets/draw_weights", index))
             else:
                 method = _own_draw(module)

@@ -10,18 +10,20 @@ from apps.nas.cost import unit_cost
 from apps.nas.proxies import DISTILLED, Proxy
 from apps.nas.table import Row, Table, from_parquet
 from apps.nas.trial import Recipe, Unit
+from atom.batches import num_batches
 from atom.data import RealData
+from atom.methods.settings import DistillSettings
 from atom.resolve import resolve_evaluation, resolve_settings
-from atom.settings import DeviceKind, DistillSettings, EvaluateSettings
+from atom.settings import DeviceKind
 from pipelines.architecture.plan import Given, Plan
 from pipelines.architecture.proxies import Material, gather
 from pipelines.architecture.remote import Shared
-from pipelines.console.options import NasCommand
+from pipelines.console.command import say
+from pipelines.console.commands import NasCommand
 from pipelines.output.records import log_distilled, log_real, note_maker, start_tracker
 from pipelines.output.store import Store
-from pipelines.real_images import preprocessing, say_unwhitened, whitening_flaw
+from pipelines.real_images import not_whitened, preprocessing, whitening_flaw
 from pipelines.tracking import Tracker
-from pipelines.workers.pool import Limits
 from pipelines.workers.resources import ActorSize
 
 TABLE = "results.parquet"
@@ -48,7 +50,7 @@ class NasCase:
         self.store = store
         self.size = size
         self.device_kind: DeviceKind = device_kind
-        self.limits = Limits(command.max_retries, chunk_timeout_s=command.timeout_s)
+        self.limits = command.cluster.limits()
         self.recipe = self._recipe()
         self.material = self._gather()
         self.table = self._table()
@@ -61,14 +63,14 @@ class NasCase:
 
     def _recipe(self) -> Recipe:
         on_gpu = self.device_kind == "cuda"
-        asked = self.command.part(EvaluateSettings)
-        asked = asked.model_copy(update={"epochs": self.command.epochs or (200 if on_gpu else 100)})
+        asked = self.command.evaluate
+        asked = asked.model_copy(update={"epochs": self.command.evaluate.epochs or (200 if on_gpu else 100)})
         settings = resolve_evaluation(asked, device_kind=self.device_kind, symbols=self.real.symbols)
         images = self.plan.ipc * self.real.train.num_classes
         if self.given:
             images = len(self.given[0][0].decode()[1])
-        per_epoch = -(-images // settings.batch_train)
-        whole = self.command.whole_epochs or (100 if on_gpu else 10)
+        per_epoch = num_batches(images, settings.batch_train)
+        whole = self.command.nas.whole_epochs or (100 if on_gpu else 10)
         assert settings.epochs is not None, "resolved"
         return Recipe(settings, whole_epochs=whole, steps=per_epoch * settings.epochs)
 
@@ -80,7 +82,8 @@ class NasCase:
             channels, height, width = self.real.train.images.shape[1:]
             shape = {"channels": channels, "height": height, "width": width}
             flaw = whitening_flaw(self.real, DistillSettings())
-            say_unwhitened(flaw)
+            for note in not_whitened(flaw):
+                say(f"Note: {note}")
             settings = resolve_settings(
                 DistillSettings(),
                 device_kind="cpu",
@@ -89,8 +92,8 @@ class NasCase:
                 whitenable=flaw is None,
                 **shape,
             )
-            preprocess = preprocessing(self.real, settings, self.store, self.command.data_dir / "cache")
-        names = [name for name in self.command.proxies if self.given or name != DISTILLED]
+            preprocess = preprocessing(self.real, settings, self.store, self.command.data.data_dir / "cache")
+        names = [name for name in self.command.nas.proxies if self.given or name != DISTILLED]
         return gather(
             names,
             sets,
@@ -98,7 +101,7 @@ class NasCase:
             self.real,
             preprocess,
             ipc=self.plan.ipc,
-            seeds=self.command.seeds,
+            seeds=self.command.nas.seeds,
             seed=self.command.seed,
         )
 
@@ -123,18 +126,18 @@ class NasCase:
         settings = self.recipe.settings.model_dump()
         params: dict[str, object] = {
             **{f"train.{key}": value for key, value in settings.items()},
-            "nas.mode": self.command.mode,
-            "nas.space": self.command.space,
+            "nas.mode": self.command.nas.mode,
+            "nas.space": self.command.nas.space,
             "nas.networks": len(self.space.candidates),
             "nas.proxies": " ".join(proxy.name for proxy in self.material.proxies),
-            "nas.seeds": self.command.seeds,
-            "nas.reference": self.command.reference,
-            "nas.reference_seeds": self.command.reference_seeds,
+            "nas.seeds": self.command.nas.seeds,
+            "nas.reference": self.command.nas.reference,
+            "nas.reference_seeds": self.command.nas.reference_seeds,
             "nas.whole_epochs": self.recipe.whole_epochs,
             "nas.ipc": self.plan.ipc,
             "data.spec": self.real.spec,
             "data.fingerprint": self.real.train.fingerprint,
-            "data.validation_frac": self.command.validation_frac,
+            "data.validation_frac": self.command.data.validation_frac,
             "cluster.num_actors": self.size.num_actors,
             "cluster.device": self.device_kind,
         }
@@ -158,7 +161,7 @@ class NasCase:
                 device_kind=self.device_kind,
                 small=ray.put(self.material.draws()),
                 real=ray.put(dict(self.material.real)),
-                timeout_s=self.command.timeout_s,
+                timeout_s=self.command.cluster.timeout_s,
             )
         kept = self._shared
         return kept if seconds is None else replace(kept, seconds=seconds)

@@ -10,8 +10,9 @@ from apps.nas.space import Space, load_space, sample
 from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
+from atom.soundness import check_even
 from pipelines.architecture.proxies import say_held_out
-from pipelines.console.options import NasCommand
+from pipelines.console.commands import NasCommand
 from pipelines.real_images import check_ipc
 from pipelines.sets import check_same_source
 from pipelines.workers.remote import network_slug
@@ -44,7 +45,7 @@ class Plan:
         skipped = {"config", "output", "smoke", "tracking_uri", "experiment", "set"}
         asked = {
             name: value
-            for name, value in command.model_dump().items()
+            for name, value in command.flat().items()
             if name not in skipped and value is not None and value != ""
         }
         return {**asked, **identity, "networks": len(self.space.candidates), "ipc": self.ipc}
@@ -65,22 +66,24 @@ def plan(
     channels, height, width = real.train.images.shape[1:]
     for distilled, _ in given:
         check_same_source(distilled, real)
-        say_held_out(distilled, real, validation_frac=command.validation_frac)
-    ipc = given[0][0].ipc if given else command.ipc
+        check_even(distilled, "--set", "the coresets beside it have")
+        say_held_out(distilled, real, validation_frac=command.data.validation_frac)
+    ipc = given[0][0].ipc if given else command.nas.ipc
     check_ipc(real, ipc=ipc, factor=1, init="real")
     space = load(
-        command.space, channels=channels, image_size=(height, width), num_classes=real.train.num_classes
+        command.nas.space, channels=channels, image_size=(height, width), num_classes=real.train.num_classes
     )
-    if command.sample is not None:
-        space = sample(space, command.sample, seed=command.sample_seed)
+    if command.nas.sample is not None:
+        # The same networks whatever --seed is, so that searches of several seeds can be compared.
+        space = sample(space, command.nas.sample, seed=0)
     reference: dict[str, tuple[float, ...]] = {}
-    if command.reference not in ("none", WHOLE):
-        known = read_reference(Path(command.reference))
+    if command.nas.reference not in ("none", WHOLE):
+        known = read_reference(Path(command.nas.reference))
         reference = {name: known[name] for name in space.names if name in known}
         if not reference:
             raise ConfigError(
-                f"--reference {command.reference}: knows none of the {len(space.names)} networks of"
-                f" --space {command.space}; its first is {next(iter(known))!r}, the space's {space.names[0]!r}."
+                f"--reference {command.nas.reference}: knows none of the {len(space.names)} networks of"
+                f" --space {command.nas.space}; its first is {next(iter(known))!r}, the space's {space.names[0]!r}."
             )
-    seeds = max(command.seeds, command.reference_seeds, command.retrain_seeds)
+    seeds = max(command.nas.seeds, command.nas.reference_seeds, command.nas.retrain_seeds)
     return Plan(space, reference, ipc, seeds)

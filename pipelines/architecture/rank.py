@@ -9,7 +9,7 @@ from apps.nas.table import Row
 from apps.nas.trial import Score, Unit
 from pipelines.architecture.case import NasCase
 from pipelines.architecture.proxies import keys_of
-from pipelines.architecture.scores import Scored
+from pipelines.architecture.scores import Scores
 from pipelines.architecture.scoring import run_units
 from pipelines.console.command import say
 from pipelines.console.progress import Progress
@@ -17,9 +17,9 @@ from pipelines.console.signals import StopSignal
 from pipelines.output.records import add_seconds
 
 
-def rank(case: NasCase, stop: StopSignal) -> Scored:
+def rank(case: NasCase, stop: StopSignal) -> Scores:
     """Every network by every proxy: the tiny sets, then what takes their time, then the whole set."""
-    scored = Scored()
+    scored = Scores()
     labels = {"seconds": "scoring, equal seconds", "whole": "reference"}
     for kinds in (("set", "steps", "zero-cost"), ("seconds",), ("whole",)):
         proxies = [proxy for proxy in case.material.proxies if proxy.kind in kinds]
@@ -37,13 +37,13 @@ def rank(case: NasCase, stop: StopSignal) -> Scored:
 
 
 def _num_seeds(case: NasCase, proxy: Proxy) -> int:
-    return case.command.reference_seeds if proxy.kind == "whole" else case.command.seeds
+    return case.command.nas.reference_seeds if proxy.kind == "whole" else case.command.nas.seeds
 
 
 def _run(
     case: NasCase,
     units: Sequence[Unit],
-    scored: Scored,
+    scored: Scores,
     stop: StopSignal,
     *,
     label: str,
@@ -102,7 +102,7 @@ def _run(
     add_seconds(case.store, f"{label.split(',')[0]}_s", time.monotonic() - begun_s)
 
 
-def _equal_seconds(case: NasCase, scored: Scored) -> dict[str, float]:
+def _equal_seconds(case: NasCase, scored: Scores) -> dict[str, float]:
     """Training seconds by network: what the first tiny set took, and its share of the preparation."""
     assert case.material.first_set is not None, "the names of the proxies were checked"
     times: dict[str, list[float]] = {}

@@ -9,7 +9,7 @@ from apps.nas.report import render_report, render_scores
 from apps.nas.summary import summary
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
 from pipelines.architecture.case import NasCase
-from pipelines.architecture.scores import Scored
+from pipelines.architecture.scores import Scores
 from pipelines.architecture.tracking import REFERENCE, REPORT, VERDICT, log_stored, record
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration, print_table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipelines.architecture.winner import Winners
 
 
-def publish(case: NasCase, scored: Scored, winners: "Winners | None", tracker: Tracker) -> int:
+def publish(case: NasCase, scored: Scores, winners: "Winners | None", tracker: Tracker) -> int:
     """Print, write and record everything; returns how many scores failed.
 
     Where networks are trained in full, it is called before without them, and after with them, to add them.
@@ -113,11 +113,11 @@ def print_winners(rows: list[dict[str, Any]]) -> None:
     print_table("Trained on the whole set", list(rows[0]), cells)
 
 
-def verdict_of(case: NasCase, scored: Scored) -> Verdict | None:
+def verdict_of(case: NasCase, scored: Scores) -> Verdict | None:
     """The proxies judged by the reference, or None where there is none, or none for networks that were scored."""
     whole = [proxy for proxy in case.material.proxies if proxy.kind == "whole"]
     truth: Mapping[str, tuple[float, ...]] = case.plan.reference
-    name, seconds = str(case.command.reference), 0.0
+    name, seconds = str(case.command.nas.reference), 0.0
     if whole and not truth:
         rows = sorted(scored.of(whole[0].name), key=lambda row: row.seed)
         truth = {
@@ -147,12 +147,11 @@ def verdict_of(case: NasCase, scored: Scored) -> Verdict | None:
         reference_name=name,
         reference_seconds=seconds,
         seed=case.command.seed,
-        resamples=case.command.resamples,
-        level=case.command.level,
+        resamples=case.command.nas.resamples,
     )
 
 
-def print_ranking(case: NasCase, scored: Scored) -> None:
+def print_ranking(case: NasCase, scored: Scores) -> None:
     """The ten best networks by the first proxy."""
     scores = scored.complete(case.primary.name, case.space.names)
     costs = {candidate.name: candidate for candidate in case.space.candidates}
@@ -170,7 +169,7 @@ def print_ranking(case: NasCase, scored: Scored) -> None:
     print_table(f"The best {len(rows)} of {len(scores)} networks by {case.primary.name}", columns, rows)
 
 
-def facts(case: NasCase, scored: Scored) -> dict[str, str]:
+def facts(case: NasCase, scored: Scores) -> dict[str, str]:
     """What a reader needs to judge and repeat the run."""
     command, settings, real = case.command, case.recipe.settings, case.real
     validation = 0 if real.validation is None else len(real.validation.labels)
@@ -192,7 +191,7 @@ def facts(case: NasCase, scored: Scored) -> dict[str, str]:
         "training on the whole set": f"{case.recipe.whole_epochs} epochs, otherwise the same",
         "early stopping": f"{case.recipe.steps} steps on the whole set",
         "seeds": (
-            f"{command.seeds} a proxy, {command.reference_seeds} for the reference; of coresets and bootstrap"
+            f"{command.nas.seeds} a proxy, {command.nas.reference_seeds} for the reference; of coresets and bootstrap"
             f" {command.seed}"
         ),
         **maker_facts(case.store),
@@ -202,7 +201,7 @@ def facts(case: NasCase, scored: Scored) -> dict[str, str]:
     }
 
 
-def _busy(case: NasCase, scored: Scored) -> str:
+def _busy(case: NasCase, scored: Scores) -> str:
     if not scored.wall_seconds or not scored.unit_seconds:
         return "nothing was left to do"
     share = scored.unit_seconds / (scored.wall_seconds * case.size.num_actors)

@@ -9,7 +9,7 @@ from apps.nas.trial import Unit
 
 
 @dataclass
-class Scored:
+class Scores:
     """Scores of a run.
 
     Attributes:

@@ -18,7 +18,7 @@ from apps.nas.early import Report, report_epochs
 from apps.nas.proxies import WHOLE
 from atom.errors import ClusterError, ConfigError
 from pipelines.architecture.case import NasCase
-from pipelines.architecture.scores import Scored
+from pipelines.architecture.scores import Scores
 from pipelines.architecture.search_proposals import Proposals
 from pipelines.architecture.search_record import SearchRecord
 from pipelines.architecture.search_trial import SearchTrial
@@ -32,7 +32,7 @@ from pipelines.workers.faults import Failure, is_machine_fault, reason_of, took_
 logger = logging.getLogger(__name__)
 
 
-def search_best(case: NasCase, stop: StopSignal) -> Scored:
+def search_best(case: NasCase, stop: StopSignal) -> Scores:
     """Try networks on the first proxy until `search_trials` are done; those of an earlier run count.
 
     Every network that was trained to the end or stopped by ASHA becomes rows of the table, one a report, of the
@@ -46,8 +46,8 @@ def search_best(case: NasCase, stop: StopSignal) -> Scored:
         ConfigError: the first proxy is no set of images to train on, or --grace-epochs is more than there are.
         ClusterError: no worker could be had, or none answered.
     """
-    grace, factor = _check(case), case.command.reduction_factor
-    if case.command.reference == WHOLE:
+    grace, factor = _check(case), case.command.nas.reduction_factor
+    if case.command.nas.reference == WHOLE:
         say("Note: --mode search trains no reference; give --reference a table, or use --mode rank.")
     record = SearchRecord(case, report_epochs(_epochs(case), grace=grace, factor=factor))
     for network, problem in case.problems.items():
@@ -65,7 +65,7 @@ def search_best(case: NasCase, stop: StopSignal) -> Scored:
     with tune_environment():
         proposals = Proposals(
             case.space.with_candidates([c for c in case.space.candidates if not c.problem]),
-            trials=case.command.search_trials,
+            trials=case.command.nas.search_trials,
             known={network: reports[-1].score.score for network, reports in record.curves.items()},
             first=[network for network in record.failed if network not in case.problems],
             seed=case.command.seed,
@@ -77,7 +77,7 @@ def search_best(case: NasCase, stop: StopSignal) -> Scored:
         record.flush()
     seconds = time.monotonic() - begun_s
     add_seconds(case.store, "search_s", seconds)
-    return Scored(record.rows(), stop.is_set(), seconds, watch.unit_seconds)
+    return Scores(record.rows(), stop.is_set(), seconds, watch.unit_seconds)
 
 
 def _epochs(case: NasCase) -> int:
@@ -93,7 +93,7 @@ def _check(case: NasCase) -> int:
             " name distilled, random, herding or kcenter first."
         )
     epochs = _epochs(case)
-    grace = case.command.grace_epochs or max(1, epochs // 8)
+    grace = case.command.nas.grace_epochs or max(1, epochs // 8)
     if grace > epochs:
         raise ConfigError(
             f"--grace-epochs {grace}: a network is trained for {epochs} epochs; pass 1 to {epochs}."
@@ -158,7 +158,7 @@ class _SearchWatch(Watch):
     """Collects reports, keeps them when their trial ends, and has lost networks tried again."""
 
     def __init__(self, case: NasCase, proposals: Proposals, record: SearchRecord, **watching: Any) -> None:
-        super().__init__(limits=case.limits, timeout_s=case.command.timeout_s, **watching)
+        super().__init__(limits=case.limits, timeout_s=case.command.cluster.timeout_s, **watching)
         self._proposals, self._record = proposals, record
         self._reports: dict[str, list[Report]] = {}
         self._deaths: Counter[str] = Counter()

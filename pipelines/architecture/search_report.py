@@ -4,6 +4,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from apps.nas.search_page import NOT_COMPARABLE, Tried, best_first, pick_of, render_search, search_figure
+from atom.batches import num_batches
 from pipelines.architecture.search_record import RECORD, search_name
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration, format_table, print_table
@@ -11,7 +12,7 @@ from pipelines.output.records import times
 
 if TYPE_CHECKING:
     from pipelines.architecture.case import NasCase
-    from pipelines.architecture.scores import Scored
+    from pipelines.architecture.scores import Scores
     from pipelines.architecture.winner import Winners
     from pipelines.tracking import Tracker
 
@@ -21,7 +22,7 @@ _RANK_FACTS = {_WHOLE_FACT, "early stopping", "seeds", "wall time", "share of th
 _COLUMNS = ["network", "validation accuracy, %", "epochs", "parameters", "multiply-adds"]
 
 
-def publish_search(case: "NasCase", scored: "Scored", winners: "Winners | None", tracker: "Tracker") -> int:
+def publish_search(case: "NasCase", scored: "Scores", winners: "Winners | None", tracker: "Tracker") -> int:
     """Print, write and record what came of a search; returns how many networks failed, retrained ones included.
 
     Where networks are trained in full, it is called before without them, and after with them, to add them.
@@ -37,7 +38,7 @@ def publish_search(case: "NasCase", scored: "Scored", winners: "Winners | None",
     from pipelines.architecture.tracking import REPORT, log_stored
 
     tried = tried_networks(case, scored)
-    sentences = search_sentences(case, tried, retrained=bool(case.command.retrain))
+    sentences = search_sentences(case, tried, retrained=bool(case.command.nas.retrain))
     best = winners.rows if winners is not None else []
     failures = [(one.network, "search", one.reason) for one in tried if one.status == "failed"]
     if winners is not None:
@@ -75,12 +76,12 @@ def publish_search(case: "NasCase", scored: "Scored", winners: "Winners | None",
     return len(failures)
 
 
-def tried_networks(case: "NasCase", scored: "Scored") -> list[Tried]:
+def tried_networks(case: "NasCase", scored: "Scores") -> list[Tried]:
     """The networks of a search in the order in which they ended."""
     costs = {candidate.name: candidate for candidate in case.space.candidates}
     draws = case.material.small[case.primary.name].draws
     images, settings = len(next(iter(draws.values()))[1]), case.recipe.settings
-    steps_per_epoch = -(-images // settings.batch_train)
+    steps_per_epoch = num_batches(images, settings.batch_train)
     found = []
     for unit, row in scored.rows.items():
         if unit.proxy != search_name(case.primary.name):
@@ -133,13 +134,13 @@ def _regret(case: "NasCase", pick: Tried, tried: list[Tried]) -> str:
     best_tried = max((one for one in tried if one.truth is not None), key=lambda one: one.truth or 0.0)
     lost, lost_tried = (truth - (pick.truth or 0.0) for truth in (reference[best], best_tried.truth or 0.0))
     return (
-        f"By the reference {case.command.reference} the pick reaches {pick.truth:.2f} %; it lacks {lost_tried:.2f}"
+        f"By the reference {case.command.nas.reference} the pick reaches {pick.truth:.2f} %; it lacks {lost_tried:.2f}"
         f" points to the best network that was tried, {best_tried.network}, and {lost:.2f} points to the best of the"
         f" {len(reference)} that the reference knows, {best}."
     )
 
 
-def search_dict(case: "NasCase", scored: "Scored", tried: list[Tried]) -> dict[str, Any]:
+def search_dict(case: "NasCase", scored: "Scores", tried: list[Tried]) -> dict[str, Any]:
     """A search as JSON."""
     pick = pick_of(tried)
     return {
@@ -151,7 +152,7 @@ def search_dict(case: "NasCase", scored: "Scored", tried: list[Tried]) -> dict[s
         "epochs": case.recipe.settings.epochs,
         "trials": [vars(one) for one in tried],
         "train_seconds": sum(row.train_seconds + row.score_seconds for row in scored.rows.values()),
-        "reference": case.command.reference if case.plan.reference else None,
+        "reference": case.command.nas.reference if case.plan.reference else None,
     }
 
 
@@ -165,7 +166,7 @@ def _cells(tried: list[Tried]) -> list[list[str]]:
     return cells
 
 
-def _search_facts(case: "NasCase", scored: "Scored", tried: list[Tried]) -> dict[str, str]:
+def _search_facts(case: "NasCase", scored: "Scores", tried: list[Tried]) -> dict[str, str]:
     command, epochs = case.command, case.recipe.settings.epochs or 0
     spent = sum(row.train_seconds + row.score_seconds for row in scored.rows.values())
     whole = len([one for one in tried if one.status != "failed"]) * epochs
@@ -173,8 +174,9 @@ def _search_facts(case: "NasCase", scored: "Scored", tried: list[Tried]) -> dict
     return {
         "search": (
             f"Optuna (TPE), seed {command.seed}; ASHA, first rung after"
-            f" {command.grace_epochs or max(1, epochs // 8)} of {epochs} epochs, one in {command.reduction_factor}"
-            " goes on; with several workers the order of ends, and so the search, differs from run to run"
+            f" {command.nas.grace_epochs or max(1, epochs // 8)} of {epochs} epochs, one in"
+            f" {command.nas.reduction_factor} goes on; with several workers the order of ends, and so the"
+            " search, differs from run to run"
         ),
         "epochs trained": f"{trained} of {whole} that the tried networks have in all",
         "time in trainings": format_duration(spent),
@@ -182,7 +184,7 @@ def _search_facts(case: "NasCase", scored: "Scored", tried: list[Tried]) -> dict
     }
 
 
-def _metrics(case: "NasCase", scored: "Scored", tried: list[Tried]) -> dict[str, float]:
+def _metrics(case: "NasCase", scored: "Scores", tried: list[Tried]) -> dict[str, float]:
     pick = pick_of(tried)
     metrics = {
         "search/trials": float(len(tried)),

@@ -7,7 +7,7 @@ from apps.nas.plots import cost_quality_figure, rank_flow_figure, scatter_figure
 from apps.nas.summary import summary
 from apps.nas.verdict import Verdict, table, to_dict
 from pipelines.architecture.case import TABLE, NasCase
-from pipelines.architecture.scores import Scored
+from pipelines.architecture.scores import Scores
 from pipelines.console.progress import format_table
 from pipelines.output.records import times
 from pipelines.output.store import Store
@@ -20,7 +20,7 @@ REFERENCE = "reference.csv"
 """The whole-set accuracies, as a table that `--reference` takes."""
 
 
-def record(case: NasCase, scored: Scored, verdict: Verdict | None, tracker: Tracker, *, html: str) -> None:
+def record(case: NasCase, scored: Scores, verdict: Verdict | None, tracker: Tracker, *, html: str) -> None:
     """The parent run's metrics and artifacts, and one child run a proxy."""
     tracker.log_text(html, REPORT)
     tracker.log_metrics({f"time/{name}": seconds for name, seconds in times(case.store).items()})
@@ -56,7 +56,7 @@ def log_stored(store: Store, tracker: Tracker, names: Sequence[str], *, path: st
     tracker.log_artifacts(write, path=path)
 
 
-def _proxy_metrics(scored: Scored, name: str, verdict: Verdict | None) -> dict[str, float]:
+def _proxy_metrics(scored: Scores, name: str, verdict: Verdict | None) -> dict[str, float]:
     """Numbers of one proxy, under the names of the verdict."""
     rows = scored.of(name)
     found = {

@@ -22,7 +22,7 @@ from atom.settings import DeviceKind
 from pipelines.architecture.case import NasCase
 from pipelines.architecture.proxies import MAIN, Material, keys_of
 from pipelines.architecture.remote import RealArrays
-from pipelines.architecture.scores import Scored
+from pipelines.architecture.scores import Scores
 from pipelines.architecture.search_record import search_name
 from pipelines.architecture.winner_files import WINNER, Record, candidate_of, config_of, deliver, row_of
 from pipelines.console.command import say
@@ -59,7 +59,7 @@ class Winners:
     directory: str = ""
 
 
-def retrain(case: NasCase, scored: Scored, stop: StopSignal) -> Winners:
+def retrain(case: NasCase, scored: Scores, stop: StopSignal) -> Winners:
     """Train the `--retrain` best networks of the first proxy with every seed, and deliver the best of them.
 
     A training is the reference's of the same seed, so its accuracy is the same too. Network and seed are chosen by
@@ -69,13 +69,15 @@ def retrain(case: NasCase, scored: Scored, stop: StopSignal) -> Winners:
         StoreError: the output cannot be written.
     """
     chosen = best_networks(case, scored)
-    if len(chosen) < case.command.retrain:
-        which = "were trained to the end" if case.command.mode == "search" else "have a score for every seed"
+    if len(chosen) < case.command.nas.retrain:
+        which = (
+            "were trained to the end" if case.command.nas.mode == "search" else "have a score for every seed"
+        )
         say(
-            f"Note: --retrain {case.command.retrain}: {len(chosen)} networks {which}, so no more are retrained."
+            f"Note: --retrain {case.command.nas.retrain}: {len(chosen)} networks {which}, so no more are retrained."
         )
     material = _with_whole(case.material, len(case.real.train.labels))
-    units = [Unit(name, WHOLE, seed) for name in chosen for seed in range(case.command.retrain_seeds)]
+    units = [Unit(name, WHOLE, seed) for name in chosen for seed in range(case.command.nas.retrain_seeds)]
     keys = keys_of(units, material, case.space, case.recipe, case.device_kind)
     names = {unit: f"{WORK}/{network_slug(unit.network)}-s{unit.seed}-{keys[unit]}" for unit in units}
     found: dict[Unit, Record] = {}
@@ -103,17 +105,17 @@ def retrain(case: NasCase, scored: Scored, stop: StopSignal) -> Winners:
     return result
 
 
-def best_networks(case: NasCase, scored: Scored) -> dict[str, float]:
+def best_networks(case: NasCase, scored: Scores) -> dict[str, float]:
     """Mean scores of the best `--retrain` networks by the first proxy, best first."""
-    return dict(list(_ranked(case, scored).items())[: case.command.retrain])
+    return dict(list(_ranked(case, scored).items())[: case.command.nas.retrain])
 
 
-def _ranked(case: NasCase, scored: Scored) -> dict[str, float]:
+def _ranked(case: NasCase, scored: Scores) -> dict[str, float]:
     """Mean scores of all networks that have one for every seed; of equals, the cheaper one comes first."""
-    name = search_name(case.primary.name) if case.command.mode == "search" else case.primary.name
+    name = search_name(case.primary.name) if case.command.nas.mode == "search" else case.primary.name
     failed = {row.network for row in scored.failed if row.proxy == name}
     means = {network: mean for network, mean in scored.means(name).items() if network not in failed}
-    if case.command.mode == "search":
+    if case.command.nas.mode == "search":
         # A network that was stopped early has a score of another length: it comes after the finished ones.
         steps = {row.network: row.steps for row in scored.of(name)}
         finished = max(steps.values(), default=0)
@@ -180,7 +182,7 @@ def _train(
                 shared=[case.shared().real, proxy, case.space, case.recipe, case.device_kind],
                 num_cpus=case.size.cpus,
                 num_gpus=case.size.gpus,
-                max_in_flight=case.command.num_actors,
+                max_in_flight=case.command.cluster.num_actors,
                 kind=lambda unit: unit.network,
                 limits=case.limits,
                 on_result=keep,

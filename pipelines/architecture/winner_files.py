@@ -86,7 +86,7 @@ def config_of(
             "fingerprint": real.train.fingerprint,
             "validation_fingerprint": real.validation.fingerprint,
             "test_fingerprint": real.test.fingerprint,
-            "validation_frac": case.command.validation_frac,
+            "validation_frac": case.command.data.validation_frac,
         },
         # Of the driver that trained what is delivered, which need not be this one.
         **{name: records[seed].get(name, UNKNOWN_PROGRAM[name]) for name in ("versions", "git_commit")},

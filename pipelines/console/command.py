@@ -3,7 +3,6 @@
 import atexit
 import gc
 import logging
-import os
 import sys
 import textwrap
 import traceback
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from atom.errors import AtomError, ConfigError
+from atom.errors import AtomError
 from atom.redact import without_secrets
 from pipelines.console.options import CommandSettings, parse
 
@@ -33,9 +32,7 @@ EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 130
 
 
-def run_command(
-    command: type[C], work: Callable[[C], int], argv: Sequence[str] | None = None, *, prog: str
-) -> int:
+def run_command(command: type[C], work: Callable[[C], int], argv: Sequence[str] | None = None) -> int:
     """Parse, run, and turn what went wrong into an exit code.
 
     Returns:
@@ -51,7 +48,7 @@ def run_command(
     # Torch without a GPU and libraries under way to their next version warn of what no user can change.
     warnings.simplefilter("ignore")
     try:
-        return work(parse(command, argv, prog=prog))
+        return work(parse(command, argv))
     except AtomError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
@@ -67,14 +64,12 @@ def output_location(command: CommandSettings, default_name: str) -> str:
         ConfigError: a relative path inside a Ray job, whose directory is deleted when the job has ended; or a place
             that cannot hold MLflow's database, and no other one was named.
     """
+    # PyArrow comes with it, which --help must not wait for.
+    from pipelines.output.store import check_lasting
+
     location = command.output or str(Path("runs") / f"{'smoke-' if command.smoke else ''}{default_name}")
-    in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
-    if in_job and "://" not in location and not Path(location).is_absolute():
-        raise ConfigError(
-            f"--output {location}: a Ray job runs in a directory that is deleted after it; pass an absolute path"
-            " that every node can reach, or a URI such as s3://bucket/path."
-        )
-    if location.startswith(_REMOTE) and not getattr(command, "tracking_uri", None):
+    check_lasting(location, flag="--output")
+    if location.startswith(_REMOTE) and not command.tracking.tracking_uri:
         from pipelines.tracking import default_tracking_uri
 
         default_tracking_uri(None)
@@ -88,8 +83,13 @@ def say_header(
     from pipelines.output.provenance import project_version
 
     say(f"{prog} {project_version()}")
+    options = settings.get("options")
+    # What is the method's own is shown like all else.
+    flat = {**settings, **options} if isinstance(options, Mapping) else settings
     shown = " ".join(
-        f"{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in settings.items()
+        f"{name}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in flat.items()
+        if not isinstance(value, Mapping)
     )
     say(textwrap.fill(f"settings: {shown}", 100, subsequent_indent="  ", break_on_hyphens=False))
     each = _counted(size.gpus, "GPU") if size.gpus else _counted(size.cpus, "CPU")

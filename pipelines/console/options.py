@@ -1,4 +1,4 @@
-"""Command lines: frozen settings become flags, a YAML file sets any of them, mistakes get one sentence.
+"""Command lines: settings in parts become flags in groups, a YAML file sets any of them, mistakes get one sentence.
 
 Nothing here imports torch, Ray or MLflow, so `--help` answers at once.
 """
@@ -6,66 +6,43 @@ Nothing here imports torch, Ray or MLflow, so `--help` answers at once.
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import pydantic
 import tyro
 import yaml
-from pydantic import Field
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
 
-from apps.continual.settings import ContinualSettings, LearnerSettings
-from apps.nas.settings import NasSettings
 from atom.errors import ConfigError
-from atom.settings import DistillSettings, EvaluateSettings, Settings, Switch
+from atom.methods.registry import is_own, options_of, readers_of
+from atom.methods.settings import DistillSettings, unread
+from atom.settings import Settings, first_problem
+from pipelines.workers.settings import ClusterSettings
 
 C = TypeVar("C", bound="CommandSettings")
-S = TypeVar("S", bound=Settings)
 
 _BOOL = "tag:yaml.org,2002:bool"
 
 
-class DataSettings(Settings):
-    """Where the real images come from."""
+@dataclass(frozen=True)
+class Flag:
+    """One setting of a command.
 
-    dataset: str = "digits"
-    """Source: digits, cifar10, cifar100, mnist, fashionmnist, svhn, tinyimagenet, folder:PATH or parquet:PATH."""
-    data_dir: Path = Path("data")
-    """Where official files lie or are downloaded to, and where decoded images are cached."""
-    image_size: Annotated[int, Field(ge=4)] | None = None
-    """Crop all images to their centre square and resize it to this many pixels a side; default as they are."""
-    download: bool = True
-    """Whether a missing official source may be downloaded."""
-    skip_broken: bool = False
-    """Leave out images that cannot be read, and list them, instead of stopping at the first."""
-    image_column: str | None = None
-    """Column of the images in parquet files; default found by metadata, name or type."""
-    label_column: str | None = None
-    """Column of the labels in parquet files, such as coarse_label; default found by metadata, name or type."""
-    test_part: str | None = None
-    """Part to test on, of folder: and parquet:; default the first of test and validation that has labels."""
-    validation_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the training images put aside to choose by, stratified and the same for every command; sets are
-    not distilled from them."""
-    train_per_class: Annotated[int, Field(ge=1)] | None = None
-    """Use only this many training images of each class, drawn at random; default all."""
-    symbols: Switch = "auto"
-    """Whether the images show digits, letters or the like, which are not mirrored; auto: by the names of the
-    classes."""
+    Attributes:
+        group: its part, such as "data"; nothing for those of the command itself.
+        about: what the part is, for --help.
+        info: how it is declared.
+        value: as it stands.
+    """
 
-
-class ClusterSettings(Settings):
-    """How many workers, of what size."""
-
-    num_actors: Annotated[int, Field(ge=1)] | None = None
-    """Workers; default as many as the cluster's GPUs, or its CPUs, hold. Changes the speed, never the result."""
-    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
-    """GPUs of each worker, fractions allowed; default 1 where the cluster has GPUs, else 0."""
-    max_retries: Annotated[int, Field(ge=0)] = 3
-    """New attempts of a unit of work after a machine fault (worker or node lost, out of memory)."""
-    timeout_s: Annotated[float, Field(gt=0)] = 7200.0
-    """Seconds a worker may take for one chunk of iterations or one training before it is replaced."""
+    group: str
+    about: str
+    info: FieldInfo
+    value: Any
 
 
 class TrackingSettings(Settings):
@@ -78,7 +55,18 @@ class TrackingSettings(Settings):
 
 
 class CommandSettings(Settings):
-    """What every command takes."""
+    """What every command takes; its other settings lie in parts, and all are flags by their names alone.
+
+    Attributes:
+        prog: what the command is called.
+        first: flags at the top of --help, by name.
+        decided: settings of parts, as "part.name", that the command decides itself, and that are no flags; with a
+            method of distillation its options.
+    """
+
+    prog: ClassVar[str] = ""
+    first: ClassVar[tuple[str, ...]] = ()
+    decided: ClassVar[frozenset[str]] = frozenset()
 
     config: Path | None = None
     """YAML file that sets any of these flags; flags on the command line win."""
@@ -86,6 +74,122 @@ class CommandSettings(Settings):
     """Directory or URI (s3://, gs://) for checkpoints and results; default runs/NAME. Rerunning resumes there."""
     smoke: bool = False
     """Shrink everything to seconds, to see that the command runs; the numbers mean nothing."""
+    cluster: ClusterSettings = ClusterSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """The command with these values of whatever part, each by the name of its flag; errors as for `changed`."""
+        return cls().changed(**values)
+
+    def changed(self, **values: Any) -> Self:
+        """The command with other values, each by the name of its flag.
+
+        Raises:
+            ConfigError: a value is out of range, or there is no such flag.
+        """
+        own = {name: value for name, value in values.items() if name in self._names()}
+        found = set(own)
+        try:
+            for name, part in self._parts():
+                names = _names_of(part, values)
+                of_part = {n: v for n, v in values.items() if n in names and not self._decides(name, part, n)}
+                found |= of_part.keys()
+                own |= {name: part.changed(**of_part)} if of_part else {}
+            if lost := sorted(values.keys() - found):
+                raise ConfigError(self._unknown(lost[0], str(values.get("method", ""))))
+            return super().changed(**own)
+        except pydantic.ValidationError as error:
+            raise ConfigError(first_problem(error)) from None
+
+    def flags(self) -> dict[str, Flag]:
+        """All settings by the names of their flags."""
+        fields = type(self).model_fields
+        found = {name: Flag("", "", fields[name], getattr(self, name)) for name in self._names()}
+        for group, part in self._parts():
+            of_part = _flags_of(group, part)
+            of_part = {n: flag for n, flag in of_part.items() if not self._decides(group, part, n)}
+            for name in sorted(found.keys() & of_part.keys()):
+                raise ConfigError(
+                    f"method {self._method()!r}: its option {name!r} is a flag of {self.prog}; rename it."
+                )
+            found |= of_part
+        return found
+
+    def flat(self) -> dict[str, Any]:
+        """The value of every flag, by its name."""
+        return {name: flag.value for name, flag in self.flags().items()}
+
+    def _names(self) -> list[str]:
+        return [name for name, value in self if not isinstance(value, Settings)]
+
+    def _parts(self) -> list[tuple[str, Settings]]:
+        parts = [(name, value) for name, value in self if isinstance(value, Settings)]
+        # What only this command has comes first.
+        return sorted(parts, key=lambda part: part[0] in CommandSettings.model_fields)
+
+    def _decides(self, group: str, part: Settings, name: str) -> bool:
+        if f"{group}.{name}" in self.decided:
+            return True
+        options = options_of(part.method).model_fields if isinstance(part, DistillSettings) else {}
+        return name in options and f"{group}.method" in self.decided
+
+    @property
+    def _many(self) -> bool:
+        """Whether the command has methods of distillation, and none of them chosen."""
+        return "distill.method" in self.decided
+
+    def _method(self) -> str:
+        """The chosen one; nothing where the command has none to choose."""
+        return next((part.method for _, part in self._parts() if isinstance(part, DistillSettings)), "")
+
+    def _unknown(self, name: str, method: str) -> str:
+        if self._many and (readers := readers_of(name)):
+            flag = f"--{name.replace('_', '-')}"
+            return f"{flag}: is a setting of {', '.join(readers)} alone; pass --settings {readers[0]}.{name}=VALUE."
+        flags, method = self.flags(), method or self._method()
+        of_all = name in DistillSettings.model_fields and f"distill.{name}" not in self.decided
+        if method and ((readers := readers_of(name)) or of_all):
+            return unread(name, method, readers)
+        # The ratio of these two is below that of others.
+        close = ["method"] if name == "mode" and method else difflib.get_close_matches(name, flags, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"`{self.prog} --help` lists the settings."
+        return f"{name!r} is not a setting of {self.prog}; {hint}"
+
+
+def _names_of(part: Settings, values: Mapping[str, Any]) -> set[str]:
+    """Names of the settings in a part, options of the method that the values ask for among them."""
+    names = {name for name, value in part if not isinstance(value, Settings)}
+    if isinstance(part, DistillSettings):
+        names |= options_of(str(values.get("method", part.method))).model_fields.keys()
+    return names
+
+
+def _unread_of(part: Settings) -> frozenset[str]:
+    """What a user's own method does not read; those of this project read all, and are not imported for --help."""
+    if not isinstance(part, DistillSettings) or not is_own(part.method):
+        return frozenset()
+    from atom.methods.lookup import find_method
+
+    return find_method(part.method).unread
+
+
+def _flags_of(group: str, part: Settings) -> dict[str, Flag]:
+    about = _one_line((type(part).__doc__ or "").partition("\n\n")[0])
+    found, left_out = {}, _unread_of(part)
+    for name, info in type(part).model_fields.items():
+        value = getattr(part, name)
+        if name in left_out:
+            continue
+        if isinstance(part, DistillSettings) and isinstance(value, Settings):
+            found |= _flags_of(f"method {part.method}", value)
+        else:
+            found[name] = Flag(group, about, info, value)
+    return found
+
+
+class _Line(Settings):
+    """What a command line gives; its values are checked where they belong."""
 
     @pydantic.model_validator(mode="wrap")
     @classmethod
@@ -94,208 +198,92 @@ class CommandSettings(Settings):
         try:
             return handler(values)
         except pydantic.ValidationError as error:
-            raise ConfigError(_first_problem(error)) from None
-
-    def part(self, kind: type[S]) -> S:
-        """The settings of one component, out of the command's."""
-        return kind.model_validate({name: getattr(self, name) for name in kind.model_fields})
+            raise ConfigError(first_problem(error)) from None
 
 
-class EvaluationChoice(Settings):
-    """Which networks judge a set."""
-
-    eval_networks: tuple[str, ...] | None = None
-    """Networks trained on the set, by the names of docs/evaluate.md; default the one it was distilled with, and the
-    same with BatchNorm."""
-    eval_seeds: Annotated[int, Field(ge=0)] = 5
-    """Trainings of each network, each from its own random weights; 0 skips the evaluation."""
-    statistics_images: Annotated[int, Field(ge=0)] = 0
-    """Unlabelled training images to re-estimate BatchNorm statistics on, for a second accuracy beside the strict
-    protocol's; 0: none."""
-
-
-class DistillCommand(
-    # In reverse of the order that --help lists them.
-    TrackingSettings,
-    ClusterSettings,
-    EvaluationChoice,
-    EvaluateSettings,
-    DistillSettings,
-    DataSettings,
-    CommandSettings,
-):
-    """Distil a labelled image set into a few synthetic images per class, and measure what they are worth."""
-
-    checkpoint_every: Annotated[int, Field(ge=1)] = 100
-    """Iterations between checkpoints; a killed run loses at most these. Never changes the result."""
-    baselines: tuple[str, ...] = ("random", "herding", "kcenter")
-    """Coresets of equal storage, evaluated beside the distilled set: any of random, herding and kcenter."""
-
-    def shrunk(self) -> Self:
-        """The same command for a smoke run: a few steps, small batches, one short training."""
-        return self.model_copy(
-            update={
-                "iterations": min(self.iterations or 4, 4),
-                "batch_real": min(self.batch_real, 16),
-                "checkpoint_every": min(self.checkpoint_every, 2),
-                "epochs": min(self.epochs or 2, 2),
-                "eval_seeds": min(self.eval_seeds, 1),
-            }
-        )
-
-
-class EvaluateCommand(
-    TrackingSettings, ClusterSettings, EvaluationChoice, EvaluateSettings, DataSettings, CommandSettings
-):
-    """Train networks on a distilled set and test them on real images."""
-
-    set: str = ""
-    """The distilled set: a directory, an MLflow URI such as runs:/RUN_ID/set, or a URI such as s3://bucket/out/set."""
-    dataset: str = ""
-    """Source of the real test images; default the one the set was distilled from."""
-    baselines: tuple[str, ...] = ("random",)
-    """Coresets of equal storage, evaluated beside the distilled set: any of random, herding and kcenter."""
-    seed: int = 0
-    """Seed of the first training; the others follow it."""
-
-    def shrunk(self) -> Self:
-        """The same command for a smoke run: one short training."""
-        return self.model_copy(
-            update={"epochs": min(self.epochs or 2, 2), "eval_seeds": min(self.eval_seeds, 1)}
-        )
-
-
-class NasCommand(
-    TrackingSettings, ClusterSettings, EvaluateSettings, NasSettings, DataSettings, CommandSettings
-):
-    """Rank the networks of a search space by training each on a distilled set, and say how far to trust it."""
-
-    set: tuple[str, ...] = ()
-    """Distilled sets: directories, MLflow URIs such as runs:/RUN_ID/set, or URIs such as s3://bucket/out/set;
-    default one that is distilled first."""
-    dataset: str = ""
-    """Source of the real images; default the one the first set was distilled from, else digits."""
-    validation_frac: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training images put aside, on which every proxy scores; sets must be distilled with the same
-    share to have never seen them."""
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    """Passes over a tiny set; default 200 on a GPU (DM, recalled), 100 on a CPU (DC, recalled)."""
-    seed: int = 0
-    """Seed of coresets and of the bootstrap, and of a set distilled here."""
-
-    def shrunk(self) -> Self:
-        """The same command for a smoke run: a few networks, short trainings."""
-        return self.model_copy(
-            update={
-                "sample": min(self.sample or 4, 4) if ":" not in self.space else self.sample,
-                "ipc": min(self.ipc, 2),
-                "iterations": min(self.iterations or 4, 4),
-                "epochs": min(self.epochs or 2, 2),
-                "whole_epochs": min(self.whole_epochs or 1, 1),
-                "seeds": min(self.seeds, 2),
-                "reference_seeds": min(self.reference_seeds, 2),
-                "retrain": min(self.retrain, 1),
-                "retrain_seeds": 1,
-                "resamples": min(self.resamples, 200),
-                "search_trials": min(self.search_trials, 4),
-            }
-        )
-
-
-class ContinualCommand(
-    TrackingSettings,
-    ClusterSettings,
-    DistillSettings,
-    EvaluateSettings,
-    LearnerSettings,
-    ContinualSettings,
-    DataSettings,
-    CommandSettings,
-):
-    """Learn classes that arrive step by step, with small memories of those of the past, distilled ones among them."""
-
-    dataset: str = "seq-digits"
-    """Stream: seq-digits, seq-mnist, seq-fashionmnist, seq-svhn, seq-cifar10, seq-cifar100, seq-tinyimagenet, or with
-    --steps any source: digits, cifar10, ..., folder:PATH or parquet:PATH."""
-    set: str = ""
-    """A distilled set for the memory "set": a directory, an MLflow URI such as runs:/RUN_ID/set, or another URI."""
-    network: str = "convnet"
-    """Network of the learners, such as convnet or resnet18."""
-    distil_network: str = "convnet"
-    """Network whose random copies distil, and embed images for herding, kcenter and the order of distilled ones."""
-    ipc: tyro.conf.Suppress[int] = 1
-    """Decided by --budget."""
-    classes_per_group: Annotated[int, Field(ge=1)] = 1
-    """Classes distilled together. Alone, their images do not depend on the class order, and are distilled once for all
-    orders."""
-    seed: int = 0
-    """Seed of memories and distillation; every training has a seed of its own."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 100
-    """Iterations between checkpoints of the distillation; a killed run loses at most these."""
-
-    def shrunk(self) -> Self:
-        """The same command for a smoke run: one class order, short trainings, a few iterations."""
-        return self.model_copy(
-            update={
-                "orders": 1,
-                "order_seeds": self.order_seeds and self.order_seeds[:1],
-                "seeds": 1,
-                "iterations": min(self.iterations or 4, 4),
-                "batch_real": min(self.batch_real, 16),
-                "checkpoint_every": min(self.checkpoint_every, 2),
-                "epochs": min(self.epochs or 2, 2),
-                "step_epochs": min(self.step_epochs or 1, 1),
-                "joint_epochs": min(self.joint_epochs or 1, 1),
-            }
-        )
-
-
-def parse(command: type[C], argv: Sequence[str] | None = None, *, prog: str) -> C:
+def parse(command: type[C], argv: Sequence[str] | None = None) -> C:
     """Settings from command line and YAML file.
 
     Raises:
-        ConfigError: a value is out of range, or the YAML file is wrong.
+        ConfigError: a value is out of range, a method does not read it, or the YAML file is wrong.
         SystemExit: with code 2 after tyro's message on an unknown or malformed flag, 0 after --help.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    path = _config_path(arguments)
-    default = command() if path is None else _from_config(command, path, prog=prog)
-    return tyro.cli(command, prog=prog, args=arguments, default=default)
-
-
-def _first_problem(error: pydantic.ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "settings"
-    return f"--{place.replace('_', '-')}: received {first['input']!r}: {first['msg'].lower()}."
-
-
-def _from_config(command: type[C], path: Path, *, prog: str) -> C:
-    content = _read_config(path)
-    for name in content:
-        if name not in command.model_fields:
-            close = difflib.get_close_matches(name, command.model_fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"`{prog} --help` lists the settings."
-            raise ConfigError(f"--config {path}: {name!r} is not a setting of {prog}; {hint}")
+    path, method = _argument(arguments, "config"), _argument(arguments, "method")
+    given = command()
+    asked = {} if path is None else _read_config(Path(path))
+    if method is not None and "method" in given.flags():
+        # Before all else: it decides which flags there are.
+        given = given.changed(method=method)
+        asked.pop("method", None)
     try:
-        return command.model_validate(content)
+        given = given.changed(**asked)
     except ConfigError as error:
         raise ConfigError(f"--config {path}: {error}") from None
+    flags = given.flags()
+    for name in _named(arguments):
+        known = name == "mode" or readers_of(name) or name in DistillSettings.model_fields
+        if ("method" in flags or given._many) and name not in flags and known:
+            raise ConfigError(given._unknown(name, ""))
+    line = _line(command, flags)
+    parsed = tyro.cli(
+        type(line),
+        prog=command.prog,
+        description=command.__doc__,
+        args=arguments,
+        default=line,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    return given.changed(**dict(_values(parsed)))
 
 
-class _Words(yaml.SafeLoader):
+def _line(command: type[CommandSettings], flags: Mapping[str, Flag]) -> _Line:
+    """The flags as tyro shows them: the first ones, then group by group."""
+    fields = {
+        name: (flag.info.annotation, Field(default=flag.value, description=_one_line(flag.info.description)))
+        for name, flag in flags.items()
+    }
+    # A method of a user's own may leave one of the first flags out.
+    order = [name for name in command.first if name in flags]
+    order += [name for name in flags if not flags[name].group and name not in order]
+    groups: dict[str, dict[str, Any]] = {}
+    for name, flag in flags.items():
+        if name not in order:
+            groups.setdefault(flag.group, {})[name] = fields[name]
+    top: dict[str, Any] = {name: fields[name] for name in order}
+    for group, members in groups.items():
+        about = next(flags[name].about for name in members)
+        made = create_model(group.replace(" ", "_"), __base__=_Line, __doc__=about, **members)
+        top[group] = (made, Field(default=made(), description=about))
+    return create_model(command.__name__, __base__=_Line, **top)()
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _values(line: Settings) -> Iterator[tuple[str, Any]]:
+    for name, value in line:
+        if isinstance(value, _Line):
+            yield from _values(value)
+        else:
+            yield name, value
+
+
+class Words(yaml.SafeLoader):
     """YAML 1.1 takes off, on, no and yes for booleans; here they are the words that flags take, as in YAML 1.2."""
 
 
-_Words.yaml_implicit_resolvers = {
+Words.yaml_implicit_resolvers = {
     letter: [(tag, pattern) for tag, pattern in known if tag != _BOOL]
     for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Words.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+Words.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
 def _read_config(path: Path) -> dict[str, object]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Words)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=Words)
     except OSError as error:
         raise ConfigError(
             f"--config {path}: cannot be read ({error.strerror}); pass an existing YAML file."
@@ -313,10 +301,19 @@ def _read_config(path: Path) -> dict[str, object]:
     return {str(name).replace("-", "_"): value for name, value in content.items()}
 
 
-def _config_path(arguments: Sequence[str]) -> Path | None:
+def _argument(arguments: Sequence[str], name: str) -> str | None:
+    """The value of a flag, before tyro reads the line."""
+    found = None
     for place, argument in enumerate(arguments):
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config="))
-        if argument == "--config" and place + 1 < len(arguments):
-            return Path(arguments[place + 1])
-    return None
+        if argument.startswith(f"--{name}="):
+            found = argument.partition("=")[2]
+        elif argument == f"--{name}" and place + 1 < len(arguments):
+            found = arguments[place + 1]
+    return found  # of several the last, as tyro takes it
+
+
+def _named(arguments: Sequence[str]) -> Iterator[str]:
+    """Names of the flags on a line."""
+    for argument in arguments:
+        if argument.startswith("--"):
+            yield argument[2:].partition("=")[0].replace("-", "_")

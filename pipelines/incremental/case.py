@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from apps.continual.settings import LearnerSettings
 from atom.data import ImageSet, RealData
+from atom.methods.settings import DistillSettings
 from atom.resolve import resolve_evaluation, resolve_settings
-from atom.settings import DeviceKind, DistillSettings, EvaluateSettings, Settings
-from pipelines.console.options import ContinualCommand
+from atom.settings import DeviceKind, Settings
+from pipelines.console.commands import ContinualCommand
 from pipelines.incremental.plan import Plan
-from pipelines.incremental.preprocessed import ALL, Views
-from pipelines.output.records import add_seconds
+from pipelines.incremental.preprocessed import ALL, Preprocessed
+from pipelines.output.records import add_seconds, dotted
 from pipelines.output.store import Store
 from pipelines.real_images import whitening_flaw
-from pipelines.workers.pool import Limits
 from pipelines.workers.resources import ActorSize
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ContinualCase:
     """One run of the command with everything decided.
 
     Raises:
-        ConfigError: an unusable network, a set that does not fit, or too few workers for --overlap.
+        ConfigError: an unusable network, or a set that does not fit.
     """
 
     def __init__(
@@ -47,35 +47,35 @@ class ContinualCase:
         self.size = size
         self.learner_size = learner_size
         self.device_kind: DeviceKind = device_kind
-        self.limits = Limits(command.max_retries, chunk_timeout_s=command.timeout_s)
-        asked = command.part(EvaluateSettings)
+        self.limits = command.cluster.limits()
+        asked = command.evaluate
         self.train_settings = resolve_evaluation(asked, device_kind=device_kind, symbols=real.symbols)
         # Asked for again and again, and always the same.
         self.learner_settings = cache(self._learner_settings)
-        self.flaw = whitening_flaw(real, command.part(DistillSettings))
-        # Only the whitening counts here: the mode that asks least of the network.
-        self.preprocess_settings = self.distil_settings(mode="dm", ipc=1)
-        self.views = Views(
+        self.flaw = whitening_flaw(real, command.distill)
+        # Only the whitening counts here: the method that asks least of the network.
+        self.preprocess_settings = self.distil_settings(method="dm", ipc=1)
+        self.preprocessed = Preprocessed(
             real,
             self.judged,
             settings=self.preprocess_settings,
             streams=decided.streams,
-            shared=command.preprocess_on == ALL,
+            shared=command.stream.preprocess_on == ALL,
             store=store,
-            cache=command.data_dir / "cache",
+            cache=command.data.data_dir / "cache",
         )
 
     @property
     def judged(self) -> ImageSet:
         """The images that accuracies are measured on."""
-        if self.command.score_on == "validation" and self.real.validation is not None:
+        if self.command.stream.score_on == "validation" and self.real.validation is not None:
             return self.real.validation
         return self.real.test
 
     def _learner_settings(self, order: int, step: int) -> LearnerSettings:
         """Settings of the learners in a step of a class order, resolved: where it has few images, more epochs."""
         counts_K = self.real.train.per_class_counts()
-        return self.command.part(LearnerSettings).resolved(
+        return self.command.learner.resolved(
             device_kind=self.device_kind,
             step_images=int(counts_K[list(self.plan.streams[order].steps[step])].sum()),
             seen_images=len(self.real.train.labels),
@@ -92,19 +92,17 @@ class ContinualCase:
         return {
             "train": self.real.train.fingerprint,
             "judged": self.judged.fingerprint,
-            "preprocess": self.views.digest(self.views.name(order)),
+            "preprocess": self.preprocessed.digest(self.preprocessed.name(order)),
         }
 
-    def distil_settings(self, *, mode: str, ipc: int) -> DistillSettings:
-        """The command's settings of distillation for one mode and size, resolved.
+    def distil_settings(self, *, method: str, ipc: int) -> DistillSettings:
+        """The command's settings of distillation for one method and size, resolved.
 
         Raises:
             ConfigError: see `resolve_settings`.
         """
         channels, height, width = self.plan.shape
-        asked = self.command.part(DistillSettings).model_copy(
-            update={"mode": mode, "ipc": ipc, "network": self.command.distil_network}
-        )
+        asked = self.command.distill.changed(method=method, ipc=ipc, network=self.command.distil_network)
         return resolve_settings(
             asked,
             device_kind=self.device_kind,
@@ -123,19 +121,19 @@ class ContinualCase:
 
 def together(settings: Sequence[Settings]) -> dict[str, str]:
     """Settings of one kind as one: where they differ, all values in order, once each."""
-    dumps = [one.model_dump(mode="json") for one in settings]
+    dumps = [dotted("", one.model_dump(mode="json")) for one in settings]
+    # Methods have options of their own.
+    names = dict.fromkeys(name for dump in dumps for name in dump)
     return {
-        name: " ".join(dict.fromkeys(str(dump[name]) for dump in dumps))
-        for dump in dumps[:1]
-        for name in dump
+        name: " ".join(dict.fromkeys(str(dump[name]) for dump in dumps if name in dump)) for name in names
     }
 
 
 def orders_text(command: ContinualCommand) -> str:
     """Which class orders are run, for people."""
-    if command.class_order is not None:
+    if command.stream.class_order is not None:
         return "1, given by --class-order"
-    seeds = range(command.orders) if command.order_seeds is None else command.order_seeds
+    seeds = range(command.stream.orders) if command.stream.order_seeds is None else command.stream.order_seeds
     return f"{len(seeds)}, NumPy's permutations of the seeds {' '.join(map(str, seeds))}"
 
 

@@ -1,7 +1,7 @@
 """The memories of a run, step by step: real images chosen by Ray tasks, distilled ones put in order, all as bytes.
 
-What a memory holds after a step follows from its recipe, so nothing of it has to be carried from one driver to
-the next but the choice of rows, which takes time.
+What a memory holds after a step follows from its identity, so nothing of it has to be carried from one driver to the
+next but the choice of rows, which takes time.
 """
 
 # N images, M stored images of a class, C channels, H height, W width
@@ -19,8 +19,8 @@ from atom.errors import AtomError, StoreError
 from pipelines.incremental.distillation import Distiller
 from pipelines.incremental.picture import memory_picture
 from pipelines.incremental.plan import DISTILLED, DRAWN, RESERVOIR, SET
-from pipelines.incremental.remote import Held
-from pipelines.incremental.selection import Choices
+from pipelines.incremental.remote import StoredMemory
+from pipelines.incremental.selection import Selections
 from pipelines.output.ownership import settings_hash
 from pipelines.real_images import network_identity
 from pipelines.sets import fingerprint
@@ -42,15 +42,15 @@ class Memories:
 
     def __init__(self, case: "ContinualCase", distiller: Distiller) -> None:
         self._case, self._distiller = case, distiller
-        self.before: dict[Key, Held] = {}
-        self.after: dict[Key, Held] = {}
+        self.before: dict[Key, StoredMemory] = {}
+        self.after: dict[Key, StoredMemory] = {}
         self.failed: dict[tuple[str, int], str] = {}
-        self.choices = Choices(case)
+        self.selections = Selections(case)
         self._ordered: dict[tuple[Any, ...], Exemplars] = {}
         self._reservoirs: dict[Key, Reservoir] = {}
         given = case.given[0] if case.given is not None else None
         self._set_digest = given and fingerprint(given)
-        draws = range(case.command.seeds)
+        draws = range(case.command.stream.seeds)
         self.keys: list[Key] = [
             (memory, order, draw)
             for memory in case.plan.memories
@@ -62,7 +62,7 @@ class Memories:
         """The memory that a cell uses."""
         return memory, order, seed if memory in DRAWN else 0
 
-    def recipe(self, key: Key, step: int) -> dict[str, Any]:
+    def identity(self, key: Key, step: int) -> dict[str, Any]:
         """All that decides what is in a memory after a step, besides the stream and the real images."""
         case, (memory, order, _) = self._case, key
         found: dict[str, Any] = {"memory": memory, "seed": self._seed(key)}
@@ -77,8 +77,10 @@ class Memories:
         if memory == SET:
             return {**found, "set": self._set_digest, "storage": case.plan.storage}
         if memory.startswith(DISTILLED):
-            lots = [self._distiller.lots_of(memory, order, earlier) for earlier in range(step + 1)]
-            identities = [settings_hash(self._distiller.identity(lot)) for of_step in lots for lot in of_step]
+            recipes = [self._distiller.recipes_of(memory, order, earlier) for earlier in range(step + 1)]
+            identities = [
+                settings_hash(self._distiller.identity(recipe)) for of_step in recipes for recipe in of_step
+            ]
             return {**found, "memory": DISTILLED, "lots": identities, "storage": case.plan.storage}
         return found
 
@@ -92,7 +94,7 @@ class Memories:
             # Whatever is wrong with the images of a memory, the others go on without it.
             try:
                 kept = self._made(key, step)
-                if self._case.command.pictures and order == self._case.plan.first and key[2] == 0:
+                if self._case.command.stream.pictures and order == self._case.plan.first and key[2] == 0:
                     self._draw(key, step, kept)
             except StoreError:
                 raise
@@ -100,19 +102,19 @@ class Memories:
                 self.failed[memory, order] = str(error)
                 continue
             content = ray.put(kept.to_bytes())
-            self.after[key] = Held(content, memory == RESERVOIR, kept.num_images, kept.num_bytes)
+            self.after[key] = StoredMemory(content, memory == RESERVOIR, kept.num_images, kept.num_bytes)
 
     def picture_name(self, memory: str, step: int) -> str:
         """Where the picture of a memory of the first class order lies."""
         case, order = self._case, self._case.plan.first
         steps = case.plan.streams[order].steps[: step + 1]
         key = settings_hash(
-            {**self.recipe((memory, order, 0), step), "data": case.data_key(order), "steps": steps}
+            {**self.identity((memory, order, 0), step), "data": case.data_key(order), "steps": steps}
         )
         return f"pictures/{memory}-step{step}-{key[:8]}.png"
 
     def _draw(self, key: Key, step: int, kept: Memory | Reservoir) -> None:
-        preprocess = self._case.views.preprocess(self._case.views.name(key[1]))
+        preprocess = self._case.preprocessed.preprocess(self._case.preprocessed.name(key[1]))
         png = memory_picture(kept, preprocess, self._case.real.train.class_names)
         self._case.store.write_bytes(self.picture_name(key[0], step), png)
 
@@ -141,20 +143,20 @@ class Memories:
     def _exemplars(self, key: Key, step: int, class_id: int) -> Exemplars:
         """A class as it was when it came, at `step`, or with more images: in order, so that a head is enough."""
         memory, order, _ = key
-        view = self._case.views.name(order)
+        preprocessing = self._case.preprocessed.name(order)
         if memory == SET:
-            place: tuple[Any, ...] = (SET, view, class_id)
+            place: tuple[Any, ...] = (SET, preprocessing, class_id)
             if place not in self._ordered:
-                for given_id, given in self.given(view).items():
-                    self._ordered[SET, view, given_id] = self._stored(given, SET, given_id)
+                for given_id, given in self.given(preprocessing).items():
+                    self._ordered[SET, preprocessing, given_id] = self._stored(given, SET, given_id)
         elif memory.startswith(DISTILLED):
-            place = (self._distiller.lot(memory, order, step, class_id), class_id)
+            place = (self._distiller.recipe(memory, order, step, class_id), class_id)
             if place not in self._ordered:
                 self._ordered[place] = self._stored(self._distilled(*place), memory, class_id)
         else:
-            place = (memory, view, self._seed(key), class_id)
+            place = (memory, preprocessing, self._seed(key), class_id)
             if place not in self._ordered:
-                chosen = Exemplars(self._pixels(class_id)[self._chosen(key, view, class_id)])
+                chosen = Exemplars(self._pixels(class_id)[self._chosen(key, preprocessing, class_id)])
                 self._ordered[place] = self._stored(chosen, memory, class_id)
         return self._ordered[place]
 
@@ -163,7 +165,7 @@ class Memories:
         plan = self._case.plan
         return exemplars.compressed(plan.largest_room(memory, class_id)) if plan.compress else exemplars
 
-    def given(self, view: str) -> Mapping[int, Exemplars]:
+    def given(self, preprocessing: str) -> Mapping[int, Exemplars]:
         """The set of --set in the order in which its images are kept.
 
         Raises:
@@ -178,26 +180,29 @@ class Memories:
                 storage=case.plan.storage,
                 class_names=case.real.train.class_names,
                 image_shape=case.plan.shape,
-                preprocess=case.views.preprocess(view),
-                seed=case.command.seed,
+                preprocess=case.preprocessed.preprocess(preprocessing),
+                seed=case.command.distill.seed,
                 network=case.command.distil_network,
                 device=torch.device("cpu"),
             )
 
-    def _distilled(self, lot: Any, class_id: int) -> Exemplars:
+    def _distilled(self, recipe: Any, class_id: int) -> Exemplars:
         case, name = self._case, self._case.real.train.class_names[class_id]
-        if (lot, class_id) not in self._distiller.images:
-            reason = self._distiller.failed.get((lot, class_id), "it was not distilled")
+        if (recipe, class_id) not in self._distiller.parts:
+            reason = self._distiller.failed.get((recipe, class_id), "it was not distilled")
             raise _MissingError(f"class {name!r} has no distilled images: {reason}")
-        white_MCHW = torch.from_numpy(self._distiller.images[lot, class_id].copy())
+        part = self._distiller.parts[recipe, class_id]
+        soft_MK = None if part.soft_labels is None else torch.from_numpy(part.soft_labels)
+        white_MCHW = torch.from_numpy(part.images.copy())
         try:
             with use_threads(1):
                 return keep_distilled(
                     white_MCHW,
                     case.plan.storage,
-                    preprocess=case.views.preprocess(lot.view),
-                    seed=case.command.seed,
-                    factor=case.command.factor,
+                    preprocess=case.preprocessed.preprocess(recipe.preprocessing),
+                    seed=case.command.distill.seed,
+                    factor=case.command.distill.factor,
+                    soft_NK=soft_MK,
                     network=case.command.distil_network,
                     device=torch.device("cpu"),
                 )
@@ -205,19 +210,19 @@ class Memories:
             # Images that grew without bound are finite still, but their embeddings are not.
             raise _MissingError(f"the distilled images of class {name!r} cannot be kept: {error}") from error
 
-    def _chosen(self, key: Key, view: str, class_id: int) -> Any:
+    def _chosen(self, key: Key, preprocessing: str, class_id: int) -> Any:
         kind = key[0]
         if kind == "random":
             pixels = torch.from_numpy(self._pixels(class_id))
             number = self._case.plan.largest_quota(kind, class_id)
             return select(kind, pixels, number=number, seed=self._seed(key), class_id=class_id)
-        choice = self.choices.of(kind, view, class_id)
-        if choice not in self.choices.rows:
-            reason = self.choices.failed.get(choice, "they were not chosen")
+        selection = self.selections.of(kind, preprocessing, class_id)
+        if selection not in self.selections.rows:
+            reason = self.selections.failed.get(selection, "they were not chosen")
             raise _MissingError(
                 f"class {self._case.real.train.class_names[class_id]!r} has no images: {reason}"
             )
-        return self.choices.rows[choice]
+        return self.selections.rows[selection]
 
     def _pixels(self, class_id: int) -> Any:
         train = self._case.real.train
@@ -225,7 +230,7 @@ class Memories:
 
     def _seed(self, key: Key) -> int:
         # Distinct run seeds far apart, so that no draw of one run is a draw of the next.
-        seed = self._case.command.seed
+        seed = self._case.command.distill.seed
         return 10**6 * seed + 10**3 * key[1] + key[2] if key[0] in DRAWN else seed
 
 

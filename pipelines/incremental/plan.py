@@ -3,8 +3,7 @@
 # S steps, K classes
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import get_args
+from dataclasses import dataclass, field, replace
 
 from apps.continual import lossless
 from apps.continual.budget import Budget, num_distilled, parse_budget
@@ -14,9 +13,13 @@ from apps.continual.results import WITHOUT_MEMORY, Cell
 from apps.continual.selection import KINDS
 from apps.continual.stream import ClassStream, class_order, cut, parse_order, parse_stream, step_sizes
 from atom.data import RealData
+from atom.distilled import DistilledSet
 from atom.errors import ConfigError
-from atom.settings import INITS, Mode
-from pipelines.console.options import ContinualCommand
+from atom.methods.lookup import find_method
+from atom.methods.registry import NAMES as METHODS
+from atom.settings import INITS
+from atom.soundness import check_even
+from pipelines.console.commands import ContinualCommand
 
 NONE, RESERVOIR, SET, DISTILLED = "none", "reservoir", "set", "distilled"
 DRAWN = ("random", RESERVOIR)
@@ -25,8 +28,7 @@ _REPLAYS_NOTHING = ("er", "der++")
 """Learners that are finetune, bit for bit, where the memory is empty; er-ace is not, it masks its logits."""
 MOST_ORDERS = 100
 """Most class orders that a number can ask for. Chosen: published experiments have 1 to 10, and 1993 is a seed."""
-_MODES: tuple[str, ...] = get_args(Mode)
-_KNOWN = (NONE, RESERVOIR, *KINDS, DISTILLED, *(f"{DISTILLED}-{mode}" for mode in _MODES), SET)
+_KNOWN = (NONE, RESERVOIR, *KINDS, DISTILLED, *(f"{DISTILLED}-{method}" for method in METHODS), SET)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Plan:
         compress: whether all memories keep lossless files.
         expected: bytes that a distilled image of each class is expected to take in such a file; empty where they do
             not decide.
+        label_bytes: by memory, of the soft label of an image, where it has some.
         notes: what was left out and why, for people.
     """
 
@@ -54,6 +57,7 @@ class Plan:
     storage: Storage
     compress: bool = False
     expected: tuple[int, ...] = ()
+    label_bytes: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -89,7 +93,8 @@ class Plan:
     def bytes_per_image(self, memory: str) -> int:
         """Of one stored image that is not compressed, the most it can take: real ones are uint8 pixels."""
         of_real = memory in (RESERVOIR, *KINDS)
-        return image_bytes(self.shape, storage="uint8" if of_real else self.storage)
+        of_image = image_bytes(self.shape, storage="uint8" if of_real else self.storage)
+        return of_image + self.label_bytes.get(memory, 0)
 
     def quota(self, memory: str, order: int, step: int) -> int:
         """Images a class may keep after `step`; compressed ones only as far as they fit into `room`."""
@@ -112,7 +117,8 @@ class Plan:
     def ipc(self, memory: str, order: int, step: int, class_id: int) -> int:
         """Images that a class of `step` is distilled into: what it may keep when it arrives, as far as it has them."""
         room = self.room(memory, order, step)
-        number = self.quota(memory, order, step) if room is None else room // self.expected[class_id]
+        expected = 0 if room is None else self.expected[class_id] + self.label_bytes.get(memory, 0)
+        number = self.quota(memory, order, step) if room is None else room // expected
         return min(number, self.most[class_id])
 
     def arrivals(self, class_id: int) -> dict[int, int]:
@@ -141,12 +147,12 @@ def source_of(command: ContinualCommand) -> tuple[str, int]:
     Raises:
         ConfigError: see `parse_stream`, or --step-classes has another number of steps.
     """
-    sizes = command.step_classes
-    if sizes is not None and command.steps not in (None, len(sizes)):
+    sizes = command.stream.step_classes
+    if sizes is not None and command.stream.steps not in (None, len(sizes)):
         raise ConfigError(
-            f"--steps {command.steps}: --step-classes has {len(sizes)} steps; leave --steps out."
+            f"--steps {command.stream.steps}: --step-classes has {len(sizes)} steps; leave --steps out."
         )
-    return parse_stream(command.dataset, command.steps if sizes is None else len(sizes))
+    return parse_stream(command.data.dataset, command.stream.steps if sizes is None else len(sizes))
 
 
 def check_names(command: ContinualCommand) -> Budget:
@@ -154,77 +160,94 @@ def check_names(command: ContinualCommand) -> Budget:
 
     Raises:
         ConfigError: an unknown memory or learner, --set without its memory or the other way round, a budget
-            that is none, validation scores without validation images, class orders that contradict each other, or
-            more than anyone wants.
+            that is none or has a rival, validation scores without validation images, class orders that contradict each
+            other, or more than anyone wants.
     """
     for flag, given, known in (
-        ("--memories", command.memories, _KNOWN),
-        ("--learners", command.learners, LEARNERS),
+        ("--memories", command.stream.memories, _KNOWN),
+        ("--learners", command.stream.learners, LEARNERS),
     ):
         for name in given:
             if name not in known:
                 raise ConfigError(f"{flag} {name}: unknown; known are {', '.join(known)}.")
         if not given:
             raise ConfigError(f"{flag} names none; pass some of {', '.join(known)}.")
-    if bool(command.set) != (SET in command.memories):
+    if bool(command.set) != (SET in command.stream.memories):
         missing = f"add {SET} to --memories" if command.set else "pass --set PATH"
         raise ConfigError(
             f"--set {command.set or 'is missing'}: the memory {SET!r} and --set go together; {missing}."
         )
-    if command.init not in INITS:
+    if command.distill.init not in INITS:
         raise ConfigError(
-            f"--init {command.init}: memories start from one of {', '.join(INITS)}; only atom-distill starts from a"
-            " set."
+            f"--init {command.distill.init}: memories start from one of {', '.join(INITS)}; only atom-distill starts"
+            " from a set."
         )
-    if command.ipc != 1:
-        raise ConfigError(f"ipc {command.ipc}: --budget decides the images of a class; leave ipc out.")
-    if command.class_order is not None and command.order_seeds is not None:
+    if command.distill.images_in_all is not None:
+        raise ConfigError(
+            f"--images-in-all {command.distill.images_in_all}: --budget says how many images a memory has, as many of"
+            " each class; leave it out."
+        )
+    if command.stream.class_order is not None and command.stream.order_seeds is not None:
         raise ConfigError("--class-order and --order-seeds both say in which order classes come; pass one.")
-    for flag, values in (("--order-seeds", command.order_seeds), ("--class-order", command.class_order)):
+    for flag, values in (
+        ("--order-seeds", command.stream.order_seeds),
+        ("--class-order", command.stream.class_order),
+    ):
         if values is not None and (not values or len(set(values)) < len(values)):
             raise ConfigError(f"{flag}: names {'one twice' if values else 'none'}; name each once.")
-    if command.orders > MOST_ORDERS and command.order_seeds is None and command.class_order is None:
+    orders = command.stream.orders
+    if orders > MOST_ORDERS and command.stream.order_seeds is None and command.stream.class_order is None:
         raise ConfigError(
-            f"--orders {command.orders}: would run {command.orders:,} class orders, those of the seeds 0 to"
-            f" {command.orders - 1}; for that of one seed pass --order-seeds {command.orders}, for many of them list"
-            f" theirs there; --orders goes to {MOST_ORDERS}."
+            f"--orders {orders}: would run {orders:,} class orders, those of the seeds 0 to {orders - 1}; for that of"
+            f" one seed pass --order-seeds {orders}, for many of them list theirs there; --orders goes to"
+            f" {MOST_ORDERS}."
         )
-    made = [memory for memory in command.memories if memory == SET or memory.startswith(DISTILLED)]
-    if command.compress and made and command.storage == "float32":
+    made = [memory for memory in command.stream.memories if memory == SET or memory.startswith(DISTILLED)]
+    if command.stream.compress and made and command.stream.storage == "float32":
         raise ConfigError(
             f"--compress: float32 images, as {made[0]} would keep them, fit no lossless image file; pass --storage"
             " uint8-scaled or uint8."
         )
-    if command.compress:
+    if command.stream.compress:
         lossless.codec()
-    if command.score_on == "validation" and not command.validation_frac:
+    if command.stream.score_on == "validation" and not command.data.validation_frac:
         raise ConfigError("--score-on validation: there are no validation images; pass --validation-frac.")
-    return parse_budget(command.budget)
+    return parse_budget(command.stream.budget)
 
 
-def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
+def plan(
+    command: ContinualCommand, real: RealData, *, num_steps: int, given: DistilledSet | None = None
+) -> Plan:
     """Check what was asked for against the images, and settle it.
 
     Raises:
         ConfigError: steps or an order that do not fit the classes, a budget below one image a class, a class with too
-            few real images to distil one, or nothing left to run.
+            few real images to distil one, a set of images in all, or nothing left to run.
     """
     budget = check_names(command)
+    if given is not None:
+        check_even(given, f"--set {command.set}", "a memory keeps")
     num_classes = real.train.num_classes
     channels, height, width = real.train.images.shape[1:]
     streams = _streams(command, real.train.class_names, num_steps=num_steps)
-    memories, same = _distinct(command.memories, command.mode)
-    cells, notes = _cells(memories, command.learners, orders=tuple(streams), seeds=command.seeds)
+    memories, same = _distinct(command.stream.memories, command.distill.method)
+    cells, notes = _cells(
+        memories, command.stream.learners, orders=tuple(streams), seeds=command.stream.seeds
+    )
+    soft = [memory for memory in memories if _has_soft_labels(memory, command, given)]
     counts = [int(count) for count in real.train.per_class_counts()]
     decided = Plan(
         streams=streams,
         cells=cells,
         budget=budget,
         shape=(channels, height, width),
-        most=tuple(num_distilled(n, n, factor=command.factor, init=command.init) for n in counts),
-        storage=command.storage,
-        compress=command.compress,
-        expected=_expected(command, real) if command.compress and budget.share(1) else (),
+        most=tuple(
+            num_distilled(n, n, factor=command.distill.factor, init=command.distill.init) for n in counts
+        ),
+        storage=command.stream.storage,
+        compress=command.stream.compress,
+        expected=_expected(command, real) if command.stream.compress and budget.share(1) else (),
+        label_bytes=dict.fromkeys(soft, 4 * num_classes),
         notes=(*same, *notes),
     )
     for memory in decided.memories:
@@ -233,14 +256,38 @@ def plan(command: ContinualCommand, real: RealData, *, num_steps: int) -> Plan:
         rare = decided.most.index(0)
         raise ConfigError(
             f"--memories {decided.distilled[0]}: class {real.train.class_names[rare]!r} of {real.spec} has"
-            f" {counts[rare]} training images, but one distilled image with --factor {command.factor} starts from"
-            f" {command.factor**2}; pass a smaller --factor, or --init noise."
+            f" {counts[rare]} training images, but one distilled image with --factor {command.distill.factor} starts"
+            f" from {command.distill.factor**2}; pass a smaller --factor, or --init noise."
         )
     limits = {memory: decided.most if memory in decided.distilled else counts for memory in decided.by_class}
     capped = _capped(decided, limits, real.train.class_names)
-    coarse = on_factor(command.factor, command.learners) if decided.distilled else ()
-    told = (*decided.notes, *_on_sizes(decided), *coarse, *dict.fromkeys(capped))
+    coarse = on_factor(command.distill.factor, command.stream.learners) if decided.distilled else ()
+    classes_alone = _on_soft_labels(soft, command.stream.learners)
+    told = (*decided.notes, *_on_sizes(decided), *coarse, *classes_alone, *dict.fromkeys(capped))
     return replace(decided, notes=told)
+
+
+def distils_by(memory: str, command: ContinualCommand) -> str:
+    """The method of a memory of distilled images: that of its name, else that of --method."""
+    return memory.removeprefix(DISTILLED).removeprefix("-") or command.distill.method
+
+
+def _has_soft_labels(memory: str, command: ContinualCommand, given: DistilledSet | None) -> bool:
+    if memory == SET:
+        return given is not None and given.soft_labels is not None
+    if not memory.startswith(DISTILLED):
+        return False
+    settings = command.distill.changed(method=distils_by(memory, command))
+    return find_method(settings.method).learns_labels(settings)
+
+
+def _on_soft_labels(soft: Sequence[str], learners: Sequence[str]) -> Iterator[str]:
+    others = [name for name in learners if name in ("er", "er-ace", "der++")]
+    if soft and others:
+        yield (
+            f"{', '.join(soft)} {'have' if len(soft) > 1 else 'has'} soft labels, which gdumb trains on;"
+            f" {', '.join(others)} {'take' if len(others) > 1 else 'takes'} the class of an image."
+        )
 
 
 def on_factor(factor: int, learners: Sequence[str]) -> tuple[str, ...]:
@@ -258,26 +305,28 @@ def _streams(
     command: ContinualCommand, class_names: tuple[str, ...], *, num_steps: int
 ) -> dict[int, ClassStream]:
     num_classes = len(class_names)
-    sizes = command.step_classes or step_sizes(num_classes, num_steps)
-    if command.class_order is not None:
-        return {0: cut(parse_order(command.class_order, class_names), sizes)}
-    seeds = range(command.orders) if command.order_seeds is None else command.order_seeds
+    sizes = command.stream.step_classes or step_sizes(num_classes, num_steps)
+    if command.stream.class_order is not None:
+        return {0: cut(parse_order(command.stream.class_order, class_names), sizes)}
+    seeds = range(command.stream.orders) if command.stream.order_seeds is None else command.stream.order_seeds
     return {seed: cut(class_order(num_classes, order_seed=seed), sizes) for seed in seeds}
 
 
 def _expected(command: ContinualCommand, real: RealData) -> tuple[int, ...]:
     """Bytes of a distilled image of each class in its file."""
     classes = [real.train.images[real.train.indices_of(c)] for c in range(real.train.num_classes)]
-    return tuple(expected_bytes(c, storage=command.storage, factor=command.factor) for c in classes)
+    return tuple(
+        expected_bytes(c, storage=command.stream.storage, factor=command.distill.factor) for c in classes
+    )
 
 
-def _distinct(memories: Sequence[str], mode: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Memories without a second name of one that is there, and a note on it: `distilled` has the mode of --mode."""
-    named = f"{DISTILLED}-{mode}"
+def _distinct(memories: Sequence[str], method: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Memories without a second name of one that is there, and a note on it: `distilled` is by --method."""
+    named = f"{DISTILLED}-{method}"
     if DISTILLED not in memories or named not in memories:
         return tuple(memories), ()
     return tuple(memory for memory in memories if memory != named), (
-        f"{named} is {DISTILLED} with --mode {mode}: run once, as {DISTILLED}.",
+        f"{named} is {DISTILLED} with --method {method}: run once, as {DISTILLED}.",
     )
 
 

@@ -12,19 +12,19 @@ import ray
 
 from apps.continual.stream import ClassStream
 from atom.data import ImageSet, RealData
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
-from atom.settings import DistillSettings
 from pipelines.output.store import Store
 from pipelines.real_images import preprocessing, put_classes
 
 ALL = "all"
-"""Name of the view that all class orders share."""
-VIEWS_NAME = "views"
+"""Name of the preprocessing that all class orders share."""
+PREPROCESSED_NAME = "views"
 """Directory, in an output, of the preprocessings of class orders that share none."""
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class PreprocessedImages:
     """The images under one preprocessing.
 
     Attributes:
@@ -38,8 +38,8 @@ class View:
     judged: Mapping[int, Any]
 
 
-class Views:
-    """One view for all class orders, or one for each; fitted at once, preprocessed when first asked for.
+class Preprocessed:
+    """The images under one preprocessing for all class orders, or one for each: fitted at once, applied when asked for.
 
     Args:
         real: all images.
@@ -63,7 +63,7 @@ class Views:
         cache: Path,
     ) -> None:
         self._real, self._judged, self._shared = real, judged, shared
-        self._views: dict[str, View] = {}
+        self._images: dict[str, PreprocessedImages] = {}
         if shared:
             self._fitted = {ALL: preprocessing(real, settings, store, cache)}
         else:
@@ -71,7 +71,7 @@ class Views:
                 f"order{order}": preprocessing(
                     first_step(real, stream),
                     settings,
-                    store.inside(f"{VIEWS_NAME}/order{order}"),
+                    store.inside(f"{PREPROCESSED_NAME}/order{order}"),
                     None,
                 )
                 for order, stream in streams.items()
@@ -79,27 +79,27 @@ class Views:
         self._digests = {name: fitted.digest for name, fitted in self._fitted.items()}
 
     def name(self, order: int) -> str:
-        """Of the view of a class order."""
+        """Of the preprocessing of a class order."""
         return ALL if self._shared else f"order{order}"
 
     def preprocess(self, name: str) -> Preprocess:
-        """The preprocessing of a view."""
+        """A preprocessing, fitted."""
         return self._fitted[name]
 
     def digest(self, name: str) -> str:
         """Digest of the preprocessing's numbers."""
         return self._digests[name]
 
-    def view(self, name: str) -> View:
+    def images(self, name: str) -> PreprocessedImages:
         """The images, put into Ray's store at the first call."""
-        if name not in self._views:
+        if name not in self._images:
             preprocess = self._fitted[name]
             classes = [
                 put_classes(preprocess.apply(part.images).numpy(), part.labels, part.num_classes)
                 for part in (self._real.train, self._judged)
             ]
-            self._views[name] = View(ray.put(_arrays(preprocess)), *classes)
-        return self._views[name]
+            self._images[name] = PreprocessedImages(ray.put(_arrays(preprocess)), *classes)
+        return self._images[name]
 
 
 def _arrays(preprocess: Preprocess) -> dict[str, np.ndarray]:
@@ -118,4 +118,4 @@ def _only(images: ImageSet, classes: tuple[int, ...]) -> ImageSet:
     return ImageSet.create(images.images[rows], labels, tuple(images.class_names[c] for c in kept))
 
 
-__all__ = ["ALL", "VIEWS_NAME", "View", "Views", "first_step"]
+__all__ = ["ALL", "PREPROCESSED_NAME", "Preprocessed", "PreprocessedImages", "first_step"]

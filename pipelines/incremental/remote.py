@@ -21,9 +21,9 @@ from pipelines.workers.remote import FETCH_TIMEOUT_S
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from apps.continual.memory import Memory, Reservoir
     from apps.continual.settings import LearnerSettings
     from apps.continual.state import Labelled, LearnerState, StepData
-    from atom.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def training_seed(cell: Cell) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class StoredMemory:
     """A memory as workers take it.
 
     Attributes:
@@ -69,7 +69,7 @@ class StepInputs:
     Attributes:
         steps: classes of all steps so far, this one included.
         tensors: reference to the arrays of the preprocessing.
-        train, judged: references to the images by class, see `View`.
+        train, judged: references to the images by class, see `PreprocessedImages`.
         before, after: the memory when the step begins and ends.
         state: reference to the learner's bytes after the step before, or None.
         settings: of the learner in this step, resolved.
@@ -79,8 +79,8 @@ class StepInputs:
     tensors: Any
     train: Mapping[int, Any]
     judged: Mapping[int, Any]
-    before: Held
-    after: Held
+    before: StoredMemory
+    after: StoredMemory
     state: Any
     settings: "LearnerSettings"
 
@@ -150,20 +150,20 @@ def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, byt
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which real images of a class a memory keeps: the unit of work of `choose_rows`."""
+class Selection:
+    """Which real images of a class a memory keeps: the unit of work of `select_rows`."""
 
     kind: str
-    view: str
+    preprocessing: str
     class_id: int
     number: int
 
     def __str__(self) -> str:
-        return f"{self.kind} of class {self.class_id} ({self.view})"
+        return f"{self.kind} of class {self.class_id} ({self.preprocessing})"
 
 
-def choose_rows(
-    item: Choice, train: Mapping[str, Mapping[int, Any]], seed: int, network: str, device_kind: DeviceKind
+def select_rows(
+    item: Selection, train: Mapping[str, Mapping[int, Any]], seed: int, network: str, device_kind: DeviceKind
 ) -> list[int]:
     """Rows of the class's training images, the most important first; see `apps.continual.selection.select`."""
     from apps.continual.selection import select
@@ -172,7 +172,7 @@ def choose_rows(
     with use_threads(1):
         rows = select(
             item.kind,
-            as_tensor(_fetch(train[item.view][item.class_id])),
+            as_tensor(_fetch(train[item.preprocessing][item.class_id])),
             number=item.number,
             seed=seed,
             class_id=item.class_id,
@@ -190,14 +190,16 @@ def _step_data(item: CellStep, inputs: StepInputs, context: StepContext) -> "Ste
     preprocess = Preprocess.from_tensors({name: as_tensor(array) for name, array in arrays.items()})
     seen = tuple(class_id for classes in inputs.steps for class_id in classes)
     learner = item.cell.learner
+    before, after = _memory(inputs.before), _memory(inputs.after)
     return StepData(
         step=item.step,
         step_classes=inputs.steps[-1],
         seen_classes=seen,
         num_classes=len(context.class_names),
         current=None if learner in ("gdumb", "joint") else _labelled(inputs.train, inputs.steps[-1]),
-        memory_before=_contents(inputs.before, preprocess),
-        memory_after=_contents(inputs.after, preprocess),
+        memory_before=None if before is None else before.contents(preprocess),
+        memory_after=None if after is None else after.contents(preprocess),
+        soft_targets=None if after is None else after.soft_targets(len(context.class_names)),
         everything_seen=_labelled(inputs.train, seen) if learner == "joint" else None,
     )
 
@@ -239,14 +241,13 @@ def _measure(
     return _Accuracies(tuple(class_row.tolist()), tuple(task_row.tolist()), by_class, on_seen)
 
 
-def _contents(held: Held, preprocess: "Preprocess") -> "Labelled | None":
+def _memory(memory: StoredMemory) -> "Memory | Reservoir | None":
     from apps.continual.memory import Memory, Reservoir
 
-    if held.content is None:
+    if memory.content is None:
         return None
-    content = _fetch(held.content)
-    kept = Reservoir.from_bytes(content) if held.reservoir else Memory.from_bytes(content)
-    return kept.contents(preprocess)
+    content = _fetch(memory.content)
+    return Reservoir.from_bytes(content) if memory.reservoir else Memory.from_bytes(content)
 
 
 def _labelled(classes: Mapping[int, Any], class_ids: Sequence[int]) -> "tuple[Tensor, Tensor]":

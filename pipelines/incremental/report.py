@@ -56,7 +56,7 @@ def publish(run: ContinualRun, tracker: Tracker) -> int:
 
 def collect(run: ContinualRun) -> ContinualResults:
     """All cells of the run as they stand, with the summaries of the complete ones."""
-    cells = run.cells.results()
+    cells = run.trainings.results()
     spent = {memory: run.distiller.worker_seconds(memory) for memory in run.case.plan.distilled}
     seconds = {memory: found for memory, found in spent.items() if found is not None}
     if run.case.given is not None and run.case.given[1] is not None:
@@ -66,7 +66,7 @@ def collect(run: ContinualRun) -> ContinualResults:
     if sorted(sizes, reverse=True) != list(sizes) or max(sizes) > min(sizes) + 1:
         each = " + ".join(map(str, sizes))
     names = run.case.real.train.class_names
-    whitening = run.case.views.preprocess(run.case.views.name(run.case.plan.first)).zca
+    whitening = run.case.preprocessed.preprocess(run.case.preprocessed.name(run.case.plan.first)).zca
     return ContinualResults(
         stream=f"{run.case.real.source.title} in {run.case.plan.num_steps} steps of {each} classes",
         num_steps=run.case.plan.num_steps,
@@ -75,7 +75,7 @@ def collect(run: ContinualRun) -> ContinualResults:
         summaries=tuple(summarise(cells, seconds)),
         distil_seconds=seconds,
         facts=facts(run),
-        failures=tuple((cell.name, reason) for cell, reason in run.cells.failed.items()),
+        failures=tuple((cell.name, reason) for cell, reason in run.trainings.failed.items()),
         score_on=_judged(run),
         steps={
             order: tuple(tuple(names[c] for c in classes) for classes in stream.steps)
@@ -128,20 +128,20 @@ def facts(run: ContinualRun) -> dict[str, str]:
             f" {len(real.test.labels)} test images; accuracies are on the {_judged(run)} images of classes seen"
         ),
         "class orders": orders_text(command),
-        "trainings": f"{command.seeds} of each class order, each from random weights of its own",
+        "trainings": f"{command.stream.seeds} of each class order, each from random weights of its own",
         "spread": (
             "standard deviation over class orders and trainings; random and reservoir are drawn anew for each, herding,"
             " kcenter, distilled and set are the same images for all (--seed chooses others)"
         ),
         "network": f"{command.network}, with outputs for all {real.train.num_classes} classes from the first step",
         "preprocessing": (
-            f"fitted on {whole if command.preprocess_on == 'all' else on_first};"
+            f"fitted on {whole if command.stream.preprocess_on == 'all' else on_first};"
             f" ZCA {run.case.preprocess_settings.zca}"
         ),
         "memory": (
-            f"{run.case.plan.budget}; real images are uint8 pixels, distilled ones {command.storage}"
-            f" with factor {command.factor}{_compressed(run)}; a class that has to shrink keeps its first images in the"
-            " order in which it was chosen, distilled ones in herding order"
+            f"{run.case.plan.budget}; real images are uint8 pixels, distilled ones {command.stream.storage}"
+            f" with factor {command.distill.factor}{_compressed(run)}; a class that has to shrink keeps its first"
+            " images in the order in which it was chosen, distilled ones in herding order"
         ),
         "gdumb": (
             f"{train.epochs} epochs, batch {train.batch_train}, SGD {train.lr_net:g}, momentum"
@@ -149,10 +149,11 @@ def facts(run: ContinualRun) -> dict[str, str]:
             f" {train.eval_precision}; joint: {learner['joint_epochs']} epochs, otherwise the same"
         ),
         "er, er-ace, der++, finetune": (
-            f"{_epochs(learner['step_epochs'])} epochs a step, batch {command.batch_current} and"
-            f" {command.batch_memory} of the memory, SGD {command.lr_replay:g}, momentum"
-            f" {command.momentum_replay:g}, weight decay {command.weight_decay_replay:g}, DSA"
-            f" {learner['replay_dsa_strategy']}; der++ alpha {command.der_alpha:g}, beta {command.der_beta:g}"
+            f"{_epochs(learner['step_epochs'])} epochs a step, batch {command.learner.batch_current} and"
+            f" {command.learner.batch_memory} of the memory, SGD {command.learner.lr_replay:g}, momentum"
+            f" {command.learner.momentum_replay:g}, weight decay {command.learner.weight_decay_replay:g}, DSA"
+            f" {learner['replay_dsa_strategy']}; der++ alpha {command.learner.der_alpha:g}, beta"
+            f" {command.learner.der_beta:g}"
         ),
     }
     if run.case.plan.distilled:
@@ -174,11 +175,11 @@ def _distillation(run: ContinualRun) -> str:
     shown = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     of_all = together(run.distil_settings)
     alone = "alone, once for all class orders"
-    grouped = f"in groups of {command.classes_per_group} of its step, for each class order"
+    grouped = f"in groups of {command.distill.classes_per_group} of its step, for each class order"
     return (
-        f"mode {of_all['mode']}, {of_all['iterations']} iterations, rate {of_all['lr_img']}, network"
-        f" {command.distil_network}, {of_all['precision']}, seed {command.seed}, {shown} images a class when it"
-        f" arrives; each class {alone if command.classes_per_group == 1 else grouped}"
+        f"method {of_all['method']}, {of_all['iterations']} iterations, rate {of_all['lr_img']}, network"
+        f" {command.distil_network}, {of_all['precision']}, seed {command.distill.seed}, {shown} images a class when it"
+        f" arrives; each class {alone if command.distill.classes_per_group == 1 else grouped}"
     )
 
 
@@ -224,11 +225,15 @@ def record(run: ContinualRun, results: ContinualResults, tracker: Tracker, *, ht
     if results.summaries:
         said = "".join(f"\n\n{remark}" for remark in remarks(results))
         tracker.set_note(f"```\n{format_table(results.stream, *table(results.summaries))}\n```{said}")
-    if run.case.command.pictures:
+    if run.case.command.stream.pictures:
         tracker.log_artifacts(lambda folder: _write_pictures(run, folder), path="memories")
     failures = dict(results.failures)
     for cell in results.cells:
-        params = {**vars(cell.cell), "network": run.case.command.network, "budget": run.case.command.budget}
+        params = {
+            **vars(cell.cell),
+            "network": run.case.command.network,
+            "budget": run.case.command.stream.budget,
+        }
         with tracker.child(cell.cell.name, params=params) as child:
             for step in cell.steps:
                 child.log_metrics(
@@ -264,7 +269,7 @@ def _numbers(row: Summary) -> dict[str, float]:
 
 
 def _picture(run: ContinualRun, memory: str, step: int) -> bytes | None:
-    if not run.case.command.pictures:
+    if not run.case.command.stream.pictures:
         return None
     name = run.memories.picture_name(memory, step)
     return run.case.store.read_bytes(name) if run.case.store.exists(name) else None
@@ -285,7 +290,7 @@ def _grouped(failures: tuple[tuple[str, str], ...]) -> Mapping[str, list[str]]:
 
 
 def _judged(run: ContinualRun) -> str:
-    return run.case.command.score_on
+    return run.case.command.stream.score_on
 
 
 def _shown(value: Spread | None) -> str:

@@ -1,62 +1,40 @@
-"""Checkpoints of groups of classes: one file a class, and a group always resumes from one common iteration.
+"""Checkpoints of a distillation: one file a unit of classes, replaced as a whole, and one a preparation.
 
-A kill may come between two files of a group. So a file's name carries its iteration, and older
-generations are removed only when the whole group's new one is on disk.
+A file holds the named arrays of a state and a digest of all that decides them. Its name follows from the unit, so
+nobody lists a folder, and a kill leaves the last whole state.
 """
-
-# M stored images a class, C channels, H height, W width, T iterations so far
 
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from atom.errors import StoreError
+from atom.methods.method import State, Unit
+from pipelines.output.array_files import pack, unpack
 from pipelines.output.provenance import UNKNOWN_PROGRAM, distinct, program
 from pipelines.output.store import Store
 
 logger = logging.getLogger(__name__)
 
-_FOLDER = "checkpoints"
-_NAME = re.compile(rf"^{_FOLDER}/class_(\d+)\.it(\d+)\.safetensors$")
+FOLDER = "checkpoints"
+_STATE = "state/"
+"""Before the names of a method's arrays in a file, which its losses are none of."""
 
 
-@dataclass(frozen=True)
-class ClassState:
-    """What one class needs to go on.
+def unit_name(unit: Unit) -> str:
+    """File of a unit: its first class, and of several how many, with a digest of which.
 
-    Attributes:
-        images: the optimised images, float32 (M, C, H, W).
-        momentum: the optimiser's momentum, of the same shape.
-        losses: the class's loss at every iteration so far, float32 (T,).
-        failure: why the class failed, or nothing.
+    Example:
+        >>> unit_name((3,)), unit_name((0, 1, 2))
+        ('checkpoints/unit_0003.safetensors', 'checkpoints/unit_0000_of_3_22f61ab1.safetensors')
     """
-
-    images: np.ndarray
-    momentum: np.ndarray
-    losses: np.ndarray
-    failure: str = ""
-
-
-def _name(class_id: int, iteration: int) -> str:
-    return f"{_FOLDER}/class_{class_id:04d}.it{iteration:08d}.safetensors"
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Checksum of the arrays: safetensors itself notices a short file, not a flipped or zeroed byte."""
-    digest = hashlib.blake2b(digest_size=16)
-    for key in sorted(arrays):
-        digest.update(f"{key} {arrays[key].dtype} {arrays[key].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[key]).data)
-    return digest.hexdigest()
+    several = f"_of_{len(unit)}_{_which(unit)}" if len(unit) > 1 else ""
+    return f"{FOLDER}/unit_{unit[0]:04d}{several}.safetensors"
 
 
 class Checkpoints:
@@ -64,97 +42,100 @@ class Checkpoints:
 
     Args:
         store: where they lie, under checkpoints/.
-        settings: what `store.claim` returned; a file of other settings counts as absent.
+        settings: what `ownership.claim` returned; a file of other settings counts as absent.
     """
 
     def __init__(self, store: Store, settings: str) -> None:
         self._store = store
         self._settings = settings
-        self._programs: dict[int, list[dict[str, Any]]] = {}
+        self._programs: dict[Unit, list[dict[str, Any]]] = {}
+        self._preparing: list[dict[str, Any]] = []
 
-    def save(self, iteration: int, states: Mapping[int, ClassState]) -> None:
-        """Write the states of a group at `iteration`, with the programs that computed them, then remove its older ones.
+    def save(self, unit: Unit, state: State) -> None:
+        """Store a unit's state in the place of its last one, and with it which programs computed it so far.
 
         Raises:
-            StoreError: the disk is full, or the like; the group's older generation stays usable.
+            StoreError: as `Store.write_bytes`; the last state stays.
         """
-        for class_id, state in states.items():
-            made_by = distinct([*self._programs.get(class_id, []), self._program])
-            arrays = {"images": state.images, "momentum": state.momentum, "losses": state.losses}
-            arrays = {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in arrays.items()}
-            metadata = {
-                "class": str(class_id),
-                "iteration": str(iteration),
-                "settings": self._settings,
-                "digest": _digest(arrays),
-                "failure": state.failure,
-                "programs": json.dumps(made_by),
-            }
-            self._store.write_bytes(_name(class_id, iteration), save(arrays, metadata))
-            self._programs[class_id] = made_by
-        self.prune(list(states), keep=iteration)
+        made_by = distinct([*self._programs.get(unit, []), self._program])
+        about = {
+            "unit": json.dumps(unit),
+            "iteration": str(state.iteration),
+            "failures": json.dumps({str(class_id): why for class_id, why in state.failures.items()}),
+            "programs": json.dumps(made_by),
+            "prepared_by": json.dumps(distinct(self._preparing)),
+        }
+        arrays = {f"{_STATE}{name}": array for name, array in state.arrays.items()}
+        self._write(unit_name(unit), {**arrays, "losses": state.losses}, about)
+        self._programs[unit] = made_by
+
+    def load(self, unit: Unit) -> State | None:
+        """The unit's last state, or None: a truncated or garbled file counts as absent, with a warning in the log."""
+        found = self._read(unit_name(unit))
+        if found is None:
+            return None
+        arrays, about = found
+        self._programs[unit] = json.loads(about.get("programs", "null")) or [UNKNOWN_PROGRAM]
+        self._preparing += json.loads(about.get("prepared_by", "[]"))
+        losses = arrays.pop("losses")
+        arrays = {name.removeprefix(_STATE): array for name, array in arrays.items()}
+        failures = {int(class_id): why for class_id, why in json.loads(about["failures"]).items()}
+        return State(int(about["iteration"]), arrays, losses, failures)
+
+    def save_prepared(self, name: str, classes: Unit, arrays: Mapping[str, np.ndarray]) -> None:
+        """Store what a preparation gave for these classes; errors as for `save`."""
+        self._write(_prepared_name(name, classes), arrays, {"programs": json.dumps([self._program])})
+        self._preparing.append(self._program)
+
+    def load_prepared(self, name: str, classes: Unit) -> dict[str, np.ndarray] | None:
+        """What a preparation gave for these classes, or None, as `load`."""
+        found = self._read(_prepared_name(name, classes))
+        if found is None:
+            return None
+        arrays, about = found
+        self._preparing += json.loads(about["programs"])
+        return arrays
+
+    def reads(self, programs: Iterable[dict[str, Any]]) -> None:
+        """Take note of programs that made what the units are made from, but which is kept elsewhere, such as experts.
+
+        They are stored with every unit from now on: a later driver, which finds all units, asks for no experts any
+        more, and these may be gone.
+        """
+        self._preparing += programs
+
+    def programs(self, units: Iterable[Unit]) -> list[dict[str, Any]]:
+        """All programs that computed a part of what was saved and loaded of these units, preparations first."""
+        return distinct([*self._preparing, *(one for unit in units for one in self._programs.get(unit, []))])
 
     @cached_property
     def _program(self) -> dict[str, Any]:
         return program()
 
-    def programs(self, class_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """All programs that computed a part of what `save` and `latest` have seen of these classes."""
-        return distinct(one for class_id in class_ids for one in self._programs.get(class_id, []))
+    def _write(self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
+        self._store.write_bytes(name, pack(arrays, {**about, "settings": self._settings}))
 
-    def prune(self, class_ids: Sequence[int], *, keep: int) -> None:
-        """Remove the checkpoints of these classes at iterations before `keep`."""
-        for class_id, iterations in self._iterations(class_ids).items():
-            for iteration in iterations:
-                if iteration < keep:
-                    self._store.delete(_name(class_id, iteration))
-
-    def latest(self, class_ids: Sequence[int]) -> tuple[int, dict[int, ClassState]] | None:
-        """Newest iteration at which every one of these classes has a readable checkpoint.
-
-        Returns:
-            The iteration and the states by class, or None if there is no such iteration. A truncated or
-            garbled file counts as absent, with a warning in the log.
-        """
-        found = self._iterations(class_ids)
-        common = set.intersection(*found.values()) if found else set()
-        for iteration in sorted(common, reverse=True):
-            states = {class_id: self._read(class_id, iteration) for class_id in class_ids}
-            whole = {class_id: state for class_id, state in states.items() if state is not None}
-            if len(whole) == len(class_ids):
-                return iteration, whole
-        return None
-
-    def _iterations(self, class_ids: Sequence[int]) -> dict[int, set[int]]:
-        found: dict[int, set[int]] = {class_id: set() for class_id in class_ids}
-        for name in self._store.list(_FOLDER):
-            match = _NAME.match(name)
-            if match and int(match[1]) in found:
-                found[int(match[1])].add(int(match[2]))
-        return found
-
-    def _read(self, class_id: int, iteration: int) -> ClassState | None:
-        name = _name(class_id, iteration)
+    def _read(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
+        if not self._store.exists(name):
+            return None
+        where = self._store.where(name)
         try:
-            data = self._store.read_bytes(name)
-            arrays = load(data)
-            metadata = _metadata(data)
-            failure = metadata.get("failure", "")
-            state = ClassState(arrays["images"], arrays["momentum"], arrays["losses"], failure)
-            made_by = json.loads(metadata.get("programs", "null")) or [UNKNOWN_PROGRAM]
-        except (StoreError, SafetensorError, ValueError, KeyError) as error:
-            logger.warning("Checkpoint %s is unreadable and is ignored: %s", self._store.where(name), error)
+            arrays, about = unpack(self._store.read_bytes(name))
+        except (StoreError, ValueError) as error:
+            logger.warning("Checkpoint %s is unreadable and is ignored: %s", where, error)
             return None
-        if metadata.get("settings") != self._settings or metadata.get("digest") != _digest(arrays):
-            logger.warning(
-                "Checkpoint %s is damaged or of other settings and is ignored.", self._store.where(name)
-            )
+        if about.get("settings") != self._settings:
+            logger.warning("Checkpoint %s is of other settings and is ignored.", where)
             return None
-        self._programs[class_id] = made_by
-        return state
+        return arrays, about
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    """String metadata of a safetensors file's bytes: an 8-byte length, then JSON. `load` has checked both."""
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
+def _prepared_name(name: str, classes: Unit) -> str:
+    return f"{FOLDER}/prepared_{name}_of_{len(classes)}_{_which(classes)}.safetensors"
+
+
+def _which(classes: Unit) -> str:
+    return hashlib.blake2b(json.dumps(classes).encode(), digest_size=4).hexdigest()
+
+
+__all__ = ["FOLDER", "Checkpoints", "unit_name"]

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _SETTINGS = "settings.json"
 _DATABASE = "mlflow.db"  # and its journals
 _VERSION = "images_version"
+CHECKPOINTS_VERSION = {"checkpoints_version": 2}
+"""Part of what an output of distilled images belongs to; raised when older checkpoints are not read any more."""
 
 
 @contextmanager
@@ -153,6 +155,12 @@ def claim(store: Store, settings: Mapping[str, Any]) -> str:
         ) from error
     missing = object()
     names = [n for n in {**stored, **received} if stored.get(n, missing) != received.get(n, missing)]
+    if CHECKPOINTS_VERSION.keys() & set(names) and CHECKPOINTS_VERSION.items() <= received.items():
+        raise StoreError(
+            f"The output {store} was begun by an earlier version of this project, whose checkpoints this one does not"
+            " read; a set that it finished can be used as before, but to distil pass another --output, or go on there"
+            " with the version that began it."
+        )
     if names == [_VERSION] and _VERSION in received:
         raise StoreError(
             f"The output {store} was made by another version of this project, which gives other images for the same"

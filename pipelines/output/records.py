@@ -1,7 +1,8 @@
 """What a run leaves behind besides its images: the MLflow run, source and versions, times and hardware."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ from atom.data import RealData
 from atom.device import describe_hardware
 from atom.distilled import DistilledSet
 from atom.redact import without_secrets
-from pipelines.console.command import say
-from pipelines.console.options import CommandSettings, TrackingSettings
-from pipelines.console.progress import format_table
-from pipelines.evaluation import Evaluation, Row, remarks, table_rows
+from pipelines.console.command import EXIT_FAILED, say
+from pipelines.console.options import CommandSettings
+from pipelines.console.progress import format_table, print_table
+from pipelines.evaluation import SCORED, Evaluation, Row, remarks, tables
 from pipelines.output.provenance import program
 from pipelines.output.store import Store
 from pipelines.real_images import notes_on_images
 from pipelines.tracking import Tracker, default_tracking_uri
+from pipelines.workers.faults import Failure
+from pipelines.workers.memory import Peak
 from pipelines.workers.remote import network_slug
 from pipelines.workers.resources import ActorSize
 
@@ -24,6 +27,7 @@ _RUN_NAME = "mlflow_run.json"
 TIMES_NAME = "times.json"
 _SOURCE_NAME = "source.json"
 _MAKERS_NAME = "made_by.json"
+_MEMORY_NAME = "memory.json"
 DISTILL_WORKER_S = "distill_worker_s"
 """Distillation's wall time times its workers, seconds: to be compared with times that are summed over workers."""
 
@@ -36,7 +40,7 @@ def start_tracker(
     Raises:
         ConfigError: MLflow cannot be reached.
     """
-    asked = command.part(TrackingSettings)
+    asked = command.tracking
     uri = asked.tracking_uri or default_tracking_uri(store.local_path)
     known = read_record(store, _RUN_NAME)
     tracker = Tracker.start(
@@ -55,6 +59,20 @@ def start_tracker(
             raise error
     say(f"MLflow: run {tracker.run_id} at {uri}")
     return tracker
+
+
+def dotted(prefix: str, values: Mapping[str, Any]) -> dict[str, object]:
+    """Nested values as MLflow's parameters.
+
+    Example:
+        >>> dotted("distill", {"ipc": 1, "options": {"power": 4}})
+        {'distill.ipc': 1, 'distill.options.power': 4}
+    """
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        key = f"{prefix}.{name}" if prefix else name
+        found |= dotted(key, value) if isinstance(value, Mapping) else {key: value}
+    return found
 
 
 def log_real(tracker: Tracker, real: RealData) -> None:
@@ -77,7 +95,7 @@ def log_real(tracker: Tracker, real: RealData) -> None:
 def log_distilled(tracker: Tracker, distilled: DistilledSet, *, source: str) -> None:
     """The distilled images as an input of the run."""
     tracker.log_dataset(
-        f"{distilled.method}-ipc{distilled.ipc}",
+        f"{distilled.method}-{distilled.size_slug}",
         distilled.images_NCHW.numpy(),
         (distilled.labels if distilled.soft_labels is None else distilled.soft_labels).numpy(),
         context="distilled",
@@ -85,19 +103,36 @@ def log_distilled(tracker: Tracker, distilled: DistilledSet, *, source: str) -> 
     )
 
 
-def log_accuracies(tracker: Tracker, judged: Evaluation, *, own: str, title: str) -> None:
-    """Mean and spread of every set and network, and the table as the run's note."""
+def log_accuracies(tracker: Tracker, judged: Evaluation, *, own: str, title: str, part: str = "eval") -> None:
+    """Mean and spread of every set and network, named by `part` first, and the tables as the run's note."""
     tracker.log_metrics(
         {
-            f"eval/{network_slug(row.network)}/{_prefix(row, own)}{key}": value
+            f"{part}/{network_slug(row.network)}/{_prefix(row, own)}{key}": value
             for row in judged.rows
-            for key, value in (("acc_mean", row.mean), ("acc_std", row.std))
+            for key, value in (
+                ("acc_mean", row.mean),
+                ("acc_std", row.std),
+                *((name, getattr(row, name)) for name in SCORED),
+            )
             if value is not None
         }
     )
     if judged.rows:
         said = "".join(f"\n\n{remark}" for remark in remarks(judged.rows, own))
-        tracker.set_note(f"```\n{format_table(title, *table_rows(judged.rows))}\n```{said}")
+        shown = "\n\n".join(format_table(*table) for table in tables(judged.rows, title))
+        tracker.set_note(f"```\n{shown}\n```{said}")
+
+
+def report_failures(failed: Mapping[str, Failure], tracker: Tracker) -> int:
+    """Table of what failed and why."""
+    print_table(
+        "Failed; all else is kept, and a rerun goes on from there",
+        ["what", "reason"],
+        [(what, failure.reason) for what, failure in failed.items()],
+    )
+    tracker.mark("FAILED", reason=f"{len(failed)} parts of the work failed")
+    tracker.log_text("\n\n".join(f"{what}:\n{why.details}" for what, why in failed.items()), "failures.txt")
+    return EXIT_FAILED
 
 
 def log_artifact(tracker: Tracker, distilled: DistilledSet, name: str) -> None:
@@ -126,6 +161,20 @@ def add_seconds(store: Store, name: str, seconds: float) -> None:
 def times(store: Store) -> dict[str, float]:
     """Wall times of the output so far, seconds by name."""
     return {key: float(value) for key, value in read_record(store, TIMES_NAME).items()}
+
+
+def note_peak(store: Store, peak: Peak) -> None:
+    """Keep the most memory that a worker of the output held, over all drivers."""
+    known = peak_of(store)
+    most = peak.or_more(known)
+    if most != known:
+        store.write_json(_MEMORY_NAME, asdict(most))
+
+
+def peak_of(store: Store) -> Peak | None:
+    """The most memory that a worker of the output held; None where nobody noted it."""
+    known = read_record(store, _MEMORY_NAME)
+    return Peak(int(known["host"]), known.get("device")) if "host" in known else None
 
 
 def note_maker(store: Store, size: ActorSize) -> None:
@@ -178,5 +227,5 @@ def read_record(store: Store, name: str) -> dict[str, Any]:
 
 
 def _prefix(row: Row, own: str) -> str:
-    of_set = "" if row.method == own else f"{row.method}/"
+    of_set = "" if row.method == own else f"{network_slug(row.method)}/"
     return f"real_statistics/{of_set}" if row.statistics_images else of_set

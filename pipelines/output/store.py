@@ -8,40 +8,55 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from atom.errors import StoreError
+from atom import atomic
+from atom.errors import ConfigError, StoreError
 from atom.redact import without_secrets
 
 LOCK_NAME = ".lock"
+EXPERTS_FOLDER = "experts"
+"""Of an output, where experts are kept if no other place is named."""
 # Windows drive letters are one character, so a scheme has at least two.
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
-_TEMPORARY = ".partial-"
 
 _REASONS = {
-    errno.ENOSPC: ("the disk is full", "free some space or pass another --output"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space or pass another --output"),
-    errno.EACCES: ("permission is denied", "make it writable or pass another --output"),
-    errno.EPERM: ("permission is denied", "make it writable or pass another --output"),
-    errno.EROFS: ("the file system is read-only", "pass another --output"),
-    errno.EEXIST: ("a part of the path is a file, not a directory", "pass another --output"),
-    errno.ENOTDIR: ("a part of the path is a file, not a directory", "pass another --output"),
+    errno.ENOSPC: ("the disk is full", "free some space or pass another {flag}"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space or pass another {flag}"),
+    errno.EACCES: ("permission is denied", "make it writable or pass another {flag}"),
+    errno.EPERM: ("permission is denied", "make it writable or pass another {flag}"),
+    errno.EROFS: ("the file system is read-only", "pass another {flag}"),
+    errno.EEXIST: ("a part of the path is a file, not a directory", "pass another {flag}"),
+    errno.ENOTDIR: ("a part of the path is a file, not a directory", "pass another {flag}"),
 }
 
 
-def store_error(action: str, where: str, error: OSError) -> StoreError:
-    """One sentence: what was tried, where, why it failed, what to do."""
-    reason, advice = _REASONS.get(
-        error.errno or 0, (str(error), "check the location or pass another --output")
-    )
-    return StoreError(f"Cannot {action} {where}: {reason}; {advice}.")
+def store_error(action: str, where: str, error: OSError, *, flag: str = "--output") -> StoreError:
+    """One sentence: what was tried, where, why it failed, what to do; `flag` named the place."""
+    reason, advice = _REASONS.get(error.errno or 0, (str(error), "check the location or pass another {flag}"))
+    return StoreError(f"Cannot {action} {where}: {reason}; {advice.format(flag=flag)}.")
+
+
+def check_lasting(location: str, *, flag: str) -> None:
+    """Refuse a place that would be gone after a Ray job, or that is no place.
+
+    Raises:
+        ConfigError: a relative path inside a Ray job, whose directory is deleted when the job has ended; or nothing.
+    """
+    if not location:
+        raise ConfigError(f"{flag}: received an empty text; pass a directory or a URI, or leave it out.")
+    in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
+    if in_job and "://" not in location and not Path(location).is_absolute():
+        raise ConfigError(
+            f"{flag} {location}: a Ray job runs in a directory that is deleted after it; pass an absolute path"
+            " that every node can reach, or a URI such as s3://bucket/path."
+        )
 
 
 class Store:
@@ -51,15 +66,19 @@ class Store:
         filesystem: where the bytes live.
         root: the directory's path on `filesystem`.
         local: the same directory as a local path, or None for a remote store.
+        flag: that named it, for messages.
     """
 
-    def __init__(self, filesystem: pafs.FileSystem, root: str, *, local: Path | None = None) -> None:
+    def __init__(
+        self, filesystem: pafs.FileSystem, root: str, *, local: Path | None = None, flag: str = "--output"
+    ) -> None:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
         self.local_path = local
+        self._flag = flag
 
     @classmethod
-    def open(cls, location: str | Path) -> "Store":
+    def open(cls, location: str | Path, *, flag: str = "--output") -> "Store":
         """The store at a path or URI; nothing is created before the first write.
 
         Raises:
@@ -68,21 +87,21 @@ class Store:
         text = os.fspath(location)
         if not _URI.match(text):
             path = Path(text).expanduser().absolute()
-            return cls(pafs.LocalFileSystem(), path.as_posix(), local=path)
+            return cls(pafs.LocalFileSystem(), path.as_posix(), local=path, flag=flag)
         try:
             filesystem, root = pafs.FileSystem.from_uri(text)
         except (OSError, ValueError, NotImplementedError) as error:
             raise StoreError(
-                f"Cannot open the output {text}: {error}; pass a path, or a URI such as s3://bucket/folder, "
+                f"Cannot open {flag} {text}: {error}; pass a path, or a URI such as s3://bucket/folder, "
                 "gs://bucket/folder or file:///folder."
             ) from error
         local = Path(root) if isinstance(filesystem, pafs.LocalFileSystem) else None
-        return cls(filesystem, root, local=local)
+        return cls(filesystem, root, local=local, flag=flag)
 
     def inside(self, name: str) -> "Store":
         """The store of a directory of this one, on the same file system."""
         local = None if self.local_path is None else self.local_path / name
-        return Store(self._filesystem, self._path(name), local=local)
+        return Store(self._filesystem, self._path(name), local=local, flag=self._flag)
 
     def __str__(self) -> str:
         return str(self.local_path) if self.local_path else f"{self._filesystem.type_name}://{self._root}"
@@ -100,15 +119,22 @@ class Store:
         Raises:
             StoreError: it is missing or cannot be read.
         """
+        return self._read(name, None)
+
+    def read_start(self, name: str, count: int) -> bytes:
+        """The first bytes of a file, at most so many; errors as for `read_bytes`."""
+        return self._read(name, count)
+
+    def _read(self, name: str, count: int | None) -> bytes:
         try:
             with self._filesystem.open_input_stream(self._path(name)) as stream:
-                return stream.read()
+                return stream.read(count)
         except FileNotFoundError as error:
             raise StoreError(
-                f"{self.where(name)} does not exist; was it deleted, or is --output another one?"
+                f"{self.where(name)} does not exist; was it deleted, or is {self._flag} another one?"
             ) from error
         except OSError as error:
-            raise store_error("read", self.where(name), error) from error
+            raise store_error("read", self.where(name), error, flag=self._flag) from error
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all, replacing an older one.
@@ -118,13 +144,13 @@ class Store:
         """
         try:
             if self.local_path is not None:
-                _write_local(self.local_path / name, data)
+                atomic.put_file(self.local_path / name, data)
             else:
                 self._filesystem.create_dir(self._path(name).rpartition("/")[0], recursive=True)
                 with self._filesystem.open_output_stream(self._path(name)) as stream:
                     stream.write(data)
         except OSError as error:
-            raise store_error("write", self.where(name), error) from error
+            raise store_error("write", self.where(name), error, flag=self._flag) from error
 
     def write_json(self, name: str, value: object) -> None:
         """Write a value as indented JSON, without passwords; same promise and errors as `write_bytes`."""
@@ -142,16 +168,16 @@ class Store:
         """
         assert self.local_path is not None, "an object store cannot do this"
         try:
-            _write_local(self.local_path / name, data, place=_place_new)
+            atomic.put_file(self.local_path / name, data, place=_place_new)
         except OSError as error:
-            raise store_error("write", self.where(name), error) from error
+            raise store_error("write", self.where(name), error, flag=self._flag) from error
 
     def exists(self, name: str) -> bool:
         """Whether a file or directory of this name is there."""
         try:
             return self._filesystem.get_file_info(self._path(name)).type != pafs.FileType.NotFound
         except OSError as error:
-            raise store_error("look for", self.where(name), error) from error
+            raise store_error("look for", self.where(name), error, flag=self._flag) from error
 
     def list(self, prefix: str = "") -> list[str]:
         """Sorted names of the files in a directory of the store and below; temporary files are left out."""
@@ -159,11 +185,11 @@ class Store:
         try:
             infos = self._filesystem.get_file_info(selector)
         except OSError as error:
-            raise store_error("list", self.where(prefix), error) from error
+            raise store_error("list", self.where(prefix), error, flag=self._flag) from error
         names = (
             info.path[len(self._root) :].lstrip("/") for info in infos if info.type == pafs.FileType.File
         )
-        return sorted(name for name in names if _TEMPORARY not in name and name != LOCK_NAME)
+        return sorted(name for name in names if atomic.TEMPORARY not in name and name != LOCK_NAME)
 
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is no error."""
@@ -172,13 +198,32 @@ class Store:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise store_error("delete", self.where(name), error) from error
+            raise store_error("delete", self.where(name), error, flag=self._flag) from error
 
-    def remove_partial(self) -> None:
-        """Remove what a killed writer left half-written; only for the one who holds the lock of a local store."""
+    def check_writable(self) -> None:
+        """Refuse a place on a disk where no file can be written; nothing is made there.
+
+        Raises:
+            StoreError: it is a file, or below one, or permission is denied.
+        """
         if self.local_path is None:
             return
-        for path in sorted(self.local_path.rglob(f"{_TEMPORARY}*")):
+        nearest = next(path for path in (self.local_path, *self.local_path.parents) if os.path.lexists(path))
+        reason = None if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
+        reason = reason if nearest.is_dir() else errno.ENOTDIR
+        if reason is not None:
+            raise store_error("write", str(self), OSError(reason, os.strerror(reason)), flag=self._flag)
+
+    def remove_partial(self) -> None:
+        """Remove what a killed writer left half-written; only for the one who holds the lock of a local store.
+
+        Experts are for every driver, and the lock keeps none off them: of theirs only what is old is removed.
+        """
+        if self.local_path is None:
+            return
+        for path in sorted(self.local_path.rglob(f"{atomic.TEMPORARY}*")):
+            if EXPERTS_FOLDER in path.relative_to(self.local_path).parts and not atomic.is_left(path):
+                continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -194,37 +239,23 @@ class Store:
             StoreError: it cannot be created, filled (OSError inside the block), or moved into place.
         """
         staging: Path | None = None
+        target = None if self.local_path is None else self.local_path / name
         try:
-            if self.local_path is not None:
-                (self.local_path / name).parent.mkdir(parents=True, exist_ok=True)
-            parent = None if self.local_path is None else (self.local_path / name).parent
-            staging = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=parent))
+            if target is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=atomic.TEMPORARY, dir=target and target.parent))
             staging.chmod(0o755)
             yield staging
-            if self.local_path is not None:
-                _replace_directory(staging, self.local_path / name)
+            if target is not None:
+                atomic.put_directory(staging, target)
             else:
                 for path in sorted(p for p in staging.rglob("*") if p.is_file()):
                     self.write_bytes(f"{name}/{path.relative_to(staging).as_posix()}", path.read_bytes())
         except OSError as error:
-            raise store_error("write", self.where(name), error) from error
+            raise store_error("write", self.where(name), error, flag=self._flag) from error
         finally:
             if staging is not None:
                 shutil.rmtree(staging, ignore_errors=True)
-
-
-def _write_local(path: Path, data: bytes, *, place: Callable[[Path, Path], None] = os.replace) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}-{path.name}")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
 
 
 def _place_new(temporary: Path, path: Path) -> None:
@@ -237,25 +268,3 @@ def _place_new(temporary: Path, path: Path) -> None:
         # A file system without links, which cannot do both in one step.
         if not path.exists():
             os.replace(temporary, path)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace_directory(staging: Path, target: Path) -> None:
-    for path in staging.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
-    retired = target.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}-{target.name}")
-    if target.exists():
-        os.replace(target, retired)
-    os.replace(staging, target)
-    shutil.rmtree(retired, ignore_errors=True)
-    _sync_directory(target.parent)

@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 _STOP_S = 0.7
 """After Ctrl-C, how long all calls may take: two seconds later the command is to be over."""
 
+_NOTE_LENGTH = 8000
+"""Characters of a tag that MLflow keeps; it warns where it cuts, and cuts anywhere."""
+
 _ends: list[Callable[[], None]] = []
 
 
@@ -257,8 +260,8 @@ class Tracker:
         self._put("set tags", lambda: describe_run(self._client, self.run_id, params={}, tags=tags))
 
     def set_note(self, markdown: str) -> None:
-        """Set the summary at the top of the run's page."""
-        note = without_secrets(markdown)
+        """Set the summary at the top of the run's page, cut to what MLflow keeps of it."""
+        note = _within(without_secrets(markdown), _NOTE_LENGTH)
         self._put("set the note", lambda: self._client.set_tag(self.run_id, "mlflow.note.content", note))
 
     def log_dataset(
@@ -352,3 +355,14 @@ class Tracker:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
+
+
+def _within(note: str, length: int) -> str:
+    """As many whole lines as fit, and where some do not, a word that there are more."""
+    if len(note) <= length:
+        return note
+    told = "\n\nThere is more in the artifacts."
+    # A table that stands between fences must not go on below it.
+    cut = note[: length - len(told) - len("\n```")]
+    kept = cut.rpartition("\n")[0] or cut
+    return kept + ("\n```" if kept.count("```") % 2 else "") + told

@@ -5,6 +5,7 @@ or on a laptop with neither. Importing this module imports Ray, so commands impo
 """
 
 import functools
+import gc
 import logging
 import os
 import secrets
@@ -151,7 +152,24 @@ def _session(kind: Kind, arguments: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         _opened = "process"
-        ray.shutdown()
+        with _without_collections():
+            ray.shutdown()
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """A block in which no thread collects cycles.
+
+    One that MLflow's thread collects while Ray ends may hold references and actors, which tell Ray's core of their end;
+    where that is gone already, it exits the process with code 1.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ actor's memory is only a cache, and a unit whose actor died goes on elsewhere fr
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Generic
 
 import ray
@@ -37,6 +37,7 @@ class _Dispatcher(Generic[Unit]):
         pool: ActorPool,
         patience: Patience[Unit],
         on_failure: Callable[[Unit, Failure, Exception], None] | None,
+        then: Callable[[Unit], Iterable[Unit]],
     ) -> None:
         self.waiting = waiting
         self.start = start
@@ -44,6 +45,7 @@ class _Dispatcher(Generic[Unit]):
         self.pool = pool
         self.patience = patience
         self.on_failure = on_failure
+        self.then = then
         self.running: dict[Any, Call[Unit]] = {}
 
     def submit(self, unit: Unit, actor: Any) -> None:
@@ -73,6 +75,7 @@ class _Dispatcher(Generic[Unit]):
         else:
             self.waiting.outcome.done.append(call.unit)
             self.pool.idle.append(call.actor)
+            self.waiting.add(self.then(call.unit))
 
     def fail(self, reference: Any, error: Exception) -> None:
         """Retry or give up a unit; its actor goes either way.
@@ -103,6 +106,9 @@ def dispatch(
     limits: Limits | None = None,
     on_tick: Callable[[Mapping[Unit, Any]], None] | None = None,
     on_failure: Callable[[Unit, Failure, Exception], None] | None = None,
+    then: Callable[[Unit], Iterable[Unit]] = lambda _: (),
+    rank: Callable[[Unit], int] | None = None,
+    release: bool = False,
     stop: threading.Event | None = None,
 ) -> Outcome[Unit]:
     """Stream units through a pool of actors, one unit an actor at a time, chunk after chunk.
@@ -118,6 +124,9 @@ def dispatch(
         limits: retries and time limits.
         on_tick: called about once a second with the actor of each unit being worked on; must be quick.
         on_failure: called in the driver when a unit is given up, with the reason and the error behind it.
+        then: called in the driver when a unit is done; gives further units, which can be begun now.
+        rank: see `Waiting`.
+        release: whether an actor ends once nothing waits for one, for others to have its place.
         stop: when set, the dispatch ends within about a second; work since the last chunk is dropped.
 
     Returns:
@@ -128,8 +137,8 @@ def dispatch(
         Exception: whatever `start`, `finish` or `on_tick` raise, after all actors were killed.
     """
     limits = limits or Limits()
-    waiting, patience = Waiting(units, limits), Patience(limits.chunk_timeout_s, kind)
-    work = _Dispatcher(waiting, start, finish, ActorPool(actor_factory, limits), patience, on_failure)
+    waiting, patience = Waiting(units, limits, rank=rank), Patience(limits.chunk_timeout_s, kind)
+    work = _Dispatcher(waiting, start, finish, ActorPool(actor_factory, limits), patience, on_failure, then)
     tick_s = time.monotonic()
     try:
         while waiting or work.running:
@@ -142,6 +151,8 @@ def dispatch(
                 (work.collect if reference in work.running else work.pool.collect)(reference)
             for reference, error in patience.expired(work.running):
                 work.fail(reference, error)
+            if release and not waiting:
+                work.pool.drain()
             # A unit in its pause needs no actor yet.
             work.pool.check(busy=len(work.running) or not waiting.ready())
             if on_tick is not None and time.monotonic() - tick_s >= _TICK_S:

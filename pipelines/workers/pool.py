@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -11,37 +10,12 @@ from ray.exceptions import RayError
 
 from atom.errors import ClusterError
 from pipelines.workers.faults import reason_of
+from pipelines.workers.settings import Limits
 
 logger = logging.getLogger(__name__)
 
 FETCH_S = 120.0
 """Limit on fetching a value that is ready; it is only ever reached when a node has just died."""
-MOST_PAUSE_S = 300.0
-"""No pause before a new try is longer. Chosen: other units have come to an end by then, or a rerun is due."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on patience.
-
-    Attributes:
-        max_retries: tries after a machine fault, per unit, without a chunk's progress between them.
-        chunk_timeout_s: a chunk that takes longer counts as stalled; its actor is killed.
-        timeout_retries: tries after a time limit, per unit, but no more than `max_retries`.
-        pending_timeout_s: how long no actor at all may be up before the dispatch gives up.
-        pause_s: seconds before the first new try where memory ran out, four times as long before each further one,
-            and at most `MOST_PAUSE_S`.
-    """
-
-    max_retries: int = 3
-    chunk_timeout_s: float = 1800.0
-    timeout_retries: int = 1
-    pending_timeout_s: float = 300.0
-    pause_s: float = 5.0
-
-    def pause(self, failures: int) -> float:
-        """Seconds until memory that ran out is asked for again, after so many such failures before."""
-        return min(MOST_PAUSE_S, self.pause_s * 4 ** min(failures, 99))
 
 
 class ActorPool:
@@ -108,6 +82,8 @@ class ActorPool:
         """Kill all actors that hold no call."""
         for actor in (*self.starting.values(), *self.idle):
             kill(actor)
+        self.starting.clear()
+        self.idle.clear()
 
 
 def kill(actor: Any) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from atom.settings import DeviceKind
-from pipelines.console.options import ClusterSettings
 from pipelines.workers.cluster import ClusterInfo, check_request
+from pipelines.workers.settings import ClusterSettings
 
 
 @dataclass(frozen=True)

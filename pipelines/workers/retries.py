@@ -48,16 +48,21 @@ class Waiting(Generic[Unit]):
         units: hashable and distinct, begun in this order.
         limits: tries, and the length of the first pause.
         clock: seconds, monotonic.
+        rank: of those that can be begun the ones of the lowest rank come first; None: no ranks.
 
     Attributes:
         outcome: takes what failed and how often a unit was tried again.
     """
 
     def __init__(
-        self, units: Iterable[Unit], limits: Limits, clock: Callable[[], float] = time.monotonic
+        self,
+        units: Iterable[Unit],
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        rank: Callable[[Unit], int] | None = None,
     ) -> None:
         self.outcome: Outcome[Unit] = Outcome()
-        self._limits, self._clock = limits, clock
+        self._limits, self._clock, self._rank = limits, clock, rank
         self._ready = deque(units)
         self._paused: dict[Unit, float] = {}
         self._tries: dict[Unit, int] = {}
@@ -76,7 +81,15 @@ class Waiting(Generic[Unit]):
 
     def take(self) -> Unit:
         """The next one that can be begun."""
-        return self._ready.popleft()
+        if self._rank is None:
+            return self._ready.popleft()
+        unit = min(self._ready, key=self._rank)
+        self._ready.remove(unit)
+        return unit
+
+    def add(self, units: Iterable[Unit]) -> None:
+        """Further ones to be begun, after those that wait."""
+        self._ready.extend(units)
 
     def width(self, most: int) -> int:
         """Units that may be in work at once: one fewer for each for which memory ran out, until that has got on."""

@@ -4,6 +4,7 @@ import io
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,10 @@ from apps.avalanche import (
     distilled_memory_metrics,
 )
 from apps.continual.selection import order_distilled
-from atom import DistilledSet, GroupDistiller, Preprocess, load, resolve_settings
+from atom import DistilledSet, Preprocess, load, resolve_settings
 from atom.errors import ArtifactError, ConfigError
-from atom.settings import DistillSettings
+from atom.methods.matching_loop import Atom
+from atom.methods.settings import DistillSettings
 
 ROOT = Path(__file__).parents[2]
 CLASSES, NAMES = 4, ("zero", "one", "two", "three")
@@ -234,9 +236,9 @@ def test_images_are_those_of_the_core_in_the_order_of_importance():
     buffer = filled(buffer_of(12, storage="float32", adaptive_size=False))
     shape = {"channels": 1, "height": 8, "width": 8, "num_classes": CLASSES}
     settings = resolve_settings(TINY.model_copy(update={"ipc": 3}), device_kind="cpu", symbols=True, **shape)
-    distiller = GroupDistiller(settings, **shape, device=torch.device("cpu"))
+    distiller = Atom(settings, **shape, device=torch.device("cpu"))
     real = {2: WHITE[LABELS == 2]}
-    state = distiller.advance(distiller.start([2], real), 3, class_ids=[2], real=real)
+    state = distiller.advance(distiller.start([2], real), 3, unit=[2], real=real)
     white = torch.from_numpy(state.images[0])
     order = order_distilled(white, seed=0, network=TINY.network)
     assert np.array_equal(buffer.memory[2].images_NCHW, white.numpy()[order])
@@ -550,6 +552,19 @@ def test_a_set_made_beforehand_fills_the_buffer(tmp_path):
     assert torch.equal(found, wanted)
     buffer.resize(None, 8)
     assert len(buffer.buffer) == 8
+
+
+def test_images_in_all_are_refused():
+    whole = given_set()
+    few = replace(whole, images_NCHW=whole.images_NCHW[:11], labels=whole.labels[:11])
+    few = replace(few, soft_labels=torch.full((11, CLASSES), 1 / CLASSES))
+    with pytest.raises(ConfigError, match="the distilled set: the set has 11 images in all for 4 classes"):
+        DistilledBuffer.from_set(few, 12, storage="float32")
+    settings = DistillSettings(method="datm", images_in_all=3)
+    with pytest.raises(
+        ConfigError, match="images_in_all 3: the size of the buffer says how many images a class"
+    ):
+        DistilledBuffer(12, num_classes=CLASSES, settings=settings, symbols=True)
 
 
 def test_a_set_of_another_preprocessing_is_brought_to_that_of_the_benchmark():

@@ -236,10 +236,3 @@ def test_top_k_values_are_exact_and_their_intervals_are_percentiles():
     ):
         assert estimate.value == function(proxy_n, truth_n, k=5)
         assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(samples, [0.1, 0.9])))
-
-
-def test_a_level_outside_the_unit_interval_is_refused():
-    proxy_n, truth_n = noisy_pair(10, 0)
-    replicates = bootstrap.replicate("kendall", proxy_n, truth_n, draws=draw(10, resamples=50, seed=0))
-    with pytest.raises(ConfigError, match="level of the intervals is 95"):
-        bootstrap.interval(replicates, level=95)

@@ -12,6 +12,7 @@ from apps.continual.learner import (
     RESTARTING,
     LearnerState,
     StepData,
+    _among_seen,
     deciding,
     learn,
     predict_seen,
@@ -218,6 +219,37 @@ def test_er_and_der_with_an_empty_memory_are_fine_tuning(empty, first):
 def test_der_of_weights_zero_is_fine_tuning(first):
     settings = SETTINGS.model_copy(update={"der_alpha": 0.0, "der_beta": 0.0})
     assert same(step("der++", first, DATA[1], settings=settings), step("finetune", first, DATA[1]))
+
+
+def test_gdumb_learns_soft_labels_and_the_others_the_classes():
+    images, labels = DATA[1].memory_after
+    swapped = torch.tensor([{0: 3, 3: 0, 1: 4, 4: 1}[int(label)] for label in labels])
+    soft = replace(DATA[1], soft_targets=torch.nn.functional.one_hot(swapped, K).float())
+    told_so = replace(DATA[1], memory_after=(images, swapped))
+    long = {"train_settings": TRAIN.model_copy(update={"epochs": 60})}
+    answers = [
+        predict_seen(
+            step("gdumb", None, data, **long),
+            NETWORK,
+            images_TCHW=images,
+            num_classes=K,
+            train_settings=TRAIN,
+            device=CPU,
+        ).argmax(1)
+        for data in (soft, told_so)
+    ]
+    assert (answers[0] == swapped).float().mean() > 0.8
+    assert (answers[0] == answers[1]).float().mean() > 0.8
+    state = step("er-ace", None, DATA[0])
+    assert same(step("er-ace", state, soft), step("er-ace", state, DATA[1]))
+
+
+def test_what_soft_labels_say_of_classes_to_come_is_left_out():
+    soft = torch.tensor([[0.2, 0.5, 0.0, 0.2, 0.1], [0.0, 0.5, 0.5, 0.0, 0.0]])
+    among = _among_seen(soft, torch.tensor([3, 0]), (0, 3))
+    assert torch.allclose(among, torch.tensor([[0.5, 0, 0, 0.5, 0], [1.0, 0, 0, 0, 0]]))
+    with pytest.raises(ShapeError, match=r"soft targets \(2, 5\), expected \(8, 5\)"):
+        replace(DATA[0], soft_targets=soft)
 
 
 def test_gdumb_depends_on_the_memory_alone():

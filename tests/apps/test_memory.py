@@ -128,6 +128,21 @@ def test_memory_of_stored_images_trains_on_what_they_decode_to():
     assert torch.equal(contents[0], formation.decode(torch.from_numpy(memory[0].images_NCHW), 2))
 
 
+def test_soft_labels_are_saved_counted_and_given_beside_the_classes():
+    pixels = np.zeros((2, 1, 4, 4), np.uint8)
+    soft = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]], np.float32)
+    memory = Memory({2: Exemplars(pixels, factor=2, soft_NK=soft), 0: Exemplars(pixels, factor=2)})
+    again = Memory.from_bytes(memory.to_bytes())
+    assert again.num_bytes == memory.num_bytes == 4 * 16 + 2 * 3 * 4
+    targets = again.soft_targets(3)
+    assert targets is not None
+    assert targets[:8].tolist() == [[1, 0, 0]] * 8
+    assert np.array_equal(targets[8:].numpy(), soft.repeat(4, axis=0))
+    again.shrink(1)
+    assert np.array_equal(again[2].soft_NK, soft[:1])
+    assert Memory({0: Exemplars(pixels)}).soft_targets(3) is None
+
+
 @pytest.mark.parametrize(
     "change", [lambda d: d[:-1], lambda d: b"", lambda d: b"\x80\x04pickle", lambda d: d[9:]]
 )

@@ -169,7 +169,16 @@ def test_whitening_under_a_grid_of_images_cannot_be_exchanged():
         take(make_set(factor=2), preprocess=preprocessing(zca=True, seed=40))
 
 
-def test_a_set_with_soft_labels_is_refused_and_the_way_out_named():
-    soft = replace(make_set(), soft_labels=torch.eye(len(NAMES)).repeat_interleave(4, dim=0))
-    with pytest.raises(ConfigError, match=r"has soft labels, .*replace\(distilled, soft_labels=None\)"):
-        take(soft)
+def test_soft_labels_go_with_their_images_in_the_order_in_which_these_are_kept():
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.rand(4 * len(NAMES), len(NAMES), generator=rng).softmax(1)
+    plain, soft = take(make_set()), take(replace(make_set(), soft_labels=labels))
+    for class_id, kept in soft.items():
+        assert np.array_equal(kept.images_NCHW, plain[class_id].images_NCHW)
+        order = order_distilled(
+            make_set().images_NCHW[make_set().labels == class_id], seed=0, network=NETWORK
+        )
+        own = labels[make_set().labels == class_id].numpy()
+        assert np.array_equal(kept.soft_NK, own[order])
+        assert kept.num_bytes == plain[class_id].num_bytes + 4 * kept.num_images * len(NAMES)
+        assert np.array_equal(kept.head(2).soft_NK, own[order[:2]])

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from atom.data import load
-from atom.distill import GroupDistiller, GroupState
+from atom.methods.lookup import find_method
+from atom.methods.matching_loop import Matching
+from atom.methods.method import State
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
-from atom.settings import DEFAULT_DSA, DistillSettings
+from atom.settings import DEFAULT_DSA
 from atom.streams import stream
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loss_curve.json"
@@ -18,6 +21,16 @@ CPU = torch.device("cpu")
 CHANNELS, HEIGHT, WIDTH = 2, 6, 4
 SIZES = (9, 7, 12, 8)
 """Real images of each class."""
+
+
+def there(leaf: Tensor, unit: Sequence[int], settings: DistillSettings, num_classes: int) -> list[Tensor]:
+    """Of [G, I, ...] what belongs to images that there are, a row a class: image i has place i // K of class i % K."""
+    number = settings.images_in_all or num_classes * settings.ipc
+    return [
+        torch.stack([own[i // num_classes] for i in range(class_id, number, num_classes)])
+        for class_id, own in zip(unit, leaf, strict=True)
+        if class_id < number
+    ]
 
 
 def make_settings(**values: object) -> DistillSettings:
@@ -38,10 +51,10 @@ def make_settings(**values: object) -> DistillSettings:
     return DistillSettings.model_validate({**small, **values})
 
 
-def make_distiller(settings: DistillSettings, *, size: tuple[int, int] = (HEIGHT, WIDTH)) -> GroupDistiller:
+def make_distiller(settings: DistillSettings, *, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Matching:
     """A distiller for images of two channels, on the CPU."""
     height, width = size
-    return GroupDistiller(
+    return find_method(settings.method)(
         settings, channels=CHANNELS, height=height, width=width, num_classes=len(SIZES), device=CPU
     )
 
@@ -61,24 +74,22 @@ def run(
     class_ids: Sequence[int],
     until: int,
     *,
-    distiller: GroupDistiller | None = None,
+    distiller: Matching | None = None,
     size: tuple[int, int] = (HEIGHT, WIDTH),
-) -> GroupState:
+) -> State:
     """The state of a group after `until` iterations from its start."""
     distiller = distiller or make_distiller(settings, size=size)
     real = real_images(size=size)
-    return distiller.advance(distiller.start(class_ids, real), until, class_ids=class_ids, real=real)
+    return distiller.advance(distiller.start(class_ids, real), until, unit=class_ids, real=real)
 
 
-def run_in_float64(
-    settings: DistillSettings, class_ids: list[int], steps: int
-) -> tuple[GroupState, GroupState]:
+def run_in_float64(settings: DistillSettings, class_ids: list[int], steps: int) -> tuple[State, State]:
     """Start and end of a group whose every number is float64."""
     distiller = make_distiller(settings)
     distiller.net.double()
     real = {c: images.double() for c, images in real_images().items()}
     start = distiller.start(class_ids, real)
-    return start, distiller.advance(start, steps, class_ids=class_ids, real=real)
+    return start, distiller.advance(start, steps, unit=class_ids, real=real)
 
 
 def digits_losses(iterations: int, **values: object) -> list[list[float]]:
@@ -102,8 +113,10 @@ def digits_losses(iterations: int, **values: object) -> list[list[float]]:
             **values,
         }
     )
-    distiller = GroupDistiller(settings, channels=1, height=8, width=8, num_classes=10, device=CPU)
-    state = distiller.advance(distiller.start(group, real), iterations, class_ids=group, real=real)
+    distiller = find_method(settings.method)(
+        settings, channels=1, height=8, width=8, num_classes=10, device=CPU
+    )
+    state = distiller.advance(distiller.start(group, real), iterations, unit=group, real=real)
     return state.losses.tolist()
 
 

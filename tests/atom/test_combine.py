@@ -102,3 +102,12 @@ def test_sets_that_do_not_fit_are_refused(changes, words):
 def test_no_set_is_refused():
     with pytest.raises(ConfigError, match="no set was given"):
         merge([])
+
+
+def test_a_training_is_kept_only_where_all_sets_carry_the_same():
+    one, other = (
+        make_set(training={"lr_net": 0.02, "epochs": 50}),
+        make_set(training={"lr_net": 0.3, "epochs": 50}),
+    )
+    assert merge([one, one]).training == {"lr_net": 0.02, "epochs": 50}
+    assert merge([one, other]).training == {}

@@ -36,7 +36,7 @@ def test_digits_scale_sixteen_to_255_by_rounding(tmp_path):
 
 
 def test_unknown_dataset_lists_the_known_and_suggests_the_closest(tmp_path):
-    with pytest.raises(ConfigError, match=r"known are digits, .*parquet:PATH\. Did you mean 'cifar10'\?"):
+    with pytest.raises(ConfigError, match=r"known are digits, .*npz:PATH\. Did you mean 'cifar10'\?"):
         load("cifar-10", data_dir=tmp_path)
 
 
@@ -58,7 +58,7 @@ def test_image_size_out_of_range_is_refused(tmp_path, size):
 
 
 def test_known_specs_cover_the_documented_sources():
-    assert len(known_specs()) == 9
+    assert len(known_specs()) == 16
     assert known_specs()[0] == "digits"
 
 

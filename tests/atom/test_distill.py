@@ -15,22 +15,26 @@ from distill_samples import (
 )
 from torch import Tensor
 
-from atom import nets, reference
+from atom import nets
 from atom.augment import augment, draw_params
-from atom.distill import GroupDistiller, GroupState
 from atom.draws import rows_of_batch
 from atom.errors import ConfigError
-from atom.settings import DSA_OPERATIONS, DistillSettings, parse_dsa_strategy
+from atom.methods import matching_reference as reference
+from atom.methods.matching_loop import Matching
+from atom.methods.method import State
+from atom.methods.settings import DistillSettings
+from atom.settings import DSA_OPERATIONS, parse_dsa_strategy
 from atom.streams import stream
 
-MODES = ["atom", "spatial", "channel", "dm"]
+METHODS = ["atom", "spatial", "channel", "dm"]
 DSA = "_".join(DSA_OPERATIONS)
 
 
-def same_bits(first: GroupState, second: GroupState) -> bool:
-    return first.iteration == second.iteration and all(
-        np.array_equal(getattr(first, name), getattr(second, name))
-        for name in ("images", "momentum", "losses")
+def same_bits(first: State, second: State) -> bool:
+    return (
+        first.iteration == second.iteration
+        and np.array_equal(first.losses, second.losses)
+        and all(np.array_equal(first.arrays[name], second.arrays[name]) for name in ("images", "momentum"))
     )
 
 
@@ -69,10 +73,9 @@ def slow_class(settings: DistillSettings, start_NCHW: Tensor, class_id: int, *, 
                 blocks,
                 real_batch,
                 same_transform(decoded),
-                mode=settings.mode,
-                p=settings.power,
-                task_balance=settings.task_balance or 0.0,
-                loss_scale=settings.loss_scale,
+                method=settings.method,
+                p=getattr(settings.options, "power", 1),
+                task_balance=settings.options.task_balance,
             )
 
         return reference.numeric_gradient(loss, images_NCHW)
@@ -83,9 +86,9 @@ def slow_class(settings: DistillSettings, start_NCHW: Tensor, class_id: int, *, 
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-@pytest.mark.parametrize("mode", MODES)
-def test_iterations_equal_the_reference(mode: str, factor: int) -> None:
-    settings = make_settings(mode=mode, factor=factor)
+@pytest.mark.parametrize("method", METHODS)
+def test_iterations_equal_the_reference(method: str, factor: int) -> None:
+    settings = make_settings(method=method, factor=factor)
     start, end = run_in_float64(settings, [2, 0], 2)
     expected = slow_class(settings, torch.from_numpy(start.images[1]), 0, steps=2)
     torch.testing.assert_close(torch.from_numpy(end.images[1]), expected, rtol=1e-5, atol=1e-6)
@@ -114,7 +117,7 @@ def test_result_does_not_depend_on_how_the_way_is_cut(cuts: list[int]) -> None:
     whole = run(settings, [0, 2], 6)
     state = make_distiller(settings).start([0, 2], real)
     for until in cuts:
-        state = make_distiller(settings).advance(state, until, class_ids=[0, 2], real=real)
+        state = make_distiller(settings).advance(state, until, unit=[0, 2], real=real)
     assert same_bits(state, whole)
 
 
@@ -124,7 +127,7 @@ def test_another_group_in_between_changes_nothing() -> None:
     first = run(settings, [0, 2], 3, distiller=distiller)
     run(settings, [1, 3], 4, distiller=distiller)
     assert same_bits(
-        distiller.advance(first, 6, class_ids=[0, 2], real=real),
+        distiller.advance(first, 6, unit=[0, 2], real=real),
         run(settings, [0, 2], 6),
     )
 
@@ -145,7 +148,7 @@ def test_advance_leaves_the_given_state_and_the_real_images_alone() -> None:
     state = distiller.start([0, 1], real)
     before = state.images.copy()
     state.images.flags.writeable = False
-    distiller.advance(state, 2, class_ids=[0, 1], real=real)
+    distiller.advance(state, 2, unit=[0, 1], real=real)
     assert np.array_equal(state.images, before)
     assert all(torch.equal(images, real_images()[c]) for c, images in real.items())
 
@@ -153,12 +156,12 @@ def test_advance_leaves_the_given_state_and_the_real_images_alone() -> None:
 def test_state_tells_the_losses_and_the_iterations_as_they_are_done() -> None:
     settings, real, done = make_settings(), real_images(), []
     distiller = make_distiller(settings)
-    state = distiller.advance(distiller.start([0, 1], real), 2, class_ids=[0, 1], real=real)
-    state = distiller.advance(state, 5, class_ids=[0, 1], real=real, on_iteration=done.append)
+    state = distiller.advance(distiller.start([0, 1], real), 2, unit=[0, 1], real=real)
+    state = distiller.advance(state, 5, unit=[0, 1], real=real, on_iteration=done.append)
     assert done == [3, 4, 5]
     assert state.losses.shape == (5, 2)
     assert bool((state.losses > 0).all())
-    assert same_bits(distiller.advance(state, 4, class_ids=[0, 1], real=real), state)
+    assert same_bits(distiller.advance(state, 4, unit=[0, 1], real=real), state)
 
 
 def test_seed_iteration_and_class_each_change_the_draw() -> None:
@@ -183,8 +186,8 @@ def test_real_and_synthetic_images_of_a_class_get_the_same_augmentation(
         seen.append(params_NP)
         return augment(images_NCHW, params_NP)
 
-    monkeypatch.setattr("atom.distill.augment", spy)
-    monkeypatch.setattr(GroupDistiller, "_real_per_call", lambda self: None)
+    monkeypatch.setattr("atom.methods.matching_step.augment", spy)
+    monkeypatch.setattr(Matching, "_real_per_call", lambda self: None)
     settings = make_settings(dsa_strategy="rotate", ipc=2)
     run(settings, [2, 0], 1)
     rows = [
@@ -213,13 +216,13 @@ def test_a_class_that_diverges_leaves_the_others_their_bits() -> None:
     sound, settings = real_images(), make_settings()
     broken = {**sound, 1: torch.full_like(sound[1], 3e38)}
     group, distiller = (0, 1, 2), make_distiller(settings)
-    expected = distiller.advance(distiller.start(group, sound), 6, class_ids=group, real=sound)
-    state = distiller.advance(distiller.start(group, broken), 3, class_ids=group, real=broken)
+    expected = distiller.advance(distiller.start(group, sound), 6, unit=group, real=sound)
+    state = distiller.advance(distiller.start(group, broken), 3, unit=group, real=broken)
     assert list(state.failures) == [1]
     assert state.failures[1].startswith(
         "class 1: its images are no longer finite after iteration 0, at --lr-img 0.1;"
     )
-    end = distiller.advance(state, 6, class_ids=group, real=broken)
+    end = distiller.advance(state, 6, unit=group, real=broken)
     assert end.failures == state.failures
     assert bool(np.isnan(end.images[1]).all())
     for row in (0, 2):
@@ -233,7 +236,7 @@ def test_a_class_that_ends_out_of_range_fails_alone(monkeypatch: pytest.MonkeyPa
             raise ConfigError("class 2: too far off")
 
     expected = run(make_settings(), (0, 2), 6)
-    monkeypatch.setattr("atom.distill.check_range", refuse)
+    monkeypatch.setattr("atom.methods.ending.check_range", refuse)
     state = run(make_settings(), (0, 2), 6)
     assert state.failures == {2: "class 2: too far off"}
     assert np.array_equal(state.images[0], expected.images[0])

@@ -3,14 +3,14 @@ import pytest
 from distill_samples import make_distiller, make_settings, real_images, run
 from torch import nn
 
-from atom.distill import GroupState
 from atom.errors import ConfigError
+from atom.methods.method import State
 
 NETWORKS = ["alexnet", "vgg11", "resnet18", "vit", "convnet-w4-d2-batch", "convnet-w4-d2-nonorm-sigmoid-max"]
 SIZE = (8, 6)
 
 
-def distil(network: str, class_ids: list[int], *, until: int = 1, **values: object) -> GroupState:
+def distil(network: str, class_ids: list[int], *, until: int = 1, **values: object) -> State:
     return run(make_settings(network=network, batch_real=4, **values), class_ids, until, size=SIZE)
 
 
@@ -43,14 +43,14 @@ def test_batch_norm_gives_the_same_bits_after_other_groups() -> None:
     distiller = make_distiller(settings)
     run(settings, [2, 3], 2, distiller=distiller)
     state = distiller.start([0, 1], real)
-    again = distiller.advance(state, 2, class_ids=[0, 1], real=real)
+    again = distiller.advance(state, 2, unit=[0, 1], real=real)
     assert np.array_equal(again.images, run(settings, [0, 1], 2).images)
 
 
 def test_attention_needs_two_blocks() -> None:
-    with pytest.raises(ConfigError, match="pass a deeper network or --mode dm"):
+    with pytest.raises(ConfigError, match="pass a deeper network or --method dm"):
         distil("convnet-w4-d1", [0])
-    assert distil("convnet-w4-d1", [0], mode="dm").iteration == 1
+    assert distil("convnet-w4-d1", [0], method="dm").iteration == 1
 
 
 def test_a_network_without_blocks_is_refused() -> None:

@@ -22,25 +22,25 @@ from distill_samples import (
     run_in_float64,
 )
 
-from atom import distill
-from atom.distill import GroupDistiller
+from atom.methods import matching_loop
+from atom.methods.matching_loop import Matching
 from atom.settings import DSA_OPERATIONS
 
-MODES = ["atom", "spatial", "channel", "dm"]
+METHODS = ["atom", "spatial", "channel", "dm"]
 DSA = "_".join(DSA_OPERATIONS)
 
 
 @pytest.mark.parametrize("cache_images", [1, 2, 3, 100])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("method", METHODS)
 def test_passes_that_fit_the_cache_add_up_to_the_whole_batch(
-    mode: str, cache_images: int, monkeypatch: pytest.MonkeyPatch
+    method: str, cache_images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = make_settings(mode=mode, batch_real=6, dsa_strategy=DSA, ipc=2)
-    monkeypatch.setattr(GroupDistiller, "_real_per_call", lambda self: None)
-    monkeypatch.setattr(GroupDistiller, "_classes_per_call", lambda self, num_classes: num_classes)
+    settings = make_settings(method=method, batch_real=6, dsa_strategy=DSA, ipc=2)
+    monkeypatch.setattr(Matching, "_real_per_call", lambda self: None)
+    monkeypatch.setattr(Matching, "_classes_per_call", lambda self, num_classes: num_classes)
     whole = run_in_float64(settings, [0, 1, 2], 2)[1]
     monkeypatch.undo()
-    monkeypatch.setattr(distill, "CACHE_PIXELS", cache_images * HEIGHT * WIDTH)
+    monkeypatch.setattr(matching_loop, "CACHE_PIXELS", cache_images * HEIGHT * WIDTH)
     parts = run_in_float64(settings, [0, 1, 2], 2)[1]
     torch.testing.assert_close(torch.from_numpy(parts.images), torch.from_numpy(whole.images))
 
@@ -52,7 +52,7 @@ def test_passes_that_fit_the_cache_add_up_to_the_whole_batch(
 def test_passes_are_equal_parts_of_the_real_batch(
     batch: int, cache_images: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill, "CACHE_PIXELS", cache_images * HEIGHT * WIDTH)
+    monkeypatch.setattr(matching_loop, "CACHE_PIXELS", cache_images * HEIGHT * WIDTH)
     assert make_distiller(make_settings(batch_real=batch))._real_per_call() == expected
 
 
@@ -76,29 +76,37 @@ def test_any_number_of_compiled_distillers_lives_in_one_process(monkeypatch: pyt
             assert state.images.shape[1] == ipc
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_compiled_iteration_equals_the_eager_one() -> None:
-    eager, compiled = (
-        run(make_settings(compile=switch, dsa_strategy=DSA, ipc=2), [0, 1], 1) for switch in ("off", "on")
-    )
-    np.testing.assert_allclose(compiled.losses, eager.losses, rtol=1e-4)
-    np.testing.assert_allclose(compiled.images, eager.images, rtol=1e-3, atol=1e-4)
+COMPILED = {"compile": "on", "dsa_strategy": DSA, "ipc": 2}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Matching:
+    """One for all tests here: to compile its step takes longer than anything else they do."""
+    return make_distiller(make_settings(**COMPILED))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_another_process_and_another_call_compile_to_the_same_bits() -> None:
-    settings = make_settings(compile="on")
-    distiller = make_distiller(settings)
-    here, again = (run(settings, [0, 1], 3, distiller=distiller).images for _ in range(2))
+def test_compiled_iteration_equals_the_eager_one(compiled: Matching) -> None:
+    given = make_settings(**COMPILED)
+    eager = run(given.model_copy(update={"compile": "off"}), [0, 1], 1)
+    other = run(given, [0, 1], 1, distiller=compiled)
+    np.testing.assert_allclose(other.losses, eager.losses, rtol=1e-4)
+    np.testing.assert_allclose(other.images, eager.images, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_another_process_and_another_call_compile_to_the_same_bits(compiled: Matching) -> None:
+    settings = make_settings(**COMPILED)
+    here, again = (run(settings, [0, 1], 3, distiller=compiled).images for _ in range(2))
     assert np.array_equal(here, again)
     folder = Path(__file__).parent
     code = (
         f"import sys; sys.path[:0] = [{str(folder)!r}, {str(folder.parents[1])!r}]\n"
         "import hashlib, torch; torch.set_num_threads(1)\n"
         "from distill_samples import make_settings, run\n"
-        "state = run(make_settings(compile='on'), [0, 1], 3)\n"
+        f"state = run(make_settings(**{COMPILED!r}), [0, 1], 3)\n"
         "print(hashlib.sha256(state.images.tobytes()).hexdigest())"
     )
     elsewhere = subprocess.run(

@@ -5,14 +5,14 @@ from distill_samples import CPU, HEIGHT, SIZES, WIDTH, make_distiller, make_sett
 from distilled_samples import make_set
 
 from atom import coreset
-from atom.distill import GroupDistiller
 from atom.draws import rows_of_batch
 from atom.embedding import embed
 from atom.errors import ConfigError, ShapeError
 from atom.formation import decode, encode
 from atom.initial import check_start, initial_from_set
+from atom.methods.matching_loop import Atom
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
-from atom.settings import DistillSettings
 from atom.streams import stream
 
 INITS = ["real", "noise", "herding", "kcenter"]
@@ -22,10 +22,10 @@ INITS = ["real", "noise", "herding", "kcenter"]
 @pytest.mark.parametrize("init", INITS)
 def test_start_has_the_shapes_of_the_group(init: str, factor: int) -> None:
     state = run(make_settings(init=init, ipc=1, factor=factor), [3, 0], 0)
-    assert state.images.shape == state.momentum.shape == (2, 1, 2, HEIGHT, WIDTH)
+    assert state.images.shape == state.arrays["momentum"].shape == (2, 1, 2, HEIGHT, WIDTH)
     assert state.images.dtype == np.float32
     assert (state.iteration, state.losses.shape) == (0, (0, 2))
-    assert not state.momentum.any()
+    assert not state.arrays["momentum"].any()
     assert bool(np.isfinite(state.images).all())
 
 
@@ -101,7 +101,11 @@ def test_another_preprocessing_or_factor_takes_the_decoded_images_for_real_ones(
     [
         ({"class_names": ("x", "b", "c", "d")}, {}, "knows no class 'class 0', only 'x', 'b', 'c'"),
         ({"height": 6}, {}, r"images are \(3, 6, 6\) .*, but those of --dataset are \(3, 8, 6\); pass a set"),
-        ({"soft_labels": torch.full((8, 4), 0.25)}, {}, "has soft labels, .*; pass a set with hard labels"),
+        (
+            {"soft_labels": torch.full((8, 4), 0.25)},
+            {},
+            "has soft labels, .* only images are taken from a set; pass one with hard",
+        ),
         ({}, {"ipc": 3}, "has 2 images a class with factor 1, enough for 2 .*, but --ipc is 3; pass --ipc 2"),
         ({}, {"factor": 2}, "enough for 0 with factor 2, but --ipc is 1; pass a smaller --factor"),
         ({"factor": 2}, {"ipc": 9}, "enough for 8 with factor 1, but --ipc is 9; pass --ipc 8"),
@@ -174,6 +178,7 @@ def test_an_unresolved_setting_is_refused(name: str, value: str | None) -> None:
 
 def test_settings_as_a_user_writes_them_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match="iterations, lr_img, dsa_strategy, zca, classes_per_group, precision, compile hold"
+        ConfigError,
+        match="iterations, lr_img, dsa_strategy, zca, classes_per_group, precision, compile hold",
     ):
-        GroupDistiller(DistillSettings(), channels=1, height=8, width=8, num_classes=2, device=CPU)
+        Atom(DistillSettings(), channels=1, height=8, width=8, num_classes=2, device=CPU)

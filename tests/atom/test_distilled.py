@@ -15,7 +15,7 @@ from PIL import Image
 
 from atom.artifact import FILES, PARQUET, STRETCHED_SHEET
 from atom.distilled import DistilledSet, describe_source, plain, without_folders
-from atom.errors import ShapeError
+from atom.errors import ArtifactError, ShapeError
 from atom.sheet import STRETCH_FROM_FRAC
 
 shapes = st.tuples(
@@ -181,10 +181,28 @@ def test_soft_labels_are_what_a_network_trains_on():
     assert distilled.dataset(target_transform=torch.argmax)[31][1] == soft[7].argmax()
 
 
-def test_views_of_a_set_with_soft_labels_show_the_classes(tmp_path):
-    path = make_set(soft_labels=torch.rand(8, 4).softmax(1)).save(tmp_path / "set")
-    assert pq.read_table(path / PARQUET)["label"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert "Its soft labels are in `distilled.safetensors` alone" in (path / "README.md").read_text()
+def test_parquet_of_a_set_with_soft_labels_holds_classes_and_soft_labels(tmp_path):
+    soft = torch.rand(8, 4).softmax(1)
+    table = pq.read_table(make_set(soft_labels=soft, factor=2).save(tmp_path / "set") / PARQUET)
+    assert table["label"].to_pylist() == sorted([0, 1, 2, 3] * 8)
+    assert np.array_equal(np.array(table["soft_label"].to_pylist(), np.float32), soft.numpy().repeat(4, 0))
+
+
+def test_a_set_remembers_how_to_train_on_it_and_whose_method_made_it(tmp_path):
+    about = {"made_by": "sliding | images", "citation": "A. Nobody, *Blend*"}
+    made = make_set(method="blend.py:Blend", training={"lr_net": 0.02, "epochs": 7}, about=about)
+    loaded = DistilledSet.load(made.save(tmp_path / "set"))
+    assert (loaded.training, loaded.about) == ({"lr_net": 0.02, "epochs": 7}, about)
+    card = (tmp_path / "set" / "README.md").read_text()
+    # Somebody else's words are taken literally.
+    assert r"made by sliding \| images." in card
+    assert "\nThe method:\n\nA. Nobody, \\*Blend\\*\n" in card
+
+
+@pytest.mark.parametrize("training", [{"lr_net": -1.0}, {"warmup": 3}, {"eval_dsa_strategy": "blur"}])
+def test_a_training_that_no_evaluation_could_do_is_refused(training):
+    with pytest.raises(ArtifactError, match=r"training .* expected settings of an evaluation"):
+        make_set(training=training).validate()
 
 
 def test_dataset_feeds_a_data_loader():

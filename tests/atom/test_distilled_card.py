@@ -5,6 +5,7 @@ import yaml
 from distilled_samples import RESULTS, SOURCE, make_set
 
 from atom.card import write_card
+from atom.combine import merge, take
 from atom.hub import licence_id, quote, size_category
 from atom.rivals import against_random, lost_to_random
 
@@ -105,6 +106,33 @@ def test_card_lists_the_networks_tried_and_those_the_set_fails():
     assert "## Networks" not in write_card(make_set(results=()))
 
 
+def test_a_set_with_soft_labels_is_compared_with_random_images_that_have_them_too():
+    rows = with_networks(vgg11=(60.0, 50.0))
+    rows += [{**rows[1], "method": "random + teacher labels", "mean": 70.0}]
+    rival = "random images with the same teacher's labels"
+    assert lost_to_random(rows, "atom") == (
+        f"Worse than {rival} for vgg11 (60.0 ± 2.0 against 70.0 ± 2.0): do not use this set for such networks."
+    )
+    body = write_card(make_set(results=rows))
+    assert f"**Fails**, below {rival}: vgg11 (60.0 ± 2.0 against 70.0 ± 2.0)." in body
+    assert "Fails none" not in body
+    # A set of random images is not compared with random images.
+    assert (
+        lost_to_random(
+            [{**row, "method": row["method"].replace("atom", "set (random)")} for row in rows], "set (random)"
+        )
+        is None
+    )
+
+
+def test_a_card_cites_the_source_of_a_teachers_labels():
+    assert "Qin" not in write_card(make_set(method="dm"))
+    assert write_card(make_set(method="dm", settings={"teacher": {"epoch": 3}})).count("qin2024label") == 1
+    assert (
+        write_card(make_set(method="random", settings={"teacher": {"epoch": 3}})).count("qin2024label") == 1
+    )
+
+
 def test_accuracies_with_real_statistics_are_compared_with_their_like():
     rows = with_networks(vgg11=(60.0, 50.0))
     rows += [{**row, "statistics_images": 64, "mean": 40.0 + 4 * i} for i, row in enumerate(rows)]
@@ -184,3 +212,61 @@ def test_code_in_the_card_runs(tmp_path, monkeypatch):
     names: dict = {}
     exec(blocks[0], names)
     assert names["images"].shape == (8, 3, 8, 6)
+
+
+def test_other_scores_stand_beside_the_accuracy_where_rows_have_them():
+    scores = {"balanced_mean": 45.5, "balanced_std": 2.25, "auc_mean": 0.8125, "auc_std": 0.01}
+    rows = (RESULTS[0] | scores | {"auc_low": 0.75, "auc_high": 0.875}, RESULTS[1])
+    _, body = split(write_card(make_set(results=rows)))
+    head = "| method | network | test accuracy % | balanced accuracy % | AUC and its 95 % interval | n | epochs |"
+    assert head in body
+    assert "| atom | convnet | 31.50 ± 0.70 | 45.5 ± 2.2 | 0.812 ± 0.010 [0.750, 0.875] | 5 | 300 |" in body
+    assert "| random | convnet | 14.20 ± 0.60 |  |  | 5 | 300 |" in body
+    strange = ({**RESULTS[0], "balanced_mean": "<b>", "auc_mean": [1], "auc_low": {}},)
+    assert "AUC" not in split(write_card(make_set(results=strange)))[1]
+
+
+AUDIT = {
+    "non_members": "held-out training images",
+    "caveat": "",
+    "findings": [
+        {
+            "set": "atom",
+            "members": "it was made from",
+            "attack": "loss",
+            "advantage": {"value": -0.001, "low": -0.05, "high": 0.05},
+            "auc": {"value": 0.5, "low": 0.47, "high": 0.53},
+            "hits_at_1_percent": {"value": None, "low": 0.0, "high": 1.0},
+            "num_members": 200,
+            "num_non_members": 201,
+        }
+    ],
+    "copies": {"atom": {"num_near": 3, "num_images": 8}},
+}
+
+
+def test_card_says_what_the_set_gives_away_once_that_was_asked(tmp_path):
+    made = make_set(audit=AUDIT)
+    assert made.save(tmp_path / "set")
+    again = type(made).load(tmp_path / "set")
+    assert again.audit == made.audit
+    body = (tmp_path / "set" / "README.md").read_text()
+    assert (
+        "| atom | it was made from | loss | 0.00 (-0.05 to 0.05) | 0.50 (0.47 to 0.53) | ? (0.00 to 1.00) |"
+        in body
+    )
+    assert "Near-copies of an image that it was made from: 3 of 8 images." in body
+    assert "What it gives away" not in write_card(make_set())
+
+
+def test_audit_from_outside_can_be_anything_and_is_escaped():
+    for audit in ({"findings": 3}, {"findings": ["x"]}, {"findings": []}, {"copies": 1}):
+        assert "What it gives away" not in write_card(make_set(audit=audit))
+    card = write_card(make_set(audit={"findings": [{"set": "<b>|", "auc": [1]}], "copies": {"<b>|": 4}}))
+    assert r"&lt;b&gt;\|" in card
+    assert "<b>" not in card
+
+
+def test_smaller_set_leaves_the_audit_behind():
+    assert take(make_set(audit=AUDIT), ipc=1).audit == {}
+    assert merge([make_set(audit=AUDIT), make_set(audit=AUDIT)]).audit == {}

@@ -5,7 +5,7 @@ from distilled_samples import RESULTS, make_set
 from PIL import Image
 
 from atom.errors import ArtifactError, StoreError
-from atom.exports import export_dc_pt, export_dd_ranking, import_dc_pt
+from atom.exports import export_dc_pt, export_dd_ranking, export_mtt_pt, import_dc_pt
 
 
 def test_dc_file_has_the_form_of_the_family(tmp_path):
@@ -147,6 +147,49 @@ def test_unsound_set_is_not_exported(tmp_path):
     with pytest.raises(ArtifactError):
         export_dd_ranking(broken, tmp_path / "ranking")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_files_of_mtt_and_datm_come_back_the_same(tmp_path, soft):
+    labels = torch.rand(8, 4).softmax(1) if soft else None
+    if labels is not None:
+        labels[0] = torch.tensor([1.0, 0, 0, 0])
+    distilled = make_set(soft_labels=labels)
+    folder = export_mtt_pt(distilled, tmp_path / "mtt")
+    assert torch.load(folder / "labels_best.pt", weights_only=True).isfinite().all()
+    again = import_dc_pt(
+        folder / "images_best.pt",
+        preprocess=distilled.preprocess,
+        class_names=distilled.class_names,
+        method="datm",
+    )
+    assert torch.equal(again.images_NCHW, distilled.images_NCHW)
+    assert torch.equal(again.labels, distilled.labels)
+    if soft:
+        torch.testing.assert_close(again.soft_labels, distilled.soft_labels)
+    else:
+        assert again.soft_labels is None
+
+
+def test_dd_ranking_gets_the_step_size_that_the_set_carries(tmp_path):
+    rates = [
+        torch.load(
+            export_dd_ranking(made, tmp_path / str(number), **asked) / "lr.pt", weights_only=True
+        ).item()
+        for number, (made, asked) in enumerate(
+            [(make_set(), {}), (make_set(training={"lr_net": 0.03}), {}), (make_set(), {"lr_net": 0.5})]
+        )
+    ]
+    assert rates == pytest.approx([0.01, 0.03, 0.5])
+
+
+def test_dd_ranking_is_refused_steps_of_their_own_unless_one_size_is_given(tmp_path):
+    ordered = make_set(training={"epochs": 2, "step_sizes": [0.1, 0.25]})
+    with pytest.raises(ArtifactError, match=r"a set with 2 steps .*, expected one step size.*; pass lr_net"):
+        export_dd_ranking(ordered, tmp_path / "ranking")
+    assert not (tmp_path / "ranking").exists()
+    path = export_dd_ranking(ordered, tmp_path / "ranking", lr_net=0.2)
+    assert torch.load(path / "lr.pt", weights_only=True).item() == pytest.approx(0.2)
 
 
 def test_dc_file_of_soft_labels_is_refused_with_the_way_out(tmp_path):

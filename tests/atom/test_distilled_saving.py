@@ -87,7 +87,8 @@ def test_kill_between_the_renames_loses_nothing_and_is_explained(tmp_path, monke
         make_set(ipc=2).save(path)
     monkeypatch.undo()
     with pytest.raises(
-        ArtifactError, match=r"a save was interrupted here, its previous set lies in .*\.set\.old-"
+        ArtifactError,
+        match=r"a save was interrupted here, its previous set lies in .*\.partial-old-\w+-set\.",
     ):
         DistilledSet.load(path)
     make_set(ipc=2).save(path)
@@ -95,16 +96,18 @@ def test_kill_between_the_renames_loses_nothing_and_is_explained(tmp_path, monke
 
 
 def test_leftovers_of_killed_saves_are_removed_when_old(tmp_path):
+    young, other, longer = (f".partial-new-{12 * 'c'}-{name}" for name in ("set", "other", "my-set"))
     for age_s, name in (
-        (7200, ".set.tmp-aaa"),
-        (7200, ".set.old-bbb"),
-        (0, ".set.tmp-ccc"),
-        (7200, ".other.tmp-ddd"),
+        (7200, f".partial-new-{12 * 'a'}-set"),
+        (7200, f".partial-old-{12 * 'b'}-set"),
+        (0, young),
+        (7200, other),
+        (7200, longer),
     ):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (time.time() - age_s,) * 2)
     make_set().save(tmp_path / "set")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.tmp-ddd", ".set.tmp-ccc", "set"]
+    assert {p.name for p in tmp_path.iterdir()} == {young, other, longer, "set"}
 
 
 def test_directory_with_files_of_somebody_else_is_not_replaced(tmp_path):

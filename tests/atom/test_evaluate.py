@@ -9,6 +9,7 @@ import atom.evaluate as evaluation
 from atom import nets
 from atom.errors import ConfigError, NotFiniteError, ShapeError
 from atom.evaluate import evaluate
+from atom.scores import Scores
 from atom.settings import EvaluateSettings
 from atom.streams import stream
 from atom.train import accuracy, predict, train_network
@@ -54,10 +55,26 @@ def noise_set(purpose: str) -> tuple[np.ndarray, np.ndarray]:
     return images, rng.integers(CLASSES, size=200)
 
 
+def test_answers_are_scored_in_the_same_test():
+    test = noise_set("scored")
+    result = run_evaluate(seeds=(0, 1), test=test, network=f"{SMALL}-batch", statistics_images=test[0])
+    assert result.with_real_statistics is not None
+    assert result.scores_with_real_statistics is not None
+    assert len(result.scores) == len(result.scores_with_real_statistics) == 2
+    alone = run_evaluate(seeds=(1,), test=test, network=f"{SMALL}-batch")
+    assert alone.scores == result.scores[1:]
+    assert alone.scores_with_real_statistics is None
+    sizes = np.bincount(test[1])
+    for percent, one in zip(result.accuracies, result.scores, strict=True):
+        # As far apart as the sizes of the classes are.
+        assert abs(one.balanced_accuracy - percent) < 100 * (sizes.max() / sizes.min() - 1)
+
+
 def test_separable_classes_are_learned_completely():
     without_crops = FAST.model_copy(update={"eval_dsa_strategy": "color_cutout"})
     result = run_evaluate(settings=without_crops.model_copy(update={"epochs": 30}))
     assert result.accuracies == (100.0,)
+    assert result.scores == (Scores(100.0, 1.0, 0.0),)
     assert result.std is None, "one training has no spread"
     assert len(result.train_seconds) == len(result.test_seconds) == 1
 

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atom import reference
 from atom.errors import ConfigError, ShapeError
 from atom.formation import decode, encode, enlarge_by_matrices, label_decoded, tile_bounds
+from atom.methods import matching_reference as reference
 
 
 def stored(height: int = 7, width: int = 6) -> torch.Tensor:

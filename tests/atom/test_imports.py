@@ -81,7 +81,7 @@ def test_settings_are_read_without_torch(code: str, tmp_path: Path) -> None:
 
 
 def test_help_waits_for_neither_torch_nor_ray_nor_mlflow(tmp_path: Path) -> None:
-    assert not imported_by("import pipelines.console.options", tmp_path) & {"torch", "ray", "mlflow"}
+    assert not imported_by("import pipelines.console.commands", tmp_path) & {"torch", "ray", "mlflow"}
 
 
 def test_every_dependency_is_imported_somewhere() -> None:
@@ -105,5 +105,5 @@ def test_main_names_are_where_the_package_says() -> None:
     assert [name for name in atom.__all__ if getattr(atom, name).__name__ != name] == []
     assert set(atom.__all__) <= set(dir(atom))
     assert re.match(r"\d", atom.__version__)
-    with pytest.raises(AttributeError, match="no attribute 'distil'; its names are AtomError"):
+    with pytest.raises(AttributeError, match="no attribute 'distil'; its names are About, AtomError"):
         atom.distil  # noqa: B018

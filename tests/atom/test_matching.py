@@ -1,18 +1,22 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from atom import reference
-from atom.attention import channel_attention, power, spatial_attention
 from atom.errors import ConfigError, ShapeError
-from atom.matching import class_statistics, default_task_balance, matching_loss
-from atom.settings import MatchingSettings
+from atom.methods import matching_reference as reference
+from atom.methods.matching import (
+    Objective,
+    channel_attention,
+    class_statistics,
+    matching_loss,
+    power,
+    spatial_attention,
+)
+from atom.methods.matching_defaults import default_task_balance
 
-MODES = ["atom", "spatial", "channel", "dm"]
+METHODS = ["atom", "spatial", "channel", "dm"]
 
 
 def features(seed: int = 0, *, count: int = 3) -> Tensor:
@@ -35,6 +39,18 @@ class TwoBlocks(nn.Module):
         one = nn.functional.conv2d(images, self.first, padding=1).relu()
         two = nn.functional.conv2d(one, self.second, padding=1).relu()
         return [one, two], nn.functional.avg_pool2d(two, 2).flatten(1)
+
+
+class Unchanged:
+    """A network whose every block gives the images back."""
+
+    def __init__(self, num_blocks: int, *, mixes_batch: bool = False) -> None:
+        self.num_blocks, self.mixes_batch = num_blocks, mixes_batch
+        self.seen: list[int] = []
+
+    def blocks(self, images_NCHW: Tensor, /) -> tuple[list[Tensor], Tensor]:
+        self.seen.append(len(images_NCHW))
+        return [images_NCHW] * self.num_blocks, images_NCHW.flatten(1)
 
 
 @pytest.mark.parametrize("exponent", [1, 2, 3, 4, 5, 8])
@@ -77,24 +93,26 @@ def test_attention_refuses_flat_features() -> None:
         spatial_attention(torch.zeros(3, 4))
 
 
-def settings(mode: str, **values: float) -> MatchingSettings:
-    return MatchingSettings.model_validate({"mode": mode, "task_balance": 0.01, **values})
+def objective(method: str, task_balance: float = 0.01) -> Objective:
+    return Objective(method in ("atom", "spatial"), method in ("atom", "channel"), 4, task_balance)
 
 
-def losses(real: Tensor, synthetic: Tensor, chosen: MatchingSettings, *, num_classes: int = 1) -> Tensor:
+def losses(real: Tensor, synthetic: Tensor, chosen: Objective, *, num_classes: int = 1) -> Tensor:
     net = TwoBlocks()
-    targets = class_statistics(net, real, num_classes=num_classes, settings=chosen)
-    return matching_loss(
-        targets, class_statistics(net, synthetic, num_classes=num_classes, settings=chosen), chosen
+    targets, own = (
+        class_statistics(net, images, num_classes=num_classes, objective=chosen)
+        for images in (real, synthetic)
     )
+    counts = (len(real) // num_classes, len(synthetic) // num_classes)
+    return matching_loss(targets, own, objective=chosen, counts=counts)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_loss_equals_the_reference(mode: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_loss_equals_the_reference(method: str) -> None:
     real, synthetic = features(0, count=6), features(1, count=4)
-    chosen = settings(mode, power=4, task_balance=0.3, loss_scale=7.0)
+    chosen = objective(method, task_balance=0.3)
     expected = [
-        reference.class_loss(TwoBlocks().blocks, r, s, mode=mode, p=4, task_balance=0.3, loss_scale=7.0)
+        reference.class_loss(TwoBlocks().blocks, r, s, method=method, p=4, task_balance=0.3)
         for r, s in zip(real.chunk(2), synthetic.chunk(2), strict=True)
     ]
     torch.testing.assert_close(
@@ -102,88 +120,74 @@ def test_loss_equals_the_reference(mode: str) -> None:
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_gradient_equals_central_differences_of_the_reference(mode: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_equals_central_differences_of_the_reference(method: str) -> None:
     real, synthetic = features(0), features(1, count=1).requires_grad_()
-    chosen = settings(mode, loss_scale=1.0)
+    chosen = objective(method)
     (gradient,) = torch.autograd.grad(losses(real, synthetic, chosen).sum(), synthetic)
 
     def slow(images: Tensor) -> float:
-        return reference.class_loss(
-            TwoBlocks().blocks, real, images, mode=mode, p=4, task_balance=0.01, loss_scale=1.0
-        )
+        return reference.class_loss(TwoBlocks().blocks, real, images, method=method, p=4, task_balance=0.01)
 
     torch.testing.assert_close(
         gradient, reference.numeric_gradient(slow, synthetic.detach()), rtol=1e-5, atol=1e-7
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_loss_gradient_passes_gradcheck(mode: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_loss_gradient_passes_gradcheck(method: str) -> None:
     real = features(0)
     assert torch.autograd.gradcheck(
-        lambda images: losses(real, images, settings(mode)), features(1, count=2).requires_grad_()
+        lambda images: losses(real, images, objective(method)), features(1, count=2).requires_grad_()
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_set_matches_itself(mode: str) -> None:
-    assert losses(features(), features(), settings(mode)).item() == 0
+@pytest.mark.parametrize("method", METHODS)
+def test_a_set_matches_itself(method: str) -> None:
+    assert losses(features(), features(), objective(method)).item() == 0
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_order_within_a_class_does_not_matter(mode: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_order_within_a_class_does_not_matter(method: str) -> None:
     real, synthetic = features(0, count=5), features(1)
     torch.testing.assert_close(
-        losses(real[[3, 1, 4, 0, 2]], synthetic[[2, 0, 1]], settings(mode)),
-        losses(real, synthetic, settings(mode)),
+        losses(real[[3, 1, 4, 0, 2]], synthetic[[2, 0, 1]], objective(method)),
+        losses(real, synthetic, objective(method)),
     )
 
 
 def test_atom_is_spatial_plus_channel_with_one_embedding_term() -> None:
     real, synthetic = features(0), features(1)
-    parts = {mode: losses(real, synthetic, settings(mode)) for mode in MODES}
+    parts = {method: losses(real, synthetic, objective(method)) for method in METHODS}
     torch.testing.assert_close(parts["atom"], parts["spatial"] + parts["channel"] - parts["dm"])
 
 
 def test_classes_do_not_influence_each_other() -> None:
-    real, synthetic, chosen = features(0, count=6), features(1, count=4), settings("atom")
+    real, synthetic, chosen = features(0, count=6), features(1, count=4), objective("atom")
     together = losses(real, synthetic, chosen, num_classes=2)
     alone = [losses(r, s, chosen) for r, s in zip(real.chunk(2), synthetic.chunk(2), strict=True)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_a_network_that_mixes_the_batch_sees_one_class_at_a_time() -> None:
-    seen: list[int] = []
-
-    def blocks(images: Tensor) -> tuple[list[Tensor], Tensor]:
-        seen.append(len(images))
-        return [images, images], images.flatten(1)
-
-    net = SimpleNamespace(blocks=blocks, mixes_batch=True)
-    together = class_statistics(net, features(0, count=6), num_classes=3, settings=settings("atom"))  # type: ignore
-    assert seen == [2, 2, 2]
+    net = Unchanged(2, mixes_batch=True)
+    together = class_statistics(net, features(0, count=6), num_classes=3, objective=objective("atom"))
+    assert net.seen == [2, 2, 2]
     assert [tuple(statistic.shape) for statistic in together] == [(3, 20), (3, 2), (3, 40)]
 
 
 def test_attention_needs_more_than_one_block() -> None:
-    net = SimpleNamespace(blocks=lambda images: ([images], images.flatten(1)), mixes_batch=False)
-    with pytest.raises(ConfigError, match="pass a deeper network or --mode dm"):
-        class_statistics(net, features(), num_classes=1, settings=settings("atom"))  # type: ignore
-    assert len(class_statistics(net, features(), num_classes=1, settings=settings("dm"))) == 1  # type: ignore
+    net = Unchanged(1)
+    with pytest.raises(ConfigError, match="pass a deeper network or --method dm"):
+        class_statistics(net, features(), num_classes=1, objective=objective("atom"))
+    assert len(class_statistics(net, features(), num_classes=1, objective=objective("dm"))) == 1
 
 
 def test_statistics_of_bfloat16_features_are_float32() -> None:
     images = features().bfloat16()
-    net = SimpleNamespace(blocks=lambda x: ([x, x], x.flatten(1)), mixes_batch=False)
-    statistics = class_statistics(net, images, num_classes=1, settings=settings("atom"))  # type: ignore
+    statistics = class_statistics(Unchanged(2), images, num_classes=1, objective=objective("atom"))
     assert {statistic.dtype for statistic in statistics} == {torch.float32}
 
 
 def test_balance_grows_with_the_image() -> None:
     assert (default_task_balance(32, 32), default_task_balance(64, 64)) == (0.01, 0.02)
-
-
-def test_unresolved_balance_is_refused() -> None:
-    with pytest.raises(ConfigError, match="task_balance"):
-        matching_loss([torch.zeros(1, 2)], [torch.zeros(1, 2)], MatchingSettings())

@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from atom import resolve
+from atom.device import has_compiler
 from atom.errors import ConfigError
-from atom.resolve import COMPILE_WORTH_FLOP, group_flop, has_compiler, resolve_evaluation, resolve_settings
-from atom.settings import DistillSettings, EvaluateSettings
+from atom.methods import matching_defaults
+from atom.methods.matching_defaults import COMPILE_WORTH_FLOP, group_flop
+from atom.methods.method import Shape
+from atom.methods.settings import DistillSettings
+from atom.resolve import resolve_evaluation, resolve_settings
+from atom.settings import EvaluateSettings
 
 CIFAR = {"channels": 3, "height": 32, "width": 32, "num_classes": 10}
 DIGITS = {"channels": 1, "height": 8, "width": 8, "num_classes": 10}
@@ -17,7 +21,7 @@ TINY = {"channels": 3, "height": 64, "width": 64, "num_classes": 200}
 
 @pytest.fixture(autouse=True)
 def with_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "has_compiler", lambda kind="cpu": True)
+    monkeypatch.setattr(matching_defaults, "has_compiler", lambda kind="cpu": True)
 
 
 def resolved(kind: str = "cpu", shape: dict[str, int] = CIFAR, **values: object) -> DistillSettings:
@@ -51,7 +55,7 @@ def test_step_size_follows_ipc(ipc: int, rate: float) -> None:
 
 @pytest.mark.parametrize(("shape", "balance"), [(CIFAR, 0.01), (TINY, 0.02)])
 def test_balance_follows_the_image(shape: dict[str, int], balance: float) -> None:
-    assert resolved(shape=shape).task_balance == balance
+    assert resolved(shape=shape).options.task_balance == balance
 
 
 @pytest.mark.parametrize(("shape", "zca"), [(CIFAR, "on"), (TINY, "off"), (DIGITS, "off")])
@@ -61,7 +65,7 @@ def test_small_colour_images_are_whitened(shape: dict[str, int], zca: str) -> No
 
 def test_a_cpu_compiles_where_the_arithmetic_is_worth_it() -> None:
     assert (resolved(shape=CIFAR).compile, resolved(shape=DIGITS).compile) == ("on", "off")
-    flop = group_flop(DistillSettings(iterations=1), **DIGITS)
+    flop = group_flop(DistillSettings(iterations=1), Shape(**DIGITS))
     threshold = int(COMPILE_WORTH_FLOP / flop)
     assert resolved(shape=DIGITS, iterations=threshold).compile == "off"
     assert resolved(shape=DIGITS, iterations=threshold + 1).compile == "on"
@@ -77,7 +81,10 @@ def test_a_cpu_distils_class_by_class_so_that_any_number_of_workers_has_work() -
     [
         (CIFAR, {"ipc": 50}, 10),
         (CIFAR, {"ipc": 50, "factor": 2}, 5),
+        (CIFAR, {"ipc": 100}, 10),
+        (CIFAR, {"ipc": 100, "trained_networks": 1, "calibration": 1.0}, 5),
         (CIFAR | {"num_classes": 100}, {}, 25),
+        (CIFAR | {"num_classes": 100}, {"ipc": 2, "covariance_weight": 50.0}, 20),
         (CIFAR | {"num_classes": 37}, {}, 19),
         (TINY, {}, 8),
         (CIFAR | {"height": 512, "width": 512}, {}, 1),
@@ -105,7 +112,7 @@ def test_a_gpu_compiles_long_runs(iterations: int, switch: str) -> None:
 def test_arithmetic_of_a_group_is_one_forward_and_three_for_the_synthetic_images() -> None:
     # 50,745,344 multiply-adds an image, see atom.nets.count_multiply_adds; 7 real and 2 * 4 synthetic images.
     settings = DistillSettings(batch_real=7, ipc=2, factor=2, classes_per_group=4, iterations=3)
-    assert group_flop(settings, **CIFAR) == 2 * 50_745_344 * (7 + 3 * 8) * 5 * 3
+    assert group_flop(settings, Shape(**CIFAR)) == 2 * 50_745_344 * (7 + 3 * 8) * 5 * 3
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,6 @@ def test_explicit_values_are_kept() -> None:
     values = {
         "iterations": 7,
         "lr_img": 0.25,
-        "task_balance": 0.5,
         "zca": "off",
         "precision": "bfloat16",
         "compile": "off",
@@ -147,14 +153,14 @@ def test_explicit_values_are_kept() -> None:
         "zca": "on",
         "compile": "on",
     }
-    assert resolved(iterations=0, task_balance=0.0).task_balance == 0.0
+    assert resolved(iterations=0, task_balance=0.0).options.task_balance == 0.0
 
 
 @pytest.mark.parametrize("switch", ["auto", "on"])
 def test_without_a_compiler_there_is_one_warning_and_the_eager_step(
     switch: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(resolve, "has_compiler", has_compiler)
+    monkeypatch.setattr(matching_defaults, "has_compiler", has_compiler)
     monkeypatch.setattr(shutil, "which", lambda command: None)
     with caplog.at_level(logging.WARNING):
         chosen = resolved(compile=switch)
@@ -168,7 +174,7 @@ def test_without_a_compiler_there_is_one_warning_and_the_eager_step(
 def test_who_does_not_compile_needs_no_compiler(
     values: dict[str, object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(resolve, "has_compiler", lambda kind="cpu": False)
+    monkeypatch.setattr(matching_defaults, "has_compiler", lambda kind="cpu": False)
     assert resolved(**values).compile == "off"
     assert not caplog.records
 
@@ -213,9 +219,9 @@ def test_an_unknown_network_is_refused(switch: str) -> None:
 
 
 def test_a_network_too_shallow_for_the_mode_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--mode atom .* pass a deeper network or --mode dm"):
+    with pytest.raises(ConfigError, match=r"network has 1 block; pass a deeper network or --method dm"):
         resolved(network="convnet-d1", compile="off")
-    assert resolved(network="convnet-d1", mode="dm").mode == "dm"
+    assert resolved(network="convnet-d1", method="dm").method == "dm"
 
 
 def test_written_symbols_are_not_mirrored() -> None:
@@ -249,3 +255,10 @@ def test_evaluation_follows_the_device(kind: str, epochs: int, monkeypatch: pyte
     assert (chosen.epochs, chosen.eval_precision) == (epochs, "bfloat16")
     kept = EvaluateSettings(epochs=3, eval_precision="float32", eval_dsa_strategy="crop")
     assert resolve_evaluation(kept, device_kind=kind, symbols=None) == kept  # type: ignore
+
+
+@pytest.mark.parametrize("name", ["iterations", "lr_img"])
+def test_help_says_where_a_default_depends_on_the_method(name: str) -> None:
+    defaults = {getattr(resolved("cuda", method=m), name) for m in ("atom", "dsa", "mtt", "rat-bptt")}
+    assert len(defaults) > 1
+    assert "default by method" in (DistillSettings.model_fields[name].description or "")

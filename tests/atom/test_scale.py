@@ -11,19 +11,22 @@ from distill_samples import CPU, make_settings, real_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atom import nets, reference
+from atom import nets
 from atom.data import load
-from atom.distill import GroupDistiller, GroupState
 from atom.errors import ConfigError
 from atom.formation import decode
+from atom.methods import matching_reference as reference
+from atom.methods.lookup import find_method
+from atom.methods.matching_loop import Atom, Matching
+from atom.methods.method import State
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
 from atom.scale import RANGE_MULTIPLE, check_range, to_real_scale
-from atom.settings import DistillSettings
 from atom.streams import stream
 
 C, H, W = 2, 5, 4
 Real = dict[int, torch.Tensor]
-MODES = ("atom", "spatial", "channel", "dm")
+METHODS = ("atom", "spatial", "channel", "dm")
 
 
 def noise(count: int, seed: int = 0, *, std: float = 1.0, mean: float = 0.0) -> torch.Tensor:
@@ -161,14 +164,14 @@ def real_digits(blank: int | None = None, *, rgb: bool = False) -> Real:
     return {c: white[torch.from_numpy(labels == c)] for c in range(3)}
 
 
-def distilled(real: Real, until: int = 12, **values: object) -> tuple[GroupDistiller, GroupState]:
+def distilled(real: Real, until: int = 12, **values: object) -> tuple[Matching, State]:
     settings = make_settings(iterations=12, lr_img=1.0, batch_real=16, network="convnet-w8-d2", **values)
     channels, height, width = real[0].shape[1:]
-    distiller = GroupDistiller(
+    distiller = find_method(settings.method)(
         settings, channels=channels, height=height, width=width, num_classes=len(real), device=CPU
     )
     group = tuple(real)
-    state = distiller.advance(distiller.start(group, real), until, class_ids=group, real=real)
+    state = distiller.advance(distiller.start(group, real), until, unit=group, real=real)
     return distiller, state
 
 
@@ -176,7 +179,7 @@ def deviation(images: torch.Tensor) -> float:
     return float((images - images.mean((2, 3), keepdim=True)).double().square().mean().sqrt())
 
 
-def assert_at_scale(state: GroupState, real: Real, factor: int = 1) -> None:
+def assert_at_scale(state: State, real: Real, factor: int = 1) -> None:
     """Every image is as loud as real images of its class are, and has means that they have."""
     for class_id, (own, images) in enumerate(zip(state.images, real.values(), strict=True)):
         of_real = [deviation(image[None]) for image in images]
@@ -193,10 +196,10 @@ SOURCES = {"digits": real_digits, "whitened": lambda: real_digits(rgb=True), "no
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
-@pytest.mark.parametrize("mode", MODES)
-def test_every_method_ends_at_the_scale_of_real_images(mode: str, source: Callable[[], Real]) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_at_the_scale_of_real_images(method: str, source: Callable[[], Real]) -> None:
     real = source()
-    _, state = distilled(real, mode=mode, ipc=2)
+    _, state = distilled(real, method=method, ipc=2)
     assert_at_scale(state, real)
 
 
@@ -212,7 +215,7 @@ def test_so_do_images_from_every_start_and_with_a_factor(init: str, source: Call
 def test_so_do_images_of_networks_with_another_norm(network: str) -> None:
     real = real_digits()
     settings = {"lr_img": 0.01, "network": network}
-    distiller = GroupDistiller(
+    distiller = Atom(
         make_settings(iterations=6, batch_real=16, **settings),
         channels=1,
         height=8,
@@ -220,7 +223,7 @@ def test_so_do_images_of_networks_with_another_norm(network: str) -> None:
         num_classes=3,
         device=CPU,
     )
-    state = distiller.advance(distiller.start((0, 1, 2), real), 6, class_ids=(0, 1, 2), real=real)
+    state = distiller.advance(distiller.start((0, 1, 2), real), 6, unit=(0, 1, 2), real=real)
     assert_at_scale(state, real)
 
 
@@ -228,11 +231,11 @@ def test_the_scale_is_free_until_the_last_iteration_and_that_does_not_depend_on_
     real = real_digits()
     distiller, before = distilled(real, until=11)
     assert deviation(torch.from_numpy(before.images[0])) > 2 * deviation(real[0])
-    cut = distiller.advance(before, 12, class_ids=(0, 1, 2), real=real)
+    cut = distiller.advance(before, 12, unit=(0, 1, 2), real=real)
     _, whole = distilled(real)
     assert np.array_equal(cut.images, whole.images)
     # Nothing is left to do: not even rounding changes the images.
-    again = distiller.advance(whole, 12, class_ids=(0, 1, 2), real=real)
+    again = distiller.advance(whole, 12, unit=(0, 1, 2), real=real)
     assert np.array_equal(again.images, whole.images)
 
 
@@ -272,8 +275,10 @@ def test_a_set_trains_networks_that_see_scale_better_than_random_images_do() -> 
             "dsa_strategy": "color_crop_cutout_scale_rotate",
         }
     )
-    distiller = GroupDistiller(settings, channels=1, height=8, width=8, num_classes=10, device=CPU)
-    state = distiller.advance(distiller.start(tuple(range(10)), of), 100, class_ids=tuple(range(10)), real=of)
+    distiller = find_method(settings.method)(
+        settings, channels=1, height=8, width=8, num_classes=10, device=CPU
+    )
+    state = distiller.advance(distiller.start(tuple(range(10)), of), 100, unit=tuple(range(10)), real=of)
     first = torch.stack([of[c][0] for c in range(10)])
 
     def reached(images: torch.Tensor) -> float:

@@ -240,6 +240,14 @@ def test_an_epoch_ends_in_no_small_rest(count, sizes):
     assert net.training
 
 
+def test_an_odd_number_of_images_in_pairs_is_seen_once_an_epoch(rates):
+    epochs = []
+    settings = SETTINGS.model_copy(update={"batch_train": 2})
+    assert train(count=9, settings=settings, on_epoch=epochs.append)[1] == len(rates) == 4 * 4
+    assert epochs == [1, 2, 3, 4]
+    assert rates == [0.05] * 8 + [pytest.approx(0.005)] * 8
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_batches_hold_every_row_once_in_order_and_never_more_than_asked(batch):
     for count in range(1, 40):

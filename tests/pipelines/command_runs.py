@@ -1,19 +1,40 @@
 """Starting the command as a user would, and looking at what it leaves behind."""
 
+import contextlib
 import hashlib
+import importlib
+import io
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import psutil
+from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_S = 240
+DATABASE = "mlflow.db"
+
+
+tables: Path | None = None
+"""An MLflow database to begin with, for outputs that have none: to make its tables takes a command seconds."""
+
+
+def _give_tables(arguments: Sequence[object]) -> None:
+    if tables is None or "--output" not in arguments or "--tracking-uri" in arguments:
+        return
+    output = Path(str(arguments[arguments.index("--output") + 1]))
+    if not output.exists():
+        output.mkdir(parents=True)
+        shutil.copy(tables, output / DATABASE)
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -26,6 +47,7 @@ def start(
     *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill", cwd: Path = ROOT
 ) -> subprocess.Popen[str]:
     """`python pipelines/distill.py`, or another of the commands, with these arguments, begun."""
+    _give_tables(arguments)
     return subprocess.Popen(
         [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *map(str, arguments)],
         cwd=cwd,
@@ -49,6 +71,34 @@ def run(
     return process.returncode, stdout.splitlines(), stderr
 
 
+def run_here(
+    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill"
+) -> tuple[int, list[str], str]:
+    """The same of a command in this process, which must be connected to Ray: neither is started or imported anew.
+
+    `env` is added to the environment.
+    """
+    _give_tables(arguments)
+    main = importlib.import_module(f"pipelines.{script}").main
+    printed, errors = io.StringIO(), io.StringIO()
+    # A test's own handlers keep the command from setting up its log.
+    log = logging.StreamHandler(errors)
+    log.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(log)
+    try:
+        with (
+            mock.patch.dict(os.environ, env or {}),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(errors),
+        ):
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+            code = main([str(argument) for argument in arguments])
+    finally:
+        logging.getLogger().removeHandler(log)
+    return code, printed.getvalue().splitlines(), errors.getvalue()
+
+
 def wait_for(condition: Callable[[], bool], *, limit_s: float = 90) -> None:
     """Wait until it holds.
 
@@ -64,8 +114,15 @@ def wait_for(condition: Callable[[], bool], *, limit_s: float = 90) -> None:
 
 def checkpointed(output: Path) -> int:
     """Iterations of the newest checkpoint in an output, 0 if there is none."""
-    names = [path.name for path in (output / "checkpoints").glob("class_*.it*.safetensors")]
-    return max((int(name.split(".")[1].removeprefix("it")) for name in names), default=0)
+    return max(
+        (iteration_of(path) for path in (output / "checkpoints").glob("unit_*.safetensors")), default=0
+    )
+
+
+def iteration_of(checkpoint: Path) -> int:
+    """Iterations done in a checkpoint."""
+    with safe_open(checkpoint, "np") as content:
+        return int(content.metadata()["iteration"])
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:

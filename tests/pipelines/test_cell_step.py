@@ -12,7 +12,7 @@ from apps.continual.results import Cell, StepResult
 from apps.continual.settings import LearnerSettings
 from atom.preprocess import Preprocess
 from atom.settings import EvaluateSettings
-from pipelines.incremental.remote import CellStep, Held, StepContext, StepInputs, run_cell_step
+from pipelines.incremental.remote import CellStep, StepContext, StepInputs, StoredMemory, run_cell_step
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 
@@ -34,11 +34,11 @@ def judged(memory: str, learner: str, network: str) -> StepResult:
             for c in of
         }
     )
-    held = Held(ray.put(kept.to_bytes()), num_images=kept.num_images, num_bytes=kept.num_bytes)
+    held = StoredMemory(ray.put(kept.to_bytes()), num_images=kept.num_images, num_bytes=kept.num_bytes)
     references = {c: ray.put(np.ascontiguousarray(images)) for c, images in of.items()}
     tensors = ray.put({name: tensor.numpy() for name, tensor in SPACE.tensors().items()})
     cell = Cell(memory, learner, order=0, seed=0)
-    inputs = StepInputs(STEPS, tensors, references, references, Held(), held, None, REPLAY)
+    inputs = StepInputs(STEPS, tensors, references, references, StoredMemory(), held, None, REPLAY)
     context = StepContext({cell: inputs}, network, NAMES, TRAIN, "cpu")
     return run_cell_step(CellStep(cell, 0), context)[0]
 

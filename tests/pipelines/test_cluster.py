@@ -1,6 +1,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from command_runs import ROOT, environment
 
 from atom.errors import ClusterError, StoreError
 from pipelines.console.signals import stop_on_signals
@@ -297,6 +299,45 @@ def test_workers_import_the_packages_of_the_driver_not_those_of_the_working_dire
     assert str(traps) not in path
 
 
+COLLECTS_WHILE_RAY_ENDS = """
+import gc, threading, time, ray
+from pipelines.workers.cluster import connect
+
+held, end = [], ray._private.worker.disconnect
+
+def collect():
+    gc.set_threshold(1)
+    while held:
+        cycle = [held.pop()]
+        cycle.append(cycle)
+        del cycle
+        time.sleep(0.0005)
+
+def disconnect(exiting_interpreter=False):
+    end(exiting_interpreter)
+    threading.Thread(target=collect, daemon=True).start()
+
+ray._private.worker.disconnect = disconnect
+gc.set_threshold(10**6)
+with connect(num_cpus=1):
+    held.extend(ray.put(number) for number in range(400))
+print("ended")
+"""
+
+
+@pytest.mark.ray
+def test_what_another_thread_lets_go_while_ray_ends_does_not_end_the_process() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", COLLECTS_WHILE_RAY_ENDS],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "ended\n"), ran.stderr
+
+
 @pytest.mark.ray
 def test_running_ray_is_joined_and_left_open(ray_cluster: None) -> None:
     with connect() as cluster:
@@ -342,7 +383,7 @@ def free_port() -> int:
     ("address", "message"),
     [
         ("http://127.0.0.1:8265", "is a dashboard's address"),
-        (f"127.0.0.1:{free_port()}", "No Ray cluster answers at RAY_ADDRESS=127.0.0.1"),
+        ("127.0.0.1:{free}", "No Ray cluster answers at RAY_ADDRESS=127.0.0.1"),
         ("no-such-host.invalid:6379", "No Ray cluster answers"),
     ],
 )
@@ -350,7 +391,7 @@ def test_address_that_leads_nowhere_is_explained_at_once(
     address: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_ADDRESS", address.format(free=free_port()))
     with pytest.raises(ClusterError, match=message), connect():
         pass
 

@@ -8,7 +8,7 @@ import pytest
 
 from atom.errors import ConfigError, DataError
 from pipelines.console.command import output_location, run_command, say_header
-from pipelines.console.options import DistillCommand
+from pipelines.console.commands import DistillCommand
 from pipelines.output.provenance import project_version
 from pipelines.output.store import Store
 from pipelines.workers.cluster import ClusterInfo
@@ -16,11 +16,11 @@ from pipelines.workers.resources import ActorSize
 
 
 def run(work: object, *arguments: str) -> int:
-    return run_command(DistillCommand, work, arguments, prog="atom-distill")  # pyrefly: ignore[bad-argument-type]
+    return run_command(DistillCommand, work, arguments)  # pyrefly: ignore[bad-argument-type]
 
 
 def test_code_of_the_work_is_the_code_of_the_command() -> None:
-    assert run(lambda command: command.ipc, "--ipc", "7") == 7
+    assert run(lambda command: command.distill.ipc, "--ipc", "7") == 7
 
 
 def test_bad_input_is_one_sentence_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,15 +53,15 @@ def test_bug_keeps_its_traceback() -> None:
 
 
 def test_output_is_where_the_user_says_or_under_runs() -> None:
-    assert output_location(DistillCommand(output="here"), "name") == "here"
+    assert output_location(DistillCommand.of(output="here"), "name") == "here"
     assert Path(output_location(DistillCommand(), "name")) == Path("runs/name")
-    assert Path(output_location(DistillCommand(smoke=True), "name")) == Path("runs/smoke-name")
+    assert Path(output_location(DistillCommand.of(smoke=True), "name")) == Path("runs/smoke-name")
 
 
 @pytest.mark.parametrize("output", ["/shared/a", "s3://bucket/a"])
 def test_place_that_outlives_a_ray_job_is_taken(monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert output_location(DistillCommand(output=output, tracking_uri="http://server"), "name") == output
+    assert output_location(DistillCommand.of(output=output, tracking_uri="http://server"), "name") == output
 
 
 def test_output_that_cannot_hold_the_records_is_refused_before_anything_begins(
@@ -69,10 +69,10 @@ def test_output_that_cannot_hold_the_records_is_refused_before_anything_begins(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="no place for its database; pass --tracking-uri"):
-        output_location(DistillCommand(output="s3://bucket/a"), "name")
-    assert output_location(DistillCommand(output="file:///tmp/a"), "name") == "file:///tmp/a"
+        output_location(DistillCommand.of(output="s3://bucket/a"), "name")
+    assert output_location(DistillCommand.of(output="file:///tmp/a"), "name") == "file:///tmp/a"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
-    assert output_location(DistillCommand(output="s3://bucket/a"), "name") == "s3://bucket/a"
+    assert output_location(DistillCommand.of(output="s3://bucket/a"), "name") == "s3://bucket/a"
 
 
 @pytest.mark.parametrize("output", ["results", None])
@@ -81,7 +81,7 @@ def test_place_that_dies_with_a_ray_job_is_refused(
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(ConfigError, match=r"deleted after it; pass an absolute path .* or a URI such as s3:"):
-        output_location(DistillCommand(output=output), "name")
+        output_location(DistillCommand.of(output=output), "name")
 
 
 def test_first_lines_name_version_settings_resources_and_output(
@@ -103,8 +103,8 @@ def test_signal_before_the_work_begins_ends_the_process_quietly() -> None:
     script = (
         # A shell that starts a job in the background has it ignore Ctrl-C.
         "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pipelines.console.command import run_command\nfrom pipelines.console.options import DistillCommand\n"
-        "raise SystemExit(run_command(DistillCommand, lambda c: os.kill(os.getpid(), signal.SIGINT), [], prog='p'))"
+        "from pipelines.console.command import run_command\nfrom pipelines.console.commands import DistillCommand\n"
+        "raise SystemExit(run_command(DistillCommand, lambda c: os.kill(os.getpid(), signal.SIGINT), []))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "")
@@ -126,12 +126,12 @@ def test_command_started_as_a_module_passes_by_its_names_in_the_working_director
 def test_passwords_stay_off_the_screen() -> None:
     script = (
         "import logging\nfrom pipelines.console.command import run_command, say\n"
-        "from pipelines.console.options import DistillCommand\n"
+        "from pipelines.console.commands import DistillCommand\n"
         "def work(command):\n"
-        "    say(f'MLflow at {command.tracking_uri}')\n"
-        "    logging.getLogger('urllib3').warning('retrying %s', command.tracking_uri)\n"
-        "    raise RuntimeError(command.tracking_uri)\n"
-        "run_command(DistillCommand, work, ['--tracking-uri', 'http://alice:s3cret@host'], prog='p')"
+        "    say(f'MLflow at {command.tracking.tracking_uri}')\n"
+        "    logging.getLogger('urllib3').warning('retrying %s', command.tracking.tracking_uri)\n"
+        "    raise RuntimeError(command.tracking.tracking_uri)\n"
+        "run_command(DistillCommand, work, ['--tracking-uri', 'http://alice:s3cret@host'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1

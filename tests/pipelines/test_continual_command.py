@@ -1,4 +1,4 @@
-"""Learning a stream: what is refused and left out, and through the shell whole runs, killed ones, failing learners."""
+"""Learning a stream: what is refused and left out, whole runs, ones killed through the shell, failing learners."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import RUN_S, fingerprints, kill_workers, run, start, wait_for
+from command_runs import RUN_S, fingerprints, iteration_of, kill_workers, run, run_here, start, wait_for
 
 from apps.continual.results import ContinualResults
 from apps.continual.stream import class_order, class_stream
@@ -19,7 +19,8 @@ from atom import data
 from atom.data import RealData
 from atom.errors import ConfigError
 from atom.preprocess import Preprocess
-from pipelines.console.options import ContinualCommand, parse
+from pipelines.console.commands import ContinualCommand
+from pipelines.console.options import parse
 from pipelines.continual import check_pictures, identity_of, main
 from pipelines.incremental.case import ContinualCase
 from pipelines.incremental.plan import Plan, check_names, plan, source_of
@@ -28,8 +29,9 @@ from pipelines.incremental.remote import training_seed
 from pipelines.incremental.report import remarks
 from pipelines.output.store import Store
 from pipelines.tracking.backend import open_client
+from pipelines.workers.resources import ActorSize
 
-slow = [pytest.mark.slow, pytest.mark.timeout(600)]
+slow = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("ready_tables")]
 
 NETWORK, ITERATIONS, STEPS = "convnet-w8-d2", 100, 3
 # Every piece of work takes some tenths of a second: long enough to be killed in its midst.
@@ -51,16 +53,14 @@ def digits() -> RealData:
 
 
 def planned(num_steps: int = 5, **asked: Any) -> Plan:
-    return plan(ContinualCommand.model_validate(asked), digits(), num_steps=num_steps)
+    return plan(ContinualCommand.of(**asked), digits(), num_steps=num_steps)
 
 
-def case(**asked: Any) -> ContinualCase:
-    """A case as far as its settings go: without an output, and before any memory."""
-    made = object.__new__(ContinualCase)
-    made.command, made.real, made.device_kind = ContinualCommand.model_validate(asked), digits(), "cpu"
-    made.plan = plan(made.command, digits(), num_steps=source_of(made.command)[1])
-    made.learner_settings = made._learner_settings
-    return made
+def case(folder: Path, **asked: Any) -> ContinualCase:
+    command = ContinualCommand.of(**{"data_dir": folder / "data", **asked})
+    decided = plan(command, digits(), num_steps=source_of(command)[1])
+    store, size = Store.open(folder / "out"), ActorSize(1, cpus=1, gpus=0)
+    return ContinualCase(command, decided, None, digits(), store, size, size, "cpu")
 
 
 def pairs(decided: Plan) -> list[tuple[str, str]]:
@@ -82,7 +82,7 @@ def test_coarse_memories_beside_sharp_images_are_said(
 
 def test_no_pictures_are_not_promised_where_there_are_some(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
-    without = ContinualCommand(pictures=False)
+    without = ContinualCommand.of(pictures=False)
     check_pictures(without, store)
     store.write_bytes("pictures/random-step0-abc.png", b"a picture")
     check_pictures(ContinualCommand(), store)
@@ -139,7 +139,7 @@ def test_steps_have_the_classes_that_were_asked_for_in_any_order() -> None:
     assert decided.step_sizes == (4, 1, 2, 3)
     assert [cell.order for cell in decided.cells] == [1993, 7]
     assert [decided.quota("random", 7, step) for step in range(4)] == [20] * 4
-    assert source_of(ContinualCommand(dataset="digits", step_classes=(5, 5))) == ("digits", 2)
+    assert source_of(ContinualCommand.of(dataset="digits", step_classes=(5, 5))) == ("digits", 2)
 
 
 def test_a_class_order_is_given_by_names_labels_or_a_file(tmp_path: Path) -> None:
@@ -155,16 +155,16 @@ def test_a_class_order_is_given_by_names_labels_or_a_file(tmp_path: Path) -> Non
 def test_a_recipe_sets_steps_and_class_orders(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("step_classes: [4, 6]\norder-seeds: [1993]\norders: 3\n")
-    decided = planned(**parse(ContinualCommand, ["--config", str(path)], prog="atom-continual").model_dump())
+    decided = planned(**parse(ContinualCommand, ["--config", str(path)]).flat())
     assert (decided.step_sizes, list(decided.streams)) == ((4, 6), [1993])
     path.write_text("class_order: ['1', '0', '2', '3', '4', '5', '6', '7', '8', '9']\n")
-    decided = planned(**parse(ContinualCommand, ["--config", str(path)], prog="atom-continual").model_dump())
+    decided = planned(**parse(ContinualCommand, ["--config", str(path)]).flat())
     assert decided.streams[0].order[:2] == (1, 0)
 
 
 def test_another_order_or_cut_of_the_classes_is_another_output() -> None:
     def identity(**asked: Any) -> dict[str, object]:
-        command = ContinualCommand.model_validate(asked)
+        command = ContinualCommand.of(**asked)
         return identity_of(command, digits(), plan(command, digits(), num_steps=5), device_kind="cpu")
 
     plain = identity()
@@ -186,13 +186,13 @@ def test_room_of_a_class_is_that_of_the_order_that_gives_it_most() -> None:
         assert decided.largest_room("random", class_id) == 40_000 // (2 * (min(arrived) + 1))
 
 
-def test_few_images_of_a_step_are_shown_as_often_as_many() -> None:
-    made = case(step_classes=(6, 2, 2), order_seeds=(3,))
+def test_few_images_of_a_step_are_shown_as_often_as_many(tmp_path: Path) -> None:
+    made = case(tmp_path, step_classes=(6, 2, 2), order_seeds=(3,))
     counts_K = digits().train.per_class_counts()
     for step, classes in enumerate(made.plan.streams[3].steps):
         epochs = made.learner_settings(3, step).step_epochs
         assert epochs == max(10, -(-12_800 // counts_K[list(classes)].sum()))
-    assert case(step_epochs=7).learner_settings(0, 4).step_epochs == 7
+    assert case(tmp_path, step_epochs=7).learner_settings(0, 4).step_epochs == 7
 
 
 def rare(images: int) -> RealData:
@@ -203,7 +203,7 @@ def rare(images: int) -> RealData:
 
 
 def test_a_budget_above_a_rare_class_is_kept_to_and_said() -> None:
-    asked = ContinualCommand(budget="20/class", memories=("random", "distilled"), factor=2, orders=2)
+    asked = ContinualCommand.of(budget="20/class", memories=("random", "distilled"), factor=2, orders=2)
     decided = plan(asked, rare(8), num_steps=5)
     sizes = [decided.ipc("distilled", 1, decided.arrivals(c)[1], c) for c in range(10)]
     assert sizes == [20, 2] + 8 * [20]
@@ -215,12 +215,12 @@ def test_a_budget_above_a_rare_class_is_kept_to_and_said() -> None:
 
 
 def test_a_class_too_small_to_distil_one_image_is_refused_by_name() -> None:
-    asked = ContinualCommand(budget="1/class", memories=("distilled",), factor=2)
+    asked = ContinualCommand.of(budget="1/class", memories=("distilled",), factor=2)
     with pytest.raises(
         ConfigError, match="class '1' of digits has 3 training images, but one distilled image"
     ):
         plan(asked, rare(3), num_steps=5)
-    assert plan(asked.model_copy(update={"init": "noise"}), rare(3), num_steps=5).most[1] == 3
+    assert plan(asked.changed(init="noise"), rare(3), num_steps=5).most[1] == 3
 
 
 def test_compressed_distilled_images_are_counted_by_an_estimate_that_is_told() -> None:
@@ -243,10 +243,10 @@ def test_bytes_of_the_whitening_are_said_under_the_table() -> None:
 
 
 def test_two_names_of_one_memory_are_run_once() -> None:
-    decided = planned(memories=("distilled", "distilled-atom", "distilled-dm"), mode="atom")
+    decided = planned(memories=("distilled", "distilled-atom", "distilled-dm"), method="atom")
     assert decided.memories == ("distilled", "distilled-dm")
     assert any("distilled-atom is distilled" in note for note in decided.notes)
-    assert planned(memories=("distilled-atom",), mode="atom").memories == ("distilled-atom",)
+    assert planned(memories=("distilled-atom",), method="atom").memories == ("distilled-atom",)
 
 
 def test_reservoir_of_a_budget_by_class_is_said_to_be_larger() -> None:
@@ -264,7 +264,7 @@ def test_reservoir_of_a_budget_by_class_is_said_to_be_larger() -> None:
         ({"learners": ("icarl",)}, "known are gdumb"),
         ({"memories": ("set",)}, "--set PATH"),
         ({"set": "somewhere"}, "add set to --memories"),
-        ({"ipc": 3}, "--budget decides"),
+        ({"ipc": 3}, "'ipc' is not a setting of atom-continual"),
         ({"orders": 1993}, "for that of one seed pass --order-seeds 1993"),
         (
             {"init": "hering"},
@@ -289,7 +289,7 @@ def test_what_cannot_be_is_refused(asked: dict[str, Any], message: str) -> None:
 
 def test_names_are_checked_before_images_are_loaded() -> None:
     with pytest.raises(ConfigError, match="unknown"):
-        check_names(ContinualCommand(dataset="folder:/nowhere", memories=("x",)))
+        check_names(ContinualCommand.of(dataset="folder:/nowhere", memories=("x",)))
 
 
 def test_bad_input_ends_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,10 +322,10 @@ def distilled_so_far(output: Path, step: int) -> list[int]:
     """Iterations that each begun class of a step has on disk."""
     classes = class_stream(10, num_steps=STEPS, order_seed=0).steps[step]
     newest: dict[int, int] = {}
-    for path in (output / "distilled").glob("*/checkpoints/class_*.it*.safetensors"):
-        class_id, iteration = (int(number) for number in re.findall(r"\d+", path.name)[:2])
+    for path in (output / "distilled").glob("*/checkpoints/unit_*.safetensors"):
+        class_id = int(path.stem.removeprefix("unit_"))
         if class_id in classes:
-            newest[class_id] = max(iteration, newest.get(class_id, 0))
+            newest[class_id] = max(iteration_of(path), newest.get(class_id, 0))
     return list(newest.values())
 
 
@@ -347,26 +347,13 @@ def matrices(output: Path) -> dict[str, Any]:
     }
 
 
-def distillation_begun_s(output: Path, *, step: int) -> float:
-    """When the classes of a step were first in work, by the run's record in MLflow."""
-    client = open_client(f"sqlite:///{output / 'mlflow.db'}")
-    experiment = client.get_run(
-        json.loads((output / "mlflow_run.json").read_text())["run_id"]
-    ).info.experiment_id
-    runs = client.search_runs([experiment], filter_string=f"tags.`mlflow.runName` LIKE 'distil-%-step{step}'")
-    return min(found.info.start_time for found in runs) / 1000
-
-
-def first_step_done_s(output: Path) -> float:
-    """When the last cell had its first step behind it."""
-    return max(path.stat().st_mtime for path in (output / "cells").glob("*/step00-*.json"))
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def whole(
+    ready_tables: None, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
     """Output and lines of a run that nobody disturbs."""
     output = tmp_path_factory.mktemp("continual") / "out"
-    code, lines, errors = run(*TINY, *GRID, "--output", output, script="continual")
+    code, lines, errors = run_here(*TINY, *GRID, "--output", output, script="continual")
     assert code == 0, errors
     return output, lines
 
@@ -429,8 +416,8 @@ class TestWholeRun:
 
     def test_distillation_is_timed_beside_its_images(self, whole: tuple[Path, list[str]]) -> None:
         output, _ = whole
-        (lot,) = (output / "distilled").iterdir()
-        seconds = json.loads((lot / "times.json").read_text())["distill_worker_s"]
+        (folder,) = (output / "distilled").iterdir()
+        seconds = json.loads((folder / "times.json").read_text())["distill_worker_s"]
         results = json.loads((output / "results.json").read_text())
         assert results["distil_seconds"] == {"distilled": seconds}
         assert seconds > 0
@@ -444,7 +431,7 @@ class TestWholeRun:
 
         first = start(*asked, script="continual")
         wait_for(lambda: distilled_so_far(output, 0) != [], limit_s=RUN_S)
-        wait_for(lambda: kill_workers(first, "DistillWorker") > 0)
+        wait_for(lambda: kill_workers(first, "PoolWorker") > 0)
         wait_for(lambda: kill_workers(first, "run_cell_step", most=1) == 1, limit_s=RUN_S)
         wait_for(lambda: cells_done(output)[0] == of_all, limit_s=RUN_S)
         said = kill_driver(first)
@@ -455,9 +442,11 @@ class TestWholeRun:
 
         second = start(*asked, script="continual")
         wait_for(lambda: distilled_so_far(output, 1) != [], limit_s=RUN_S)
-        kill_driver(second)
+        second.send_signal(signal.SIGTERM)
+        _, errors = second.communicate(timeout=RUN_S)
+        assert second.returncode == 130, errors
         assert cells_done(output) == [of_all, 0, 0]
-        assert min(distilled_so_far(output, 1)) < ITERATIONS, "killed too late to show anything"
+        assert min(distilled_so_far(output, 1)) < ITERATIONS, "stopped too late to show anything"
 
         third = start(*asked, script="continual")
         wait_for(lambda: cells_done(output)[1] > 0, limit_s=RUN_S)
@@ -477,29 +466,11 @@ class TestWholeRun:
         assert not list((output / "cells").glob("*/*.safetensors"))
         assert not list(output.rglob(".partial-*"))
 
-    def test_distilling_ahead_changes_no_accuracy_even_after_sigterm(
-        self, whole: tuple[Path, list[str]], tmp_path: Path
-    ) -> None:
-        output = tmp_path / "out"
-        asked = (*TINY, *GRID, "--overlap", "--output", output)
-        first = start(*asked, script="continual")
-        wait_for(lambda: cells_done(output)[1] > 0, limit_s=RUN_S)
-        first.send_signal(signal.SIGTERM)
-        _, errors = first.communicate(timeout=RUN_S)
-        assert first.returncode == 130, errors
-        assert cells_done(output)[2] < len(CELLS), "stopped too late to show anything"
-        code, _, errors = run(*asked, script="continual")
-        assert code == 0, errors
-        assert matrices(output) == matrices(whole[0])
-        # The second step is distilled while learners train on the first; without the flag, after them.
-        assert distillation_begun_s(output, step=1) < first_step_done_s(output)
-        assert distillation_begun_s(whole[0], step=1) > first_step_done_s(whole[0])
-
-    def test_cells_that_cannot_go_on_fail_alone(self, tmp_path: Path) -> None:
+    def test_cells_that_cannot_go_on_fail_alone(self, ray_cluster: None, tmp_path: Path) -> None:
         output = tmp_path / "out"
         asked = ("--steps", 2, "--memories", "reservoir", "distilled", "--learners", "gdumb", "er")
         diverging = ("--lr-replay", 1e30, "--lr-img", 1e30, "--no-pictures")
-        code, lines, errors = run(*TINY, *asked, *diverging, "--output", output, script="continual")
+        code, lines, errors = run_here(*TINY, *asked, *diverging, "--output", output, script="continual")
         assert code == 1, errors
         shown = "\n".join(lines)
         assert "reservoir-er-o0-s0: NotFiniteError: step 0" in shown

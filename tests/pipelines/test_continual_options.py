@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_runs import run
+from command_runs import run_here
 from safetensors.torch import load_file
 
 from apps.continual.learner import learn, predict_seen
@@ -22,10 +22,11 @@ from apps.continual.state import StepData
 from apps.continual.stream import class_stream
 from atom.data import ImageSet, RealData, load
 from atom.distilled import DistilledSet
+from atom.methods.method import Part
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
-from pipelines.console.options import ContinualCommand
+from pipelines.console.commands import ContinualCommand
 from pipelines.incremental.case import ContinualCase
 from pipelines.incremental.distillation import Distiller
 from pipelines.incremental.memories import Memories
@@ -51,13 +52,14 @@ def real() -> RealData:
 
 @pytest.fixture(scope="module")
 def given(real: RealData) -> DistilledSet:
-    """Real images with noise, under a preprocessing of its own; fewer a class than the budget."""
+    """Real images with noise and soft labels, under a preprocessing of its own; fewer a class than the budget."""
     rows = np.concatenate([real.train.indices_of(c)[:SET_IPC] for c in range(10)])
     preprocess = Preprocess(torch.tensor([0.4]), torch.tensor([0.2]))
     noise = np.random.default_rng(5).normal(size=(len(rows), 1, 8, 8)).astype(np.float32)
     return DistilledSet(
         images_NCHW=preprocess.apply(real.train.images[rows]) + torch.from_numpy(noise),
         labels=torch.arange(10).repeat_interleave(SET_IPC),
+        soft_labels=torch.from_numpy(np.random.default_rng(6).dirichlet(np.full(10, 0.3), len(rows))).float(),
         class_names=real.train.class_names,
         ipc=SET_IPC,
         method="noise",
@@ -66,11 +68,15 @@ def given(real: RealData) -> DistilledSet:
 
 
 @pytest.fixture(scope="module")
-def done(given: DistilledSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def done(
+    given: DistilledSet, ready_tables: None, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
     """Output and lines of the run."""
     folder = tmp_path_factory.mktemp("options")
     given.save(folder / "set")
-    code, lines, errors = run(*ASKED, "--set", folder / "set", "--output", folder / "out", script="continual")
+    code, lines, errors = run_here(
+        *ASKED, "--set", folder / "set", "--output", folder / "out", script="continual"
+    )
     assert code == 0, errors
     return folder / "out", lines
 
@@ -83,7 +89,7 @@ def fitted(output: Path, order: int) -> Preprocess:
     return Preprocess.from_tensors(load_file(output / "views" / f"order{order}" / "preprocess.safetensors"))
 
 
-def lot(output: Path, order: int) -> Path:
+def recipe_folder(output: Path, order: int) -> Path:
     (found,) = (output / "distilled").glob(f"atom-ipc{BUDGET}-order{order}-*")
     return found
 
@@ -94,9 +100,17 @@ def kept_of_class(output: Path, given: DistilledSet, memory: str, order: int, cl
         white_NCHW = fitted(output, order).apply_unbounded(given.preprocess.invert(given.images_NCHW))
         white_MCHW = white_NCHW[given.labels == class_id]
     else:
-        (path,) = lot(output, order).glob(f"checkpoints/class_{class_id:04d}.*")
-        white_MCHW = load_file(path)["images"]
+        (path,) = recipe_folder(output, order).glob(f"checkpoints/unit_{class_id:04d}.*")
+        white_MCHW = load_file(path)["state/images"][0]
     return white_MCHW[torch.from_numpy(order_distilled(white_MCHW, seed=0, network=NETWORK))]
+
+
+def soft_targets_of(given: DistilledSet, order_M: torch.Tensor, seen: list[int]) -> torch.Tensor:
+    """Labels over the classes seen so far, each row a distribution, of the set's images in some order."""
+    assert given.soft_labels is not None
+    soft_MK = given.soft_labels[order_M].clone()
+    soft_MK[:, [c for c in range(10) if c not in seen]] = 0
+    return soft_MK / soft_MK.sum(dim=1, keepdim=True)
 
 
 def expected_rows(
@@ -112,7 +126,17 @@ def expected_rows(
     settings = resolve_evaluation(asked, device_kind="cpu", symbols=real.symbols)
     train: Any = {"network": NETWORK, "train_settings": settings}
     told: Any = {"settings": LearnerSettings(), "symbols": real.symbols}
-    data = StepData(step, steps[-1], tuple(seen), 10, memory_after=(images_MCHW, labels_M))
+    soft = None
+    if memory == "set":
+        # A network trained on its classes alone, or on what is said of classes to come, would be another.
+        white_NCHW = fitted(output, order).apply_unbounded(given.preprocess.invert(given.images_NCHW))
+        rows = {c: torch.nonzero(given.labels == c).flatten() for c in seen}
+        kept_rows = [
+            rows[c][torch.from_numpy(order_distilled(white_NCHW[rows[c]], seed=0, network=NETWORK))]
+            for c in seen
+        ]
+        soft = soft_targets_of(given, torch.cat(kept_rows), seen)
+    data = StepData(step, steps[-1], tuple(seen), 10, memory_after=(images_MCHW, labels_M), soft_targets=soft)
     device = torch.device("cpu")
     state = learn("gdumb", None, data, seed=1000 * order, device=device, **told, **train)
     assert real.validation is not None
@@ -150,7 +174,7 @@ class TestOptions:
             pixels_NCHW = real.train.images[np.isin(real.train.labels, first)] / 255
             found = fitted(output, order)
             assert found.mean_C.numpy() == pytest.approx(pixels_NCHW.mean(axis=(0, 2, 3)), rel=1e-5)
-            recorded = json.loads((lot(output, order) / "settings.json").read_text())
+            recorded = json.loads((recipe_folder(output, order) / "settings.json").read_text())
             assert recorded["preprocess"] == found.digest
         assert fitted(output, 0).digest != fitted(output, 1).digest
         assert len(list((output / "distilled").iterdir())) == ORDERS
@@ -160,11 +184,11 @@ class TestOptions:
         results = results_of(output)
         sizes = {row.memory: (row.memory_images, row.memory_bytes) for row in results.summaries}
         assert sizes == {
-            "set": (10 * SET_IPC, 10 * SET_IPC * 4 * 64),
+            "set": (10 * SET_IPC, 10 * SET_IPC * 4 * (64 + 10)),
             "distilled": (10 * BUDGET, 10 * BUDGET * 4 * 64),
         }
         seconds = [
-            json.loads((lot(output, order) / "times.json").read_text())[DISTILL_WORKER_S]
+            json.loads((recipe_folder(output, order) / "times.json").read_text())[DISTILL_WORKER_S]
             for order in range(ORDERS)
         ]
         assert results.distil_seconds == {"distilled": pytest.approx(sum(seconds))}
@@ -177,7 +201,7 @@ class TestOptions:
 
 def distiller(folder: Path, *, real: RealData | None = None, **asked: Any) -> Distiller:
     """That of a case on digits, or other images, whose output is a folder."""
-    command = ContinualCommand.model_validate({"memories": ("distilled", "distilled-dm"), **asked})
+    command = ContinualCommand.of(**{"memories": ("distilled", "distilled-dm"), **asked})
     real = real or load("digits", data_dir=Path("unused"))
     size = ActorSize(1, cpus=1, gpus=0)
     decided = plan(command, real, num_steps=5)
@@ -188,8 +212,8 @@ def test_budgets_seeds_and_modes_that_share_an_output_have_seconds_of_their_own(
     small, large = distiller(tmp_path, budget="2/class"), distiller(tmp_path, budget="4/class")
     assert small.worker_seconds("distilled") is None
     for _ in range(2):
-        add_seconds(small._store(small.lot("distilled", 0, 0, 4)), DISTILL_WORKER_S, 1.5)
-    add_seconds(large._store(large.lot("distilled", 0, 0, 4)), DISTILL_WORKER_S, 10.0)
+        add_seconds(small._store(small.recipe("distilled", 0, 0, 4)), DISTILL_WORKER_S, 1.5)
+    add_seconds(large._store(large.recipe("distilled", 0, 0, 4)), DISTILL_WORKER_S, 10.0)
     assert small.worker_seconds("distilled") == 3.0
     assert large.worker_seconds("distilled") == 10.0
     assert small.worker_seconds("distilled-atom") == 3.0
@@ -200,12 +224,14 @@ def test_budgets_seeds_and_modes_that_share_an_output_have_seconds_of_their_own(
 
 def test_shared_budget_adds_up_its_lots_and_is_unknown_while_one_is_missing(tmp_path: Path) -> None:
     shared = distiller(tmp_path, budget="60 images", orders=2)
-    lots = {lot for o in range(2) for step in range(5) for lot in shared.lots_of("distilled", o, step)}
-    assert len(lots) > 2
-    for number, one in enumerate(sorted(lots, key=lambda one: one.ipc)):
+    recipes = {
+        recipe for o in range(2) for step in range(5) for recipe in shared.recipes_of("distilled", o, step)
+    }
+    assert len(recipes) > 2
+    for number, one in enumerate(sorted(recipes, key=lambda one: one.ipc)):
         assert shared.worker_seconds("distilled") is None
         add_seconds(shared._store(one), DISTILL_WORKER_S, 2.0**number)
-    assert shared.worker_seconds("distilled") == 2.0 ** len(lots) - 1
+    assert shared.worker_seconds("distilled") == 2.0 ** len(recipes) - 1
 
 
 def one_rare_class(images: int) -> RealData:
@@ -222,9 +248,9 @@ def kept_of_rare(folder: Path, **asked: Any) -> dict[str, tuple[list[int], int]]
     )
     rng = np.random.default_rng(0)
     for step in range(5):
-        for lot, groups in made.lots(step).items():
+        for recipe, groups in made.recipes(step).items():
             for class_id in (c for group in groups for c in group):
-                made.images[lot, class_id] = rng.normal(size=(lot.ipc, 1, 8, 8)).astype(np.float32)
+                made.parts[recipe, class_id] = Part(rng.normal(size=(recipe.ipc, 1, 8, 8)).astype(np.float32))
     memories = Memories(made._case, made)
     kept = {memory: memories._made((memory, 0, 0), 4) for memory in ("random", "distilled")}
     return {name: ([one[c].num_images for c in range(10)], one.num_bytes) for name, one in kept.items()}
@@ -253,10 +279,10 @@ def compressed(folder: Path, **asked: Any) -> tuple[Memories, Distiller]:
     made = distiller(folder, real=real, storage="uint8", orders=1, compress=True, **asked)
     fitted = Preprocess.fit(real.train.images, zca=False)
     for step in range(5):
-        for lot, groups in made.lots(step).items():
+        for recipe, groups in made.recipes(step).items():
             for class_id in (c for group in groups for c in group):
-                pixels = rng.integers(0, rng.integers(2, 200), (lot.ipc, 1, 24, 24)).astype(np.uint8)
-                made.images[lot, class_id] = fitted.apply(pixels).numpy()
+                pixels = rng.integers(0, rng.integers(2, 200), (recipe.ipc, 1, 24, 24)).astype(np.uint8)
+                made.parts[recipe, class_id] = Part(fitted.apply(pixels).numpy())
     return Memories(made._case, made), made
 
 
@@ -284,7 +310,7 @@ def test_compression_and_its_room_decide_what_a_result_is_known_by(tmp_path: Pat
     asked = {"memories": ("random", "distilled", "reservoir"), "distil_network": "convnet-w8-d2"}
     for memory in asked["memories"]:
         recipes = [
-            Memories(one._case, one).recipe((memory, 0, 0), 1)
+            Memories(one._case, one).identity((memory, 0, 0), 1)
             for one in (
                 distiller(tmp_path, **asked),
                 distiller(tmp_path, compress=True, **asked),
@@ -302,7 +328,7 @@ def test_memory_whose_images_cannot_be_kept_fails_alone(ray_cluster: None, tmp_p
     made = distiller(tmp_path, memories=("random", "distilled"), budget="2/class", orders=1)
     for class_id in range(10):
         images = np.full((2, 1, 8, 8), 1e38, dtype=np.float32) * [[[[1]]], [[[-1]]]]
-        made.images[made.lot("distilled", 0, 0, class_id), class_id] = images.astype(np.float32)
+        made.parts[made.recipe("distilled", 0, 0, class_id), class_id] = Part(images.astype(np.float32))
     memories = Memories(made._case, made)
     memories.advance(0)
     assert [key[0] for key in memories.after] == ["random"]

@@ -1,4 +1,4 @@
-"""The whole command through the shell: what it leaves behind, and what survives every way of ending it."""
+"""The whole command: what it leaves behind, and through the shell what survives every way of ending it."""
 
 import json
 import signal
@@ -14,16 +14,16 @@ from command_runs import (
     environment,
     fingerprints,
     run,
+    run_here,
     start,
     wait_for,
 )
 from mlflow_server import MlflowServer
 from tiny_digits import NETWORK, digits_set, white_digits
 
-from atom.distill import GroupDistiller
 from atom.distilled import DistilledSet
-from atom.settings import DistillSettings
-from pipelines.distillation import group_classes
+from atom.methods.matching_loop import Atom
+from atom.methods.settings import DistillSettings
 from pipelines.tracking.backend import open_client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -50,15 +50,13 @@ def without_ray(distilled: DistilledSet) -> np.ndarray:
 
     settings = DistillSettings.model_validate({k: v for k, v in distilled.settings.items() if k != "device"})
     images, labels = white_digits()
-    distiller = GroupDistiller(
-        settings, channels=1, height=8, width=8, num_classes=10, device=torch.device("cpu")
-    )
+    distiller = Atom(settings, channels=1, height=8, width=8, num_classes=10, device=torch.device("cpu"))
     assert settings.iterations is not None
     groups = []
-    for group in group_classes(10, settings.classes_per_group):
+    for group in Atom.units(settings, range(10)):
         real = {c: torch.from_numpy(images[labels == c]) for c in group}
         first = distiller.start(group, real)
-        state = distiller.advance(first, settings.iterations, class_ids=group, real=real)
+        state = distiller.advance(first, settings.iterations, unit=group, real=real)
         groups.append(state.images.reshape(-1, *state.images.shape[2:]))
     return np.concatenate(groups)
 
@@ -101,7 +99,7 @@ def test_mlflow_run_is_finished_and_complete(smoke: tuple[Path, tuple[int, list[
 
 
 def test_rerun_keeps_bits_and_run_and_other_settings_are_refused(
-    smoke: tuple[Path, tuple[int, list[str], str]],
+    smoke: tuple[Path, tuple[int, list[str], str]], ray_cluster: None
 ) -> None:
     output, (_, first_lines, _) = smoke
     # The lock names its last holder.
@@ -109,11 +107,11 @@ def test_rerun_keeps_bits_and_run_and_other_settings_are_refused(
     before, run_id = fingerprints(output, without=volatile), run_id_of(output)
     written = {path: path.stat().st_mtime_ns for path in (output / "set").rglob("*")}
     # Another program, on other workers, that computes nothing.
-    env = environment(**MLFLOW_EVERY_S, ATOM_GIT_COMMIT="f" * 40)
+    env = {"ATOM_GIT_COMMIT": "f" * 40}
     command = ("--dataset", "digits", "--smoke", "--output", output, "--num-actors", 1)
     # The second one judges nothing either, and keeps the accuracies that stand.
     for more in ((), ("--eval-seeds", 0)):
-        code, lines, _ = run(*command, *more, env=env)
+        code, lines, _ = run_here(*command, *more, env=env)
         assert (code, lines[-1]) == (0, first_lines[-1])
     assert {path: path.stat().st_mtime_ns for path in (output / "set").rglob("*")} == written
     after = fingerprints(output, without=volatile)
@@ -121,7 +119,7 @@ def test_rerun_keeps_bits_and_run_and_other_settings_are_refused(
     assert run_id_of(output) == run_id
 
     untouched = fingerprints(output, without=(".lock",))
-    code, _, errors = run(
+    code, _, errors = run_here(
         "--dataset", "digits", "--smoke", "--output", output, "--seed", 1, "--classes-per-group", 4
     )
     assert code == 2
@@ -132,22 +130,22 @@ def test_rerun_keeps_bits_and_run_and_other_settings_are_refused(
     assert fingerprints(output, without=(".lock",)) == untouched
 
 
-def test_a_set_is_a_start_and_its_digest_a_part_of_the_identity(tmp_path: Path) -> None:
+def test_a_set_is_a_start_and_its_digest_a_part_of_the_identity(ray_cluster: None, tmp_path: Path) -> None:
     before, output = digits_set(), tmp_path / "out"
     command = ("--dataset", "digits", "--ipc", 2, "--iterations", 0, "--eval-seeds", 0, "--output", output)
-    code, lines, errors = run(*command, "--init", before.save(tmp_path / "earlier"))
+    code, lines, errors = run_here(*command, "--init", before.save(tmp_path / "earlier"))
     assert (code, errors) == (0, "")
     begun = DistilledSet.load(lines[-1])
     assert np.array_equal(begun.images_NCHW.numpy(), before.images_NCHW.numpy())
     assert begun.settings["init"].startswith("set:")
     assert str(tmp_path) not in (output / "set" / "set.json").read_text()
-    code, _, errors = run(*command)
+    code, _, errors = run_here(*command)
     assert code == 2
     assert f'init (received "real", stored "{begun.settings["init"]}")' in errors
 
 
 def test_killed_and_stopped_command_ends_with_the_set_of_an_uninterrupted_one(
-    tmp_path: Path, mlflow_uri: str
+    ray_cluster: None, tmp_path: Path, mlflow_uri: str
 ) -> None:
     output = tmp_path / "out"
     command = (*SMALL, "--iterations", 300, "--checkpoint-every", 10, "--eval-seeds", 0)
@@ -169,14 +167,14 @@ def test_killed_and_stopped_command_ends_with_the_set_of_an_uninterrupted_one(
     wait_for(lambda: checkpointed(output) > stood_at or stopped.poll() is not None)
     stopped.send_signal(signal.SIGTERM)
     _, errors = stopped.communicate(timeout=RUN_S)
-    assert stopped.returncode == 130
+    assert stopped.returncode == 130, errors
     assert errors == "Stopped. The same command goes on from the last checkpoint.\n"
     assert stood_at < checkpointed(output) < 300
     recorded = client.get_run(run_id)
     assert (recorded.info.status, recorded.data.tags["error"]) == ("KILLED", "stopped by SIGTERM")
     assert not (output / "set").exists()
 
-    code, lines, _ = run(*command)
+    code, lines, _ = run_here(*command)
     assert code == 0
     distilled = DistilledSet.load(lines[-1])
     assert np.array_equal(distilled.images_NCHW.numpy(), without_ray(distilled))

@@ -1,5 +1,6 @@
 """The same bits whatever happens on the way, and failures that stay where they are."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tiny_digits import (
     GROUPS,
     ITERATIONS,
     NUM_CLASSES,
+    classes_of,
     digest,
     distil,
     kill_workers,
@@ -19,14 +21,17 @@ from tiny_digits import (
     white_digits,
 )
 
-from atom.distill import GroupDistiller, GroupState
+from atom.methods.matching_loop import Atom
+from atom.methods.method import Unit
 from pipelines.console.signals import StopSignal
-from pipelines.distillation import Distillation, group_classes, stored_curves
+from pipelines.distillation import Distillation, Distilling, stored_curves
 from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.store import Store
 from pipelines.tracking import Tracker
 from pipelines.tracking.backend import open_client
 from pipelines.workers.pool import Limits
+from pipelines.workers.resources import ActorSize
+from pipelines.workers.works import run_pool
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(300)]
 
@@ -37,14 +42,47 @@ CHUNKS_OF_ALL = len(GROUPS) * ITERATIONS // CHUNK
 def uninterrupted(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Distillation:
     """One actor, groups in order, nothing in the way."""
     outcome = distil(tmp_path_factory.mktemp("uninterrupted"))
-    assert sorted(outcome.states) == list(range(NUM_CLASSES))
+    assert classes_of(outcome) == list(range(NUM_CLASSES))
     assert (outcome.failed, outcome.stopped, outcome.retries) == ({}, False, 0)
     return outcome
 
 
 def test_groups_cover_all_classes_and_the_last_may_be_smaller() -> None:
-    assert group_classes(10, 4) == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
-    assert group_classes(3, 5) == [(0, 1, 2)]
+    assert Atom.units(problem(classes_per_group=4).settings, range(10)) == GROUPS
+    assert Atom.units(problem(classes_per_group=5).settings, (7, 3, 9)) == [(7, 3, 9)]
+
+
+def test_two_distillations_share_a_pool_and_have_the_bits_that_they_have_alone(
+    uninterrupted: Distillation, tmp_path: Path
+) -> None:
+    def work(name: str, groups: Sequence[Unit], **changes: Any) -> Distilling:
+        store = Store.open(tmp_path / name)
+        return Distilling(
+            problem(**changes),
+            groups,
+            real_references(),
+            Checkpoints(store, name),
+            checkpoint_every=CHUNK,
+            on_spent=lambda one: spent.append((name, one.wall_s, one.worker_s)),
+            title=name,
+        )
+
+    spent: list[tuple[str, float, float]] = []
+    # On one worker, which goes from one problem to the other; the joint one first.
+    works = [work("groups", GROUPS), work("joint", [GROUPS[1]], seed=1)]
+    tasks = [task for one in works for task in one.tasks(one.ready())]
+    outcome = run_pool(tasks, size=ActorSize(1, cpus=1, gpus=0))
+    assert [task.name for task in outcome.done] == [
+        "joint: classes 4, 5, 6, 7",
+        *(f"groups: classes {', '.join(map(str, group))}" for group in GROUPS),
+    ]
+    shared, other = (one.conclude() for one in works)
+    assert digest(shared) == digest(uninterrupted)
+    assert digest(other)[5] != digest(shared)[5]
+    # One worker: the clock of each ran while it was worked at, and not longer.
+    for name in ("groups", "joint"):
+        wall_s, worker_s = (sum(one[place] for one in spent if one[0] == name) for place in (1, 2))
+        assert wall_s == pytest.approx(worker_s)
 
 
 def test_images_that_start_from_given_ones_are_those_of_the_core(tmp_path: Path) -> None:
@@ -52,15 +90,14 @@ def test_images_that_start_from_given_ones_are_those_of_the_core(tmp_path: Path)
 
     given, group = problem(), GROUPS[2]
     shape = {"channels": 1, "height": 8, "width": 8, "num_classes": NUM_CLASSES}
-    distiller = GroupDistiller(given.settings, device=torch.device("cpu"), **shape)
+    distiller = Atom(given.settings, device=torch.device("cpu"), **shape)
     images, labels = white_digits()
     starts = {c: images[labels == c][:1] for c in group}
-    outcome = distil(tmp_path, groups=[group], starts=starts)
-    first = GroupState.first(np.stack(list(starts.values())))
+    outcome = distil(tmp_path, groups=[group], given=starts)
     real = {c: torch.from_numpy(images[labels == c]) for c in group}
-    state = distiller.advance(first, ITERATIONS, class_ids=group, real=real)
-    for row, class_id in enumerate(group):
-        assert np.array_equal(outcome.states[class_id].images, state.images[row])
+    first = distiller.start(group, real, given=np.stack(list(starts.values())))
+    state = distiller.advance(first, ITERATIONS, unit=group, real=real)
+    assert np.array_equal(outcome.states[group].images, state.images)
 
 
 def test_images_of_a_group_are_those_of_the_core_without_ray(uninterrupted: Distillation) -> None:
@@ -68,13 +105,12 @@ def test_images_of_a_group_are_those_of_the_core_without_ray(uninterrupted: Dist
 
     given = problem()
     shape = {"channels": 1, "height": 8, "width": 8, "num_classes": NUM_CLASSES}
-    distiller = GroupDistiller(given.settings, device=torch.device("cpu"), **shape)
+    distiller = Atom(given.settings, device=torch.device("cpu"), **shape)
     images, labels = white_digits()
     real = {c: torch.from_numpy(images[labels == c]) for c in GROUPS[2]}
-    state = distiller.advance(distiller.start(GROUPS[2], real), ITERATIONS, class_ids=GROUPS[2], real=real)
-    for row, class_id in enumerate(GROUPS[2]):
-        assert np.array_equal(uninterrupted.states[class_id].images, state.images[row])
-        assert np.array_equal(uninterrupted.states[class_id].losses, state.losses[:, row])
+    state = distiller.advance(distiller.start(GROUPS[2], real), ITERATIONS, unit=GROUPS[2], real=real)
+    assert np.array_equal(uninterrupted.states[GROUPS[2]].images, state.images)
+    assert np.array_equal(uninterrupted.states[GROUPS[2]].losses, state.losses)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +146,7 @@ def test_stopped_run_goes_on_from_its_checkpoints_and_ends_with_the_same_bits(
     first = distil(tmp_path, num_actors=2, stop=stop, hook=lambda stored: stored == 2 and stop.set())
     assert first.stopped
     assert not first.failed
-    assert sorted(first.states) != list(range(NUM_CLASSES))
+    assert classes_of(first) != list(range(NUM_CLASSES))
     chunks: list[int] = []
     second = distil(tmp_path, hook=chunks.append)
     assert len(chunks) <= CHUNKS_OF_ALL - 2
@@ -123,7 +159,7 @@ def test_rerun_of_a_finished_distillation_starts_no_actor(
 ) -> None:
     distil(tmp_path)
     # Without an actor factory, anything that wanted an actor would raise.
-    monkeypatch.setattr("pipelines.distillation.RemoteDistillWorker", None)
+    monkeypatch.setattr("pipelines.workers.works.RemoteWorker", None)
     again = distil(tmp_path)
     assert again.iterations_run == 0
     assert digest(again) == digest(uninterrupted)
@@ -131,10 +167,11 @@ def test_rerun_of_a_finished_distillation_starts_no_actor(
 
 def test_another_grouping_meets_the_same_random_numbers(uninterrupted: Distillation, tmp_path: Path) -> None:
     """It may round otherwise, and then drifts away; but first losses tell that nothing is drawn by group."""
-    other = distil(tmp_path, groups=group_classes(NUM_CLASSES, 1), every=ITERATIONS)
-    for class_id, state in uninterrupted.states.items():
-        assert np.allclose(other.states[class_id].losses[0], state.losses[0], rtol=1e-5)
-    assert len({round(float(state.losses[0]), 3) for state in other.states.values()}) == NUM_CLASSES
+    other = distil(tmp_path, groups=[(c,) for c in range(NUM_CLASSES)], every=ITERATIONS)
+    for unit, state in uninterrupted.states.items():
+        alone = [other.states[(class_id,)].losses[0, 0] for class_id in unit]
+        assert np.allclose(alone, state.losses[0], rtol=1e-5)
+    assert len({round(float(state.losses[0, 0]), 3) for state in other.states.values()}) == NUM_CLASSES
 
 
 def test_group_that_fails_says_why_and_the_others_finish(uninterrupted: Distillation, tmp_path: Path) -> None:
@@ -152,20 +189,26 @@ def test_group_that_fails_says_why_and_the_others_finish(uninterrupted: Distilla
     assert digest(repaired) == expected
 
 
-def test_class_that_diverges_fails_alone_and_a_rerun_knows_it(
-    uninterrupted: Distillation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_classes_that_diverge_fail_alone_and_a_rerun_knows_it(
+    uninterrupted: Distillation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    lost = GROUPS[1][1]
-    broken: dict[int, Any] = {
-        **real_references(),
-        lost: ray.put(np.full((20, 1, 8, 8), 3e38, dtype=np.float32)),
-    }
+    lost = GROUPS[1][1:3]
+    hopeless = ray.put(np.full((20, 1, 8, 8), 3e38, dtype=np.float32))
+    broken: dict[int, Any] = {**real_references(), **dict.fromkeys(lost, hopeless)}
     outcome = distil(tmp_path, groups=[GROUPS[1]], real=broken)
-    assert list(outcome.failed) == [(lost,)]
-    assert outcome.failed[(lost,)].reason.startswith(f"class {lost}: its images are no longer finite")
+    assert list(outcome.failed) == [(c,) for c in lost]
+    for class_id in lost:
+        reason = outcome.failed[(class_id,)].reason
+        assert reason.startswith(f"class {class_id}: its images are no longer finite")
+    said = [message for message in caplog.messages if "failed" in message]
+    assert len(said) == 1
+    assert said[0].startswith(f"classes {lost[0]}, {lost[1]} failed: its images are no longer finite")
     expected = digest(uninterrupted)
-    assert digest(outcome) == {c: expected[c] for c in GROUPS[1] if c != lost}
-    monkeypatch.setattr("pipelines.distillation.RemoteDistillWorker", None)
+    assert digest(outcome) == {c: expected[c] for c in GROUPS[1] if c not in lost}
+    monkeypatch.setattr("pipelines.workers.works.RemoteWorker", None)
     again = distil(tmp_path, groups=[GROUPS[1]], real=broken)
     assert (again.failed, digest(again)) == (outcome.failed, digest(outcome))
 
@@ -212,4 +255,4 @@ def test_loss_curves_hold_every_iteration_once_even_across_a_restart(
     assert {(name, step): value for name, value, step in stored} == curve
     total = sum(curve[f"loss/class_{class_id:02d}", 5] for class_id in range(NUM_CLASSES))
     assert np.isclose(curve["loss/total", 5], total)
-    assert curve["loss/class_07", 5] == uninterrupted.states[7].losses[5]
+    assert curve["loss/class_07", 5] == uninterrupted.states[GROUPS[1]].losses[5, 3]

@@ -1,18 +1,19 @@
 """Trainings as tasks: kept when finished, repeated when anything changed, failed one by one."""
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
-from tiny_digits import NETWORK, NUM_CLASSES, white_digits
+from tiny_digits import NETWORK, NUM_CLASSES, digits_set, white_digits
 
 from atom import data
-from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.resolve import resolve_evaluation
+from atom.rivals import name_beside
 from atom.settings import EvaluateSettings
 from pipelines import evaluation
 from pipelines.console.signals import StopSignal
@@ -27,14 +28,15 @@ from pipelines.evaluation import (
     print_evaluation,
     remarks,
     row_dicts,
-    set_name,
     statistics_images,
     table_rows,
+    tables,
 )
 from pipelines.output.provenance import COMMIT_VARIABLE
 from pipelines.output.records import log_accuracies
 from pipelines.output.store import Store
 from pipelines.tracking import Tracker
+from pipelines.tracking.backend import open_client
 from pipelines.workers.faults import Failure
 from pipelines.workers.remote import Trial
 from pipelines.workers.retries import Outcome
@@ -68,8 +70,8 @@ def judge(folder: Path, **changes: Any) -> Evaluation:
         "device_kind": "cpu",
         "gpus_per_task": 0,
     }
-    sets = changes.pop("sets", two_sets())
-    return evaluate_sets(sets, some_images(6, skip=20), Store.open(str(folder)), **{**options, **changes})
+    sets, test = changes.pop("sets", two_sets()), changes.pop("test", some_images(6, skip=20))
+    return evaluate_sets(sets, test, Store.open(str(folder)), **{**options, **changes})
 
 
 def row(method: str, network: str, mean: float, n: int = 2, std: float | None = 1.25, failed: int = 0) -> Row:
@@ -129,6 +131,59 @@ def test_trainings_on_a_large_set_are_not_measured_by_those_on_a_small_one(
     of = {name: {kinds[Trial(name, NARROW, seed)] for seed in range(2)} for name in ("atom", "random")}
     assert [len(found) for found in of.values()] == [1, 1]
     assert of["atom"] != of["random"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_uneven_classes_are_scored_and_results_of_before_are_still_read(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    images, labels = some_images(6, skip=20)
+    fewer = np.flatnonzero((labels != 3) | (np.arange(len(labels)) % 3 > 0))
+    judged = judge(tmp_path, sets=two_sets()[:1], test=(images[fewer], labels[fewer]))
+    (uneven,) = judged.rows
+    assert uneven.balanced_mean != uneven.mean
+    assert uneven.auc_mean is not None
+    assert uneven.auc_low is not None
+    assert 0 < uneven.auc_low < uneven.auc_mean < 1
+    assert [title for title, *_ in tables(judged.rows, "t")] == [
+        "t",
+        "Balanced accuracy, %",
+        "Area under the ROC curve [95 % interval over test images]",
+    ]
+    record = next(tmp_path.rglob("*-s0-*.json"))
+    content = json.loads(record.read_text())
+    del content["scores"]
+    record.write_text(json.dumps(content))
+    (older,) = judge(tmp_path, sets=two_sets()[:1], test=(images[fewer], labels[fewer])).rows
+    assert (older.mean, older.std, older.n) == (uneven.mean, uneven.std, 2)
+    assert older.balanced_mean is older.auc_mean is older.auc_low is None
+    (even,) = judge(tmp_path / "even", sets=two_sets()[:1]).rows
+    assert even.balanced_mean is even.auc_mean is None
+    assert [title for title, *_ in tables([even], "t")] == ["t"]
+
+
+def scored_row(**changes: Any) -> Row:
+    scores: dict[str, Any] = {"balanced_mean": 45.5, "balanced_std": 2.25, "auc_mean": 0.8125, "auc_std": 0.0}
+    return replace(row("atom", "a", 50.0), **{**scores, "auc_low": 0.75, "auc_high": 0.875, **changes})
+
+
+def test_scores_have_a_table_each_where_a_row_has_them() -> None:
+    plain = row("random", "a", 40.0)
+    assert [lines for _, _, lines in tables([scored_row(), plain], "t")[1:]] == [
+        [["atom", "10", "45.5 ± 2.2", "2"], ["random", "10", "", "2"]],
+        [["atom", "10", "0.812 ± 0.000 [0.750, 0.875]", "2"], ["random", "10", "", "2"]],
+    ]
+    assert [title for title, *_ in tables([plain], "t")] == ["t"]
+    single = scored_row(n=1, auc_high=None)
+    assert tables([single], "t")[2][2] == [["atom", "10", "0.812", "1"]]
+
+
+def test_scores_become_plain_values_where_they_are() -> None:
+    (plain,) = row_dicts([scored_row()])
+    assert plain["auc_std"] == 0.0
+    assert plain["balanced_mean"] == 45.5
+    assert not set(row_dicts([row("atom", "a", 50.0)])[0]) & set(evaluation.SCORED)
 
 
 @pytest.mark.ray
@@ -207,9 +262,9 @@ def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_saved_coreset_is_told_from_the_baseline_beside_it() -> None:
-    saved = cast(DistilledSet, SimpleNamespace(method="random"))
-    assert set_name(saved, ["random", "herding"]) == "set (random)"
-    assert set_name(saved, ["herding"]) == "random"
+    saved = digits_set(method="random")
+    assert name_beside(saved.method, ["random", "herding"]) == "set (random)"
+    assert name_beside(saved.method, ["herding"]) == "random"
 
 
 @pytest.mark.ray
@@ -284,10 +339,11 @@ def test_a_result_is_known_by_whether_its_training_was_compiled(monkeypatch: pyt
     test = some_images(6)[0]
 
     def names() -> tuple[frozenset[tuple[str, str]], dict[Trial, str]]:
-        compiled = evaluation._compiled(sets, [NARROW], test, NUM_CLASSES, FAST, "cpu")
-        shape, starts = test.shape[1:], {NARROW: {}}
+        of_set = {small.name: FAST for small in sets}
+        compiled = evaluation._compiled(sets, [NARROW], test, NUM_CLASSES, of_set, "cpu")
+        shape, starts = test.shape[1:], {("atom", NARROW): {}, ("random", NARROW): {}}
         return compiled, evaluation._record_names(
-            sets, trials, {}, shape, NUM_CLASSES, None, compiled, starts
+            sets, trials, {}, of_set, shape, NUM_CLASSES, None, compiled, starts
         )
 
     eager, of_eager = names()
@@ -303,15 +359,26 @@ def test_trainings_that_failed_show_beside_the_accuracy_of_the_others() -> None:
     assert row_dicts([some])[0]["failed"] == 3
 
 
-def test_mlflow_gets_no_spread_of_a_single_training() -> None:
-    logged: dict[str, float] = {}
-    tracker = cast(Tracker, SimpleNamespace(log_metrics=logged.update, set_note=lambda _: None))
-    judged = Evaluation([row("atom", "a", 50.0, n=1, std=None), row("random", "a", 40.0)])
-    log_accuracies(tracker, judged, own="atom", title="t")
-    assert logged == {
+def test_mlflow_gets_no_spread_of_a_single_training(mlflow_uri: str) -> None:
+    judged = Evaluation(
+        [row("atom", "a", 50.0, n=1, std=None), row("random", "a", 40.0), scored_row(network="b")]
+    )
+    with Tracker.start(
+        tracking_uri=mlflow_uri, experiment="x", command="x", run_name="x", params={}, system_metrics=False
+    ) as tracker:
+        log_accuracies(tracker, judged, own="atom", title="t")
+    assert open_client(mlflow_uri).get_run(tracker.run_id).data.metrics == {
         "eval/a/acc_mean": 50.0,
         "eval/a/random/acc_mean": 40.0,
         "eval/a/random/acc_std": 1.25,
+        "eval/b/acc_mean": 50.0,
+        "eval/b/acc_std": 1.25,
+        "eval/b/balanced_mean": 45.5,
+        "eval/b/balanced_std": 2.25,
+        "eval/b/auc_mean": 0.8125,
+        "eval/b/auc_std": 0.0,
+        "eval/b/auc_low": 0.75,
+        "eval/b/auc_high": 0.875,
     }
 
 
@@ -342,6 +409,8 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         ConfigError, match=r"--baselines best: unknown coreset; known are random, herding, kcenter"
     ):
         check_baselines(["random", "best"])
+    with pytest.raises(ConfigError, match=r"--baselines random random: one is there twice"):
+        check_baselines(["random", "random"])
     real = data.load("digits", data_dir=Path("unused"))
     check_networks([NARROW], real, settings=EvaluateSettings())
     with pytest.raises(ConfigError, match="no-such-net"):

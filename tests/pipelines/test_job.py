@@ -134,7 +134,8 @@ def test_node_killed_in_the_middle_does_not_change_a_bit(tmp_path: Path) -> None
     process = subprocess.run(
         [sys.executable, "benchmarks/two_nodes.py", "--folder", str(tmp_path), "--", *small],
         cwd=ROOT,
-        env=environment(),
+        # A node is given up after five checks without an answer, by default three seconds apart.
+        env=environment(RAY_health_check_period_ms="500"),
         capture_output=True,
         text=True,
         timeout=JOB_S,

@@ -14,10 +14,10 @@ from pipelines.output.store import Store
 def littered(tmp_path: Path) -> Path:
     output = tmp_path / "out"
     (output / "checkpoints").mkdir(parents=True)
-    (output / "checkpoints" / ".partial-0a-class_0001.it00000010.safetensors").write_bytes(b"half")
+    (output / "checkpoints" / ".partial-0a-unit_0001.safetensors").write_bytes(b"half")
     (output / ".partial-staging" / "data").mkdir(parents=True)
     (output / ".partial-staging" / "data" / "a.parquet").write_bytes(b"half")
-    (output / "checkpoints" / "class_0001.it00000010.safetensors").write_bytes(b"whole")
+    (output / "checkpoints" / "unit_0001.safetensors").write_bytes(b"whole")
     return output
 
 
@@ -27,7 +27,7 @@ def names(output: Path) -> list[str]:
 
 def test_half_written_files_are_removed_by_the_next_driver(littered: Path) -> None:
     with lock(Store.open(littered)):
-        assert names(littered) == [".lock", "class_0001.it00000010.safetensors"]
+        assert names(littered) == [".lock", "unit_0001.safetensors"]
     assert not (littered / ".partial-staging").exists()
 
 

@@ -1,19 +1,19 @@
 """What a user's own code may do to a search, and what is told of it: without Ray where that can be."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
+from tiny_search import digits_case, named_space
 
 from atom.errors import ConfigError, StoreError
 from pipelines import nas
 from pipelines.architecture import report
 from pipelines.architecture.building import build_space
 from pipelines.architecture.case import NasCase
-from pipelines.architecture.scores import Scored
+from pipelines.architecture.scores import Scores
 from pipelines.architecture.tune_round import Watch
-from pipelines.console.options import NasCommand
 from pipelines.console.signals import StopSignal
 from pipelines.workers.pool import Limits
 from pipelines.workers.remote import network_slug
@@ -62,18 +62,21 @@ def test_long_names_make_short_file_names_that_differ() -> None:
     assert network_slug("net.py:make") == "net.py_make"
 
 
-def test_scores_are_published_before_the_trainings_that_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_published_before_the_trainings_that_may_fail(
+    tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[Any] = []
     monkeypatch.setattr(report, "publish", lambda case, scored, winners, tracker: told.append(winners) or 0)
 
-    def fail(case: NasCase, scored: Scored, stop: StopSignal) -> None:
+    def fail(case: NasCase, scored: Scores, stop: StopSignal) -> None:
         raise StoreError("the disk is full.")
 
-    monkeypatch.setattr("pipelines.architecture.rank.rank", lambda case, stop: Scored())
+    monkeypatch.setattr("pipelines.architecture.rank.rank", lambda case, stop: Scores())
     monkeypatch.setattr("pipelines.architecture.winner.retrain", fail)
-    case: Any = SimpleNamespace(command=NasCommand(retrain=1), log_inputs=lambda tracker: None)
-    with pytest.raises(StoreError, match="the disk is full"):
-        nas.run(cast(NasCase, case), cast(Any, None), StopSignal())
+    asked = {"proxies": ("random",), "retrain": 1, "tracking_uri": mlflow_uri}
+    case = digits_case(tmp_path, networks=named_space(net=1), **asked)
+    with pytest.raises(StoreError, match="the disk is full"), case.tracker("rank") as tracker:
+        nas.run(case, tracker, StopSignal())
     assert told == [None]
 
 
@@ -82,7 +85,8 @@ def test_a_trial_that_is_slow_is_said_and_silence_ends_a_search(
 ) -> None:
     limits = Limits(chunk_timeout_s=100.0, pending_timeout_s=50.0)
     seen = Watch(limits=limits, timeout_s=100.0, on_tick=lambda: None, stop=None)
-    trial: Any = SimpleNamespace(trial_id="t", status="RUNNING")
+    trial = Trial("network", trial_id="t", stub=True)
+    trial.set_status(Trial.RUNNING)
     monkeypatch.setattr(seen, "doing", lambda trial: "a (random, seed 0)")
     begun_s = now_s = seen._answer_s
     monkeypatch.setattr("pipelines.architecture.tune_round.time.monotonic", lambda: now_s)
@@ -122,14 +126,14 @@ def test_code_that_exits_crashes_or_hangs_costs_its_network_alone(
 ) -> None:
     (tmp_path / "bad_space.py").write_text(SPACE)
     spec = f"{tmp_path}/bad_space.py"
-    space = build_space(f"{spec}:networks", **SHAPE, limits=Limits(max_retries=0, chunk_timeout_s=60.0))
+    space = build_space(f"{spec}:networks", **SHAPE, limits=Limits(max_retries=0, chunk_timeout_s=30.0))
     problems = {candidate.name: candidate.problem for candidate in space.candidates}
     assert "it called exit(0)" in problems["exits"]
     assert problems["crashes"] == (
         "its worker ended without a word: killed, probably for memory, or its code ended the process"
         " (gave up after 1 try)"
     )
-    assert "60 s" in problems["hangs"]
+    assert "30 s" in problems["hangs"]
     assert problems["sound"] == ""
     assert [c.parameters is not None for c in space.candidates] == [False, False, False, True]
     assert "building 4 networks" in capsys.readouterr().out

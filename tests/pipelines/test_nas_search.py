@@ -3,29 +3,24 @@
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tiny_search import digits_case, named_space
 
 from apps.nas.early import Report
 from apps.nas.search_page import Tried
-from apps.nas.space import Candidate, Space
 from apps.nas.table import from_parquet
 from apps.nas.trial import Score, Unit, run_unit
 from atom.errors import ConfigError
 from pipelines.architecture.case import TABLE, NasCase
-from pipelines.architecture.plan import Plan, plan
 from pipelines.architecture.remote import _images
 from pipelines.architecture.search import search_best
 from pipelines.architecture.search_record import RECORD, SearchRecord
 from pipelines.architecture.search_report import publish_search, search_sentences
-from pipelines.console.options import DataSettings, NasCommand
 from pipelines.console.signals import StopSignal
-from pipelines.output.store import Store
-from pipelines.real_images import load_real
-from pipelines.workers.resources import ActorSize
+from pipelines.tracking.backend import open_client
 
 SPACE = """
 import os
@@ -84,21 +79,14 @@ def nas_case(folder: Path, **changes: Any) -> NasCase:
     asked = {
         "mode": "search",
         "space": f"{path}:networks",
-        "dataset": "digits",
-        "train_per_class": 12,
         "proxies": ("random",),
         "ipc": 2,
         "epochs": 4,
         "batch_train": 8,
-        "eval_precision": "float32",
         "grace_epochs": 1,
         "search_trials": 5,
-        "data_dir": Path("unused"),
     }
-    command = NasCommand.model_validate({**asked, **changes})
-    real = load_real(command.part(DataSettings), smoke=False)
-    size, store = ActorSize(1, cpus=1, gpus=0), Store.open(folder / "out")
-    return NasCase(command, plan(command, [], real), [], real, store, size, "cpu")
+    return digits_case(folder, **{**asked, **changes})
 
 
 class StopAtFile(StopSignal):
@@ -110,10 +98,6 @@ class StopAtFile(StopSignal):
 
     def is_set(self) -> bool:
         return self.path.exists()
-
-
-def names_space(number: int) -> Space:
-    return Space("mine:list", tuple(Candidate(f"n{i}", 1, 1) for i in range(number)), 1, (8, 8), 10)
 
 
 def reports(*scores: float) -> tuple[Report, ...]:
@@ -157,17 +141,13 @@ def test_first_proxy_must_be_a_set_and_the_first_rung_within_the_training(tmp_pa
         search_best(nas_case(tmp_path, grace_epochs=9), StopSignal())
 
 
-def test_regret_of_the_pick_is_told_where_a_reference_knows_it() -> None:
-    reference = {"a": (70.0, 72.0), "b": (80.0,), "far": (85.0,)}
-    case: Any = SimpleNamespace(
-        plan=Plan(names_space(4), reference, 2),
-        space=names_space(4),
-        primary=SimpleNamespace(name="atom"),
-        command=SimpleNamespace(reference="truth.csv"),
-    )
+def test_regret_of_the_pick_is_told_where_a_reference_knows_it(tmp_path: Path) -> None:
+    truth = tmp_path / "truth.csv"
+    truth.write_text("network,accuracy\na,70\na,72\nb,80\nfar,85\n")
+    case = nas_case(tmp_path, networks=named_space(a=1, b=1, far=1, unknown=1), reference=str(truth))
     tried = [Tried("a", "finished", 60.0, 4, truth=71.0), Tried("b", "stopped", 50.0, 2, truth=80.0)]
     told = " ".join(search_sentences(case, tried, retrained=False))
-    assert "2 were tried on atom: 1 to the end, 1 stopped early, 0 failed" in told
+    assert "2 were tried on random: 1 to the end, 1 stopped early, 0 failed" in told
     assert "the pick reaches 71.00 %; it lacks 9.00 points to the best network that was tried, b" in told
     assert "and 14.00 points to the best of the 3 that the reference knows, far" in told
     assert "there is no pick" in search_sentences(case, tried[1:], retrained=True)[-1]
@@ -176,14 +156,14 @@ def test_regret_of_the_pick_is_told_where_a_reference_knows_it() -> None:
 @pytest.mark.ray
 @pytest.mark.timeout(200)
 def test_search_survives_a_lost_worker_and_a_new_driver_goes_on(
-    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None, tmp_path: Path, mlflow_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = nas_case(tmp_path, search_trials=4)
     (tmp_path / "armed").touch()
     first = search_best(case, StopSignal())
     assert not first.stopped
     assert len(first.rows) == 4
-    later = nas_case(tmp_path, search_trials=5)
+    later = nas_case(tmp_path, search_trials=5, tracking_uri=mlflow_uri)
     scored = search_best(later, StopSignal())
     assert {unit.network for unit in scored.rows} == {"one", "deadly", "nan", "third", "slow"}
     assert not (tmp_path / "armed").exists()
@@ -212,20 +192,13 @@ def test_search_survives_a_lost_worker_and_a_new_driver_goes_on(
     rows = from_parquet((tmp_path / "out" / TABLE).read_bytes(), where="table")
     assert {row.proxy for row in rows} == {"random@search"}
 
-    logged: dict[str, Any] = {}
-    tracker: Any = SimpleNamespace(
-        log_metrics=logged.update,
-        log_text=lambda text, file: None,
-        log_dict=lambda value, file: None,
-        log_artifacts=lambda folder, path=None: None,
-        log_figure=lambda figure, file: None,
-        set_note=lambda text: None,
-    )
     capsys.readouterr()
-    assert publish_search(later, scored, None, tracker) == 1
+    with later.tracker("search") as tracker:
+        assert publish_search(later, scored, None, tracker) == 1
     told = capsys.readouterr().out
     assert "The best 5 of 5 networks tried" in told
     assert "--mode rank" in told
+    logged = open_client(mlflow_uri).get_run(tracker.run_id).data.metrics
     assert logged["search/trials"] == 5
     assert logged["search/failed"] == 1
     assert logged["search/best_score"] == max(row.score or 0.0 for row in finished)

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
+from tiny_search import digits_case, named_space
 
 from apps.nas.proxies import WHOLE, Proxy
-from apps.nas.space import Candidate
 from apps.nas.table import Row
 from apps.nas.trial import Images, Score, Unit, run_unit
 from apps.nas.winner import load_winner
@@ -18,17 +17,12 @@ from atom.train import accuracy
 from pipelines.architecture import rank as rank_module
 from pipelines.architecture import winner
 from pipelines.architecture.case import NasCase
-from pipelines.architecture.plan import plan
 from pipelines.architecture.rank import rank
-from pipelines.architecture.scores import Scored
+from pipelines.architecture.scores import Scores
 from pipelines.architecture.scoring import Ranked
 from pipelines.architecture.winner import Winners, best_networks, retrain
-from pipelines.console.options import DataSettings, NasCommand
 from pipelines.console.signals import StopSignal
 from pipelines.output.records import note_maker
-from pipelines.output.store import Store
-from pipelines.real_images import load_real
-from pipelines.workers.resources import ActorSize
 
 SPACE = """
 def network(width):
@@ -48,13 +42,13 @@ networks = [("narrow", network(4), 1000), ("wide", network(8), 2000), ("broken",
 """
 
 
-def scored(scores: Mapping[str, tuple[float, ...]], proxy: str = "parameters") -> Scored:
+def scored(scores: Mapping[str, tuple[float, ...]], proxy: str = "parameters") -> Scores:
     rows = [
         Row.of(Unit(network, proxy, seed), Score(value), key="x")
         for network, values in scores.items()
         for seed, value in enumerate(values)
     ]
-    return Scored(rows={row.unit: row for row in rows})
+    return Scores(rows={row.unit: row for row in rows})
 
 
 def nas_case(folder: Path, **changes: Any) -> NasCase:
@@ -63,34 +57,20 @@ def nas_case(folder: Path, **changes: Any) -> NasCase:
         path.write_text(SPACE)
     asked = {
         "space": f"{path}:networks",
-        "dataset": "digits",
-        "train_per_class": 12,
-        "data_dir": folder / "data",
         "proxies": ("parameters",),
         "epochs": 1,
         "whole_epochs": 1,
         "batch_train": 32,
-        "eval_precision": "float32",
         "retrain": 2,
         "retrain_seeds": 2,
     }
-    command = NasCommand.model_validate({**asked, **changes})
-    real = load_real(command.part(DataSettings), smoke=False)
-    size, store = ActorSize(2, cpus=1, gpus=0), Store.open(folder / "out")
-    return NasCase(command, plan(command, [], real), [], real, store, size, "cpu")
+    return digits_case(folder, num_actors=2, **{**asked, **changes})
 
 
-def ranking_case(**changes: Any) -> NasCase:
-    """As much of a case as choosing takes."""
-    options = {"retrain": 2, "mode": "rank", **changes}
-    costs = {"a": 500, "b": 20, "c": 20, "dear": 10_000, "unknown": None}
-    candidates = tuple(Candidate(name, 1, cost) for name, cost in costs.items())
-    case = SimpleNamespace(
-        command=SimpleNamespace(**options),
-        primary=Proxy("random", "set", "main", 10),
-        space=SimpleNamespace(candidates=candidates),
-    )
-    return cast(NasCase, case)
+def ranking_case(folder: Path, **changes: Any) -> NasCase:
+    """A case whose networks have names and costs, and are never built."""
+    networks = named_space(a=500, b=20, c=20, dear=10_000, unknown=None)
+    return digits_case(folder, networks=networks, **{"proxies": ("random",), "retrain": 2, **changes})
 
 
 def refuse_to_train(*arguments: object, **options: object) -> None:
@@ -110,28 +90,28 @@ def refuse_to_train(*arguments: object, **options: object) -> None:
     ids=["by mean", "then cheaper", "then by name", "unknown cost last", "fewer than asked", "none"],
 )
 def test_best_networks_are_chosen_by_mean_then_cost_then_name(
-    scores: dict[str, tuple[float, ...]], expected: list[str]
+    scores: dict[str, tuple[float, ...]], expected: list[str], tmp_path: Path
 ) -> None:
-    assert list(best_networks(ranking_case(), scored(scores, "random"))) == expected
+    assert list(best_networks(ranking_case(tmp_path), scored(scores, "random"))) == expected
 
 
-def test_only_the_first_proxy_chooses() -> None:
+def test_only_the_first_proxy_chooses(tmp_path: Path) -> None:
     other = scored({"dear": (99.0,)}, "herding")
     other.rows |= scored({"b": (1.0,)}, "random").rows
-    assert best_networks(ranking_case(), other) == {"b": 1.0}
+    assert best_networks(ranking_case(tmp_path), other) == {"b": 1.0}
 
 
-def test_network_that_failed_with_a_seed_is_not_chosen() -> None:
+def test_network_that_failed_with_a_seed_is_not_chosen(tmp_path: Path) -> None:
     half = scored({"a": (90.0,), "b": (50.0, 50.0)}, "random")
     failure = Row.failure(Unit("a", "random", 1), "no", key="x")
     half.rows[failure.unit] = failure
-    assert list(best_networks(ranking_case(), half)) == ["b"]
+    assert list(best_networks(ranking_case(tmp_path), half)) == ["b"]
 
 
-def test_search_mode_reads_the_scores_of_the_search() -> None:
+def test_search_mode_reads_the_scores_of_the_search(tmp_path: Path) -> None:
     both = scored({"a": (40.0,)}, "random@search")
     both.rows |= scored({"b": (99.0,)}, "random").rows
-    assert list(best_networks(ranking_case(mode="search"), both)) == ["a"]
+    assert list(best_networks(ranking_case(tmp_path, mode="search"), both)) == ["a"]
 
 
 def test_networks_that_cannot_be_built_or_took_too_long_fail_without_a_try(
@@ -258,7 +238,7 @@ def check_equal_to_reference(case: NasCase) -> None:
         assert (score.score, score.test_accuracy) == (record["score"], record["test_accuracy"])
 
 
-def check_resume(case: NasCase, found: Winners, scores: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_resume(case: NasCase, found: Winners, scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records are taken up; what is damaged is trained again; what has changed gets records of its own."""
     before = {name: case.store.read_bytes(name) for name in case.store.list("winner")}
     real_tasks, trained = winner.run_tasks, []

@@ -1,32 +1,46 @@
 """Flags, their defaults, the YAML file, and what `--help` costs and says."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from atom.settings import DistillSettings, EvaluateSettings
-from pipelines.console.options import (
-    ClusterSettings,
-    CommandSettings,
-    DataSettings,
+from atom.errors import ConfigError
+from atom.methods import registry
+from atom.methods.experts import Expert
+from atom.methods.lookup import find_method
+from atom.methods.registry import NAMES, options_of
+from atom.settings import Settings
+from pipelines.console.commands import (
+    AuditCommand,
+    CompareCommand,
+    ContinualCommand,
     DistillCommand,
     EvaluateCommand,
-    TrackingSettings,
-    parse,
+    NasCommand,
 )
+from pipelines.console.options import CommandSettings, parse
 
-COMMANDS = {"atom-distill": DistillCommand, "atom-evaluate": EvaluateCommand}
+COMMANDS = {
+    "atom-distill": DistillCommand,
+    "atom-evaluate": EvaluateCommand,
+    "atom-compare": CompareCommand,
+    "atom-nas": NasCommand,
+    "atom-continual": ContinualCommand,
+    "atom-audit": AuditCommand,
+}
 
 
 def parsed(*arguments: str) -> DistillCommand:
-    return parse(DistillCommand, arguments, prog="atom-distill")
+    return parse(DistillCommand, arguments)
 
 
 def help_text(command: type[CommandSettings], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as stopped:
-        parse(command, ["--help"], prog="the-command")
+        parse(command, ["--help"])
     assert stopped.value.code == 0
     return capsys.readouterr().out
 
@@ -35,9 +49,8 @@ def help_text(command: type[CommandSettings], capsys: pytest.CaptureFixture[str]
     ("name", "value"),
     [
         ("dataset", "digits"),
-        ("mode", "atom"),
+        ("method", "atom"),
         ("power", 4),
-        ("loss_scale", 100.0),
         ("ipc", 1),
         ("factor", 1),
         ("momentum_img", 0.5),
@@ -55,13 +68,13 @@ def help_text(command: type[CommandSettings], capsys: pytest.CaptureFixture[str]
     ],
 )
 def test_default_is_the_one_that_the_papers_or_the_documents_name(name: str, value: object) -> None:
-    assert getattr(parsed(), name) == value
+    assert parsed().flat()[name] == value
 
 
 def test_values_that_depend_on_data_or_device_are_left_open() -> None:
     command = parsed()
     open_names = ("iterations", "lr_img", "task_balance", "epochs", "num_actors", "gpus_per_actor", "output")
-    assert [name for name in open_names if getattr(command, name) is not None] == []
+    assert [name for name in open_names if command.flat()[name] is not None] == []
 
 
 @pytest.mark.parametrize(
@@ -78,7 +91,7 @@ def test_values_that_depend_on_data_or_device_are_left_open() -> None:
     ],
 )
 def test_flag_is_the_name_of_the_field_in_kebab_case(arguments: list[str], name: str, value: object) -> None:
-    assert getattr(parsed(*arguments), name) == value
+    assert parsed(*arguments).flat()[name] == value
 
 
 @pytest.mark.parametrize("separate", [True, False])
@@ -87,8 +100,12 @@ def test_flag_wins_over_the_config_file_and_the_file_over_the_default(tmp_path: 
     path.write_text("ipc: 10\nlr-img: 0.5\neval_networks: [vgg11, vit]\n")
     config = ["--config", str(path)] if separate else [f"--config={path}"]
     command = parsed("--ipc", "50", *config)
-    assert (command.ipc, command.lr_img, command.eval_networks) == (50, 0.5, ("vgg11", "vit"))
-    assert command.batch_real == 128
+    assert (command.distill.ipc, command.distill.lr_img, command.judges.eval_networks) == (
+        50,
+        0.5,
+        ("vgg11", "vit"),
+    )
+    assert command.distill.batch_real == 128
     assert command.config == path
 
 
@@ -97,37 +114,106 @@ def test_words_of_a_switch_are_words_in_the_config_file(tmp_path: Path, word: st
     path = tmp_path / "recipe.yaml"
     path.write_text(f"zca: {word}\ncompile: {word}\nsymbols: {word}\ndownload: {word}\nsmoke: yes\n")
     command = parsed("--config", str(path))
-    assert (command.zca, command.compile, command.symbols) == (word, word, word)
-    assert (command.download, command.smoke) == (word == "on", True)
+    assert (command.distill.zca, command.distill.compile, command.data.symbols) == (word, word, word)
+    assert (command.data.download, command.smoke) == (word == "on", True)
 
 
 def test_flag_given_back_its_default_wins_over_the_config_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("ipc: 10\nsmoke: true\niterations: 7\n")
     command = parsed("--config", str(path), "--ipc", "1", "--no-smoke", "--iterations", "None")
-    assert (command.ipc, command.smoke, command.iterations) == (1, False, None)
+    assert (command.distill.ipc, command.smoke, command.distill.iterations) == (1, False, None)
 
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        parsed().ipc = 2  # pyrefly: ignore[read-only]
+        parsed().distill.ipc = 2  # pyrefly: ignore[read-only]
 
 
-def test_part_holds_the_settings_of_one_component() -> None:
-    command = parsed("--ipc", "3", "--epochs", "9", "--num-actors", "2")
-    assert command.part(DistillSettings).ipc == 3
-    assert command.part(EvaluateSettings).epochs == 9
-    assert command.part(ClusterSettings).num_actors == 2
-    assert command.part(DataSettings).dataset == "digits"
-    assert command.part(TrackingSettings).tracking_uri is None
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
+def test_no_two_parts_of_a_command_have_a_flag_of_one_name(command: type[CommandSettings]) -> None:
+    whole = command()
+    own = [name for name, value in whole if not isinstance(value, Settings)]
+    for part, value in whole:
+        if isinstance(value, Settings):
+            inner = value.model_dump()
+            options = inner.pop("options", {})
+            names = inner if "distill.method" in command.decided else {**inner, **options}
+            own += [name for name in names if f"{part}.{name}" not in command.decided and name != "options"]
+    assert sorted(own) == sorted(whole.flags())
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
+def test_help_begins_with_the_flags_that_people_use_first(
+    command: type[CommandSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = re.findall(r"^[^\w-]*--([a-z][a-z-]+)", help_text(command, capsys), re.MULTILINE)
+    assert 10 <= len(command.first) <= 11
+    assert [name.replace("-", "_") for name in shown][: len(command.first)] == [*command.first]
+
+
+def test_help_shows_the_options_of_the_chosen_method(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for method in ("atom", "dm"):
+        with pytest.raises(SystemExit):
+            parsed("--help", "--method", method)
+        texts.append(capsys.readouterr().out)
+    assert ["--power" in text for text in texts] == [True, False]
+    assert all("--task-balance" in text for text in texts)
+
+
+@pytest.mark.parametrize("where", ["line", "file"])
+def test_option_that_the_method_does_not_read_is_refused(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("power: 2\n")
+    more = ["--power", "2"] if where == "line" else ["--config", str(path)]
+    with pytest.raises(
+        ConfigError, match=r"--power: the method dm does not read it, only atom, spatial, channel do"
+    ):
+        parsed("--method", "dm", *more)
+    assert parsed("--method", "spatial", *more).distill.options.model_dump()["power"] == 2
+
+
+@pytest.mark.parametrize("method", registry.NAMES)
+def test_a_chosen_method_has_the_defaults_that_are_its_own(method: str) -> None:
+    """Methods share names of options, such as the number of trained networks, and not what these are by default."""
+    assert parsed("--method", method).distill.options == registry.options_of(method)()
+    kept = parsed("--task-balance", "0.5").changed(method="dm").distill.options.model_dump()
+    assert kept["task_balance"] == 0.5
+
+
+def test_the_old_name_of_the_method_and_the_last_of_two_are_understood() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'mode' is not a setting of atom-distill; did you mean 'method'\?"
+    ):
+        parsed("--mode", "dm")
+    assert (
+        parsed("--method", "dm", "--method", "atom", "--power", "3").distill.options.model_dump()["power"]
+        == 3
+    )
+    with pytest.raises(ConfigError, match="the method dm does not read it"):
+        parsed("--method", "atom", "--method=dm", "--power", "3")
+
+
+def test_a_command_is_changed_by_the_names_of_its_flags_whatever_part_they_are_of() -> None:
+    changed = ContinualCommand.of(network="vit", seed=3, epochs=7, method="dm", task_balance=0.5, orders=2)
+    assert (changed.network, changed.distill.network) == ("vit", "convnet")
+    assert (changed.distill.seed, changed.evaluate.epochs, changed.stream.orders) == (3, 7, 2)
+    assert changed.distill.options.model_dump(exclude_defaults=True) == {"task_balance": 0.5}
+    with pytest.raises(
+        ConfigError, match=r"--epochs: received 0: input should be greater than or equal to 1"
+    ):
+        changed.changed(epochs=0)
+    with pytest.raises(ConfigError, match=r"'ipc' is not a setting of"):
+        changed.changed(ipc=3)
 
 
 def test_smoke_run_shrinks_but_keeps_what_is_smaller() -> None:
     small = parsed("--iterations", "2", "--batch-real", "8").shrunk()
-    assert (small.iterations, small.batch_real) == (2, 8)
+    assert (small.distill.iterations, small.distill.batch_real) == (2, 8)
     large = parsed("--iterations", "8000", "--epochs", "1000", "--eval-seeds", "0", "--ipc", "7").shrunk()
-    assert (large.iterations, large.epochs, large.batch_real, large.eval_seeds) == (4, 2, 16, 0)
-    assert large.ipc == 7
+    assert (large.distill.iterations, large.distill.batch_real, large.distill.ipc) == (4, 16, 7)
+    assert (large.evaluate.epochs, large.judges.eval_seeds) == (2, 0)
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
@@ -136,14 +222,14 @@ def test_every_setting_has_a_line_of_help(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     text = help_text(command, capsys)
-    for name, field in command.model_fields.items():
+    for name, flag in command().flags().items():
         assert f"--{name.replace('_', '-')}" in text
-        assert field.description, name
-        assert len(field.description) <= 150, name
-        assert field.description.endswith("."), name
+        assert flag.info.description, name
+        assert len(flag.info.description) <= 210, name
+        assert flag.info.description.endswith("."), name
 
 
-@pytest.mark.parametrize("module", ["distill", "evaluate"])
+@pytest.mark.parametrize("module", ["distill", "evaluate", "compare", "nas", "continual", "audit"])
 def test_help_imports_neither_torch_nor_ray_nor_mlflow(module: str) -> None:
     heavy = ("torch", "ray", "mlflow", "torchvision", "sklearn", "pyarrow", "scipy", "numpy")
     script = (
@@ -153,3 +239,24 @@ def test_help_imports_neither_torch_nor_ray_nor_mlflow(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "CODE 0 []", done.stderr
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_a_smoke_run_trains_little_beforehand_whatever_is_asked(method: str) -> None:
+    large: dict[str, Any] = {
+        "num_experts": 100,
+        "min_start_epoch": 10,
+        "max_start_epoch": 40,
+        "first_max_start_epoch": 20,
+        "replicas": 8,
+        "trained_networks": 20,
+        "training_passes": 100,
+        "inner_steps": 200,
+        "window": 60,
+        "inner_epochs": 50,
+    }
+    asked = {name: value for name, value in large.items() if name in options_of(method).model_fields}
+    settings = DistillCommand.of(method=method, **asked).shrunk().distill
+    assert all(getattr(settings.options, name) <= 4 for name in asked)
+    experts = [one for one in find_method(method).preparations(settings) if isinstance(one, Expert)]
+    assert sum(one.epochs for one in experts) <= 6

@@ -3,17 +3,17 @@
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny_digits import digits_set
 
+from atom import data
 from atom.errors import ConfigError
 from pipelines import continual, distill, evaluate, own_networks
 from pipelines.own_networks import BUILD_TIMEOUT_S, try_networks
 
-REAL: Any = SimpleNamespace(train=SimpleNamespace(images=SimpleNamespace(shape=(6, 1, 8, 8)), num_classes=3))
+REAL = data.load("digits", data_dir=Path("unused"))
 MINE = """
 import os
 import time

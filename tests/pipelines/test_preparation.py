@@ -2,32 +2,32 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_digits import digits_set
 
 from atom import data
 from atom.data import ImageSet, RealData
-from atom.distilled import DistilledSet
 from atom.errors import ConfigError
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
-from atom.settings import DistillSettings
-from pipelines.console.options import DataSettings
+from pipelines.console.commands import DataSettings
 from pipelines.output.store import Store
 from pipelines.real_images import (
     PREPROCESS_NAME,
     Downloads,
     blank_classes,
     check_ipc,
+    judging_images,
     load_real,
+    not_whitened,
     notes_on_images,
     preprocessing,
     put_classes,
-    say_unwhitened,
     whitening_flaw,
 )
 
@@ -76,6 +76,14 @@ def folder_of(root: Path, digits: RealData, names: tuple[str, ...]) -> str:
     return f"folder:{root}"
 
 
+def test_sets_are_judged_on_test_images_or_on_those_put_aside(digits: RealData) -> None:
+    assert judging_images(digits, "test") is digits.test
+    held = digits.hold_out(0.2)
+    assert judging_images(held, "validation") is held.validation
+    with pytest.raises(ConfigError, match="no training images are put aside; pass --validation-frac as well"):
+        judging_images(digits, "validation")
+
+
 def test_what_a_users_images_show_is_told_by_their_classes_and_said(digits: RealData, tmp_path: Path) -> None:
     options: dict[str, Any] = {"data_dir": tmp_path / "data"}
     own = load_real(
@@ -91,7 +99,8 @@ def test_what_a_users_images_show_is_told_by_their_classes_and_said(digits: Real
 
 
 def test_a_given_set_knows_what_the_images_show_unless_the_user_says_otherwise(digits: RealData) -> None:
-    given = cast(DistilledSet, SimpleNamespace(symbols=False))
+    given = digits_set()
+    given = replace(given, source={**given.source, "symbols": False})
     asked = DataSettings(dataset="digits")
     assert not load_real(asked, smoke=False, given=given).symbols
     assert load_real(asked.model_copy(update={"symbols": "on"}), smoke=False, given=given).symbols
@@ -137,8 +146,8 @@ def test_grey_images_stored_as_colour_are_not_whitened_by_themselves(
 
     grey = digits.with_images(coloured(digits.train), coloured(digits.test))
     flaw = whitening_flaw(grey, DistillSettings())
-    say_unwhitened(flaw)
-    assert "not whitened, since all channels hold one grey image; pass --zca on" in capsys.readouterr().out
+    (note,) = not_whitened(flaw)
+    assert "not whitened, since all channels hold one grey image; pass --zca on" in note
     assert whitening_flaw(grey, WHITENED) is None
     assert whitening_flaw(digits, DistillSettings()) is None
 

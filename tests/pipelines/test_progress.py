@@ -1,8 +1,9 @@
 import io
+import re
 
 import pytest
 
-from pipelines.console.progress import Progress, Rate, format_duration, format_table, print_table
+from pipelines.console.progress import Progress, format_duration, format_table, print_table
 
 
 class Clock:
@@ -18,82 +19,80 @@ class Terminal(io.StringIO):
         return True
 
 
+def work(total: float, clock: Clock, *, done: float = 0) -> Progress:
+    return Progress(
+        "work", total, num_items=1, unit="units", item="units", done=done, stream=io.StringIO(), clock=clock
+    )
+
+
 def test_work_of_an_earlier_run_does_not_count_as_speed() -> None:
     clock = Clock()
-    rate = Rate(120, done=60, clock=clock)
+    progress = work(120, clock, done=60)
     for done in (60, 80):
-        assert rate.per_second is None
-        assert rate.left_s is None
+        assert progress.line() == "work: 60/120 units"
         clock.now_s += 5
-        rate.update(done)
+        progress.update(done, items_done=0)
     clock.now_s += 10
-    rate.update(100)
-    assert rate.per_second == 2
-    assert rate.left_s == 10
+    progress.update(100, items_done=0)
+    assert progress.line() == "work: 100/120 units, 2/s, 10 s left"
 
 
 def test_start_of_the_workers_is_no_speed() -> None:
     clock = Clock()
-    rate = Rate(1000, clock=clock)
+    progress = work(1000, clock)
     said = []
     for second in range(1, 121):
         clock.now_s += 1
-        rate.update(max(0, second - 50))
-        said.append(rate.left_s)
-    assert said[:100] == [None] * 100
-    assert said[-1] == pytest.approx(1000 - 70)
+        progress.update(max(0, second - 50), items_done=0)
+        said.append(progress.line())
+    assert not any("left" in line for line in said[:100])
+    assert said[-1] == "work: 70/1000 units, 1/s, 15 min 30 s left"
 
 
 def test_units_that_end_side_by_side_do_not_promise_an_early_end() -> None:
     clock = Clock()
-    rate = Rate(32, clock=clock)
+    progress = work(32, clock)
     said = []
     for batch in range(1, 4):
         clock.now_s += 57
         for unit in range(1, 5):
             clock.now_s += 1
-            rate.update(4 * (batch - 1) + unit)
-            said.append(rate.left_s)
+            progress.update(4 * (batch - 1) + unit, items_done=0)
+            said.append(re.search(r"(\S+)/s", progress.line()))
     assert said[:4] == [None] * 4
-    for done, seconds in enumerate(said[4:], start=5):
-        assert 0.5 < (seconds or 0) / ((32 - done) / 4 * 61) < 2
+    for speed in said[4:]:
+        assert speed is not None
+        assert 0.5 < float(speed[1]) / (4 / 61) < 2
 
 
 def test_rare_units_are_not_timed_by_the_last_half_minute() -> None:
     clock = Clock()
-    rate = Rate(10, clock=clock)
+    progress = work(10, clock)
     for second in range(1, 1501):
         clock.now_s += 1
-        rate.update(second // 300)
-    assert rate.left_s == pytest.approx(5 * 300)
+        progress.update(second // 300, items_done=0)
+    assert progress.line() == "work: 5/10 units, 0.00333/s, 25 min 00 s left"
 
 
-def test_speed_forgets_what_is_older_than_the_window() -> None:
+def test_speed_forgets_what_is_older_than_half_a_minute() -> None:
     clock = Clock()
-    rate = Rate(1000, clock=clock, window_s=30)
-    for _ in range(100):
+    progress = work(1000, clock)
+    for second in range(1, 141):
         clock.now_s += 1
-        rate.update(rate.done + 1)
-    for _ in range(40):
-        clock.now_s += 1
-        rate.update(rate.done + 5)
-    assert rate.per_second == pytest.approx(5)
+        progress.update(second + 4 * max(0, second - 100), items_done=0)
+    assert progress.line() == "work: 300/1000 units, 5/s, 2 min 20 s left"
 
 
 def test_lost_work_starts_the_measurement_anew() -> None:
     clock = Clock()
-    rate = Rate(100, clock=clock)
+    progress = work(100, clock)
+    for done in (50, 20, 40):
+        clock.now_s += 10
+        progress.update(done, items_done=0)
+        assert progress.line() == f"work: {done}/100 units"
     clock.now_s += 10
-    rate.update(50)
-    clock.now_s += 10
-    rate.update(20)
-    assert rate.per_second is None
-    clock.now_s += 10
-    rate.update(40)
-    assert rate.per_second is None
-    clock.now_s += 10
-    rate.update(60)
-    assert rate.per_second == 2
+    progress.update(60, items_done=0)
+    assert progress.line() == "work: 60/100 units, 2/s, 20 s left"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_plain_table_is_aligned() -> None:
     assert table.splitlines() == [
         "Accuracy",
         "set     mean",
-        "------  ----",
+        "------ -----",
         "random  14.2",
         "atom      31",
     ]
@@ -160,3 +159,14 @@ def test_table_on_a_terminal_shows_brackets_as_they_are() -> None:
     stream = Terminal()
     print_table("T", ["a", "b"], [["[red]x", 1]], stream=stream)
     assert "[red]x" in stream.getvalue()
+
+
+def test_log_gets_wide_tables_whole_and_no_colours_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = io.StringIO()
+    print_table("T" * 50, ["a", "b"], [["x" * 100, "[red]y"]], stream=stream)
+    title, _, _, row = stream.getvalue().splitlines()
+    assert (title, row) == ("T" * 50, f"{'x' * 100}  [red]y")

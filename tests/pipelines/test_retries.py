@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,14 +12,16 @@ from tiny_digits import CHUNK, ITERATIONS, problem
 from apps.continual.results import Cell
 from apps.nas.trial import Unit
 from atom.errors import ClusterError
-from pipelines.distillation import Group, distil_classes
-from pipelines.incremental.remote import CellStep, Choice
-from pipelines.output.checkpoints import Checkpoints, ClassState
+from atom.methods.method import State
+from pipelines.distillation import distil_classes
+from pipelines.incremental.remote import CellStep, Selection
+from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.store import Store
 from pipelines.workers.pool import ActorPool, Limits
 from pipelines.workers.remote import Trial
 from pipelines.workers.resources import ActorSize
 from pipelines.workers.retries import Outcome, Patience, Waiting, name_of
+from pipelines.workers.works import Task
 
 LOW = rx.OutOfMemoryError("the node running low on memory: 9GB used / 10GB limit")
 LOST = rx.NodeDiedError("the node died")
@@ -32,6 +33,17 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+class Starting:
+    """What the pool asks of an actor before it is up: a reference to its start."""
+
+    @property
+    def __ray_ready__(self) -> "Starting":
+        return self
+
+    def remote(self) -> object:
+        return object()
 
 
 @pytest.fixture
@@ -109,6 +121,12 @@ def test_what_takes_many_times_the_longest_of_its_kind_is_stuck(clock: Clock) ->
     assert [key for key, _ in patience.expired(calls)] == ["a2", "b1"]
 
 
+def test_lowest_rank_comes_first_and_what_is_added_after_its_equals(clock: Clock) -> None:
+    waiting = Waiting(["gap", "long", "gap too"], Limits(), clock, rank=lambda unit: unit.startswith("gap"))
+    waiting.add(["longer"])
+    assert [waiting.take() for _ in range(4)] == ["long", "longer", "gap", "gap too"]
+
+
 def test_short_work_does_not_make_the_limit_short(clock: Clock) -> None:
     patience = Patience[str](7200, len, clock)
     patience.ended(patience.begun("a"))
@@ -122,16 +140,16 @@ def test_short_work_does_not_make_the_limit_short(clock: Clock) -> None:
 def test_short_rest_of_a_chunk_does_not_measure_whole_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds: dict[Group, object] = {}
+    kinds: dict[Unit, object] = {}
 
-    def look(units: list[Group], factory: object, *, kind: Callable[[Group], object], **options: object):
-        kinds.update({group: kind(group) for group in units})
-        return Outcome[Group]()
+    def look(tasks: list[Task], factory: object, *, kind: Callable[[Task], object], **options: object):
+        kinds.update({task.item: kind(task) for task in tasks})
+        return Outcome[Task]()
 
-    monkeypatch.setattr("pipelines.distillation.dispatch", look)
+    monkeypatch.setattr("pipelines.workers.works.dispatch", look)
     checkpoints, done = Checkpoints(Store.open(str(tmp_path)), "tiny"), ITERATIONS - 1
-    zeros = np.zeros((1, 1, 8, 8), np.float32)
-    checkpoints.save(done, {2: ClassState(zeros, zeros, np.zeros(done, np.float32))})
+    zeros = np.zeros((1, 1, 1, 8, 8), np.float32)
+    checkpoints.save((2,), State(done, {"images": zeros, "momentum": zeros}, np.zeros((done, 1), np.float32)))
     size = ActorSize(num_actors=1, cpus=1, gpus=0)
     groups = [(0,), (1,), (2,), (3, 4)]
     distil_classes(problem(), groups, {}, checkpoints, size=size, checkpoint_every=CHUNK)
@@ -160,9 +178,7 @@ def test_worker_killed_for_memory_while_it_starts_is_not_replaced_at_once(
 
     monkeypatch.setattr("pipelines.workers.pool.ray.get", killed)
     monkeypatch.setattr("pipelines.workers.pool.kill", lambda actor: None)
-    pool = ActorPool(
-        lambda: SimpleNamespace(__ray_ready__=SimpleNamespace(remote=object)), Limits(pause_s=pause_s)
-    )
+    pool = ActorPool(Starting, Limits(pause_s=pause_s))
     pool.grow(1)
     pool.collect(next(iter(pool.starting)))
     pool.grow(1)
@@ -183,7 +199,7 @@ def test_pause_for_memory_is_no_wait_for_a_place(clock: Clock, monkeypatch: pyte
     monkeypatch.setattr("pipelines.workers.pool.kill", lambda actor: None)
     monkeypatch.setattr("pipelines.workers.pool.time.monotonic", clock)
     limits = Limits(max_retries=4, pending_timeout_s=60)
-    pool = ActorPool(lambda: SimpleNamespace(__ray_ready__=SimpleNamespace(remote=object)), limits)
+    pool = ActorPool(Starting, limits)
     for failures in range(limits.max_retries):
         pool.grow(1)
         pool.collect(next(iter(pool.starting)))
@@ -205,5 +221,5 @@ def test_units_are_called_by_their_names() -> None:
     assert [name_of(unit) for unit in ((3,), (0, 1), "net", 7)] == ["class 3", "classes 0, 1", "net", "7"]
     assert name_of(Trial("random", "convnet", 0)) == "random-convnet-s0"
     assert name_of(CellStep(Cell("herding", "gdumb", 0, 1), 2)) == "herding-gdumb-o0-s1 step 2"
-    assert name_of(Choice("herding", "own", 3, 10)) == "herding of class 3 (own)"
+    assert name_of(Selection("herding", "own", 3, 10)) == "herding of class 3 (own)"
     assert name_of(Unit("net", "random", 0)) == "net (random, seed 0)"

@@ -1,9 +1,9 @@
 """Which networks a search proposes: none twice, none lost, and what an earlier run knows counts."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
@@ -108,7 +108,7 @@ def test_known_curves_fill_the_rungs_as_live_trials_do() -> None:
         else:
             controller: Any = None
             for network, curve in curves.items():
-                trial: Any = SimpleNamespace(trial_id=network)
+                trial = Trial("network", trial_id=network, stub=True)
                 asha.on_trial_add(controller, trial)
                 for report in curve:
                     result = {"epochs": report.epochs, "score": report.score.score}

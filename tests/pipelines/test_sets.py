@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,16 @@ from atom.artifact import CORE_FILES
 from atom.data import RealData
 from atom.distilled import DistilledSet, describe_source
 from atom.errors import ConfigError
+from atom.methods.method import State
+from atom.methods.soundness import joined
 from atom.preprocess import Preprocess
 from atom.settings import EvaluateSettings
 from pipelines import sets
-from pipelines.console.options import DataSettings
-from pipelines.distill import Job
+from pipelines.console.commands import DataSettings, DistillCommand
+from pipelines.distill import Case, assemble
+from pipelines.distill import publish as publish_set
 from pipelines.distillation import Distillation
-from pipelines.evaluation import small_set
+from pipelines.evaluation import Row, judged_sets, remarks, small_set
 from pipelines.output.provenance import COMMIT_VARIABLE
 from pipelines.output.records import DISTILL_WORKER_S, maker_facts, note_maker
 from pipelines.output.store import Store
@@ -44,7 +46,7 @@ def output(tmp_path: Path) -> Path:
     digits_set().save(folder / "set")
     store = Store.open(folder)
     store.write_json("times.json", {DISTILL_WORKER_S: 7.0})
-    store.write_bytes("checkpoints/class_0000.it00000004.safetensors", b"large")
+    store.write_bytes("checkpoints/unit_0000.safetensors", b"large")
     return folder
 
 
@@ -83,7 +85,7 @@ def test_names_in_a_remote_listing_lead_nowhere(
             return b"evil" if name.startswith("..") else self.store.read_bytes(name)
 
     hostile = Hostile()
-    monkeypatch.setattr(sets.Store, "open", lambda _: hostile)
+    monkeypatch.setattr(sets.Store, "open", lambda _, flag: hostile)
     with local_set("s3://bucket/out/set", None) as folder:
         assert names_in(folder) == set(CORE_FILES)
     assert sorted(asked) == sorted(CORE_FILES)
@@ -144,15 +146,16 @@ def publish(home: Path, *, network: str = "convnet", results: Any = (), programs
     )
     settings = problem().settings.model_copy(update={"network": network})
     store = Store.open(home / "out")
-    command: Any = SimpleNamespace(image_size=None)
-    unused: Any = None
-    job = Job(command, settings, unused, real, store, unused, "cpu", "digest")
+    command, size = DistillCommand.of(dataset=real.spec), ActorSize(1, cpus=1, gpus=0)
+    units = [(0,), (1,)]
+    case = Case(command, settings, EvaluateSettings(), real, store, size, "cpu", "digest", units)
     preprocess = Preprocess.fit(real.train.images, zca=False)
     white = preprocess.apply(real.train.images).numpy()
-    states: Any = {c: SimpleNamespace(images=white[real.train.indices_of(c)[:1]]) for c in range(2)}
+    images = {(c,): white[real.train.indices_of(c)[:1]][None] for c in range(2)}
+    states = {unit: State.first({"images": one}, columns=1) for unit, one in images.items()}
     outcome = Distillation(states=states, programs=list(programs))
-    distilled = job.assemble(outcome, preprocess)
-    job.publish(distilled.with_results(results) if results else distilled)
+    distilled = assemble(case, joined(outcome.parts(settings)), outcome.programs, preprocess)
+    publish_set(case, distilled.with_results(results) if results else distilled)
     return home / "out"
 
 
@@ -218,6 +221,15 @@ def test_the_image_size_of_a_set_is_remembered(dataset: str) -> None:
     assert real_source(resized, "set", own).image_size == 32
 
 
+def test_classes_that_a_source_does_not_name_are_called_as_in_the_set() -> None:
+    distilled = digits_set()
+    asked = DataSettings(dataset="npz:mnist.npz")
+    assert real_source(distilled, "set", asked).class_names == distilled.class_names
+    own = asked.changed(class_names=("a", "b"))
+    assert real_source(distilled, "set", own).class_names == ("a", "b")
+    assert real_source(distilled, "set", DataSettings(dataset="folder:digits")).class_names is None
+
+
 def test_another_shape_names_the_flag_and_the_own_source_is_not_asked_for() -> None:
     real = data.load("digits", data_dir=Path("unused"), image_size=16)
     with pytest.raises(ConfigError, match=r"\(channels, height, width\); pass --image-size 8\.$"):
@@ -226,7 +238,9 @@ def test_another_shape_names_the_flag_and_the_own_source_is_not_asked_for() -> N
     with pytest.raises(ConfigError, match=r"pass the set's own source, or --image-size 8\.$"):
         check_same_source(other, real)
     renamed = replace(digits_set(), class_names=tuple("abcdefghij"))
-    flags = "it has changed since.* with the same --image-column, --label-column and --test-part"
+    flags = (
+        "it has changed since.* with the same --image-column, --label-column, --test-part and --class-names"
+    )
     with pytest.raises(ConfigError, match=flags):
         check_same_source(renamed, real)
 
@@ -272,6 +286,34 @@ def test_reports_name_everybody_who_computed_a_part(tmp_path: Path, monkeypatch:
     assert "; then " not in facts["versions"]
 
 
+def test_a_digest_covers_how_to_train_on_the_set_and_smoke_runs_shorten_that() -> None:
+    plain, trained = digits_set(), digits_set(training={"lr_net": 0.02, "epochs": 1000})
+    assert fingerprint(plain) != fingerprint(trained)
+    assert [small.name for small in judged_sets(plain, "random")] == ["random"]
+    common, own = judged_sets(trained, "random")
+    settings = EvaluateSettings(epochs=7, eval_dsa_strategy="none")
+    assert (common.name, common.settings(settings)) == ("random", settings)
+    assert (own.name, own.settings(settings).lr_net, own.settings(settings).epochs) == (
+        "random (own training)",
+        0.02,
+        1000,
+    )
+    assert judged_sets(trained, "random", smoke=True)[1].settings(settings).epochs == 2
+
+
+def test_steps_of_its_own_are_judged_whole_and_told_in_short() -> None:
+    own = {"epochs": 3, "step_sizes": [0.5, 0.25, 0.125], "eval_dsa_strategy": "none"}
+    _, judged = judged_sets(digits_set(training=own), "random", smoke=True)
+    settings = judged.settings(EvaluateSettings(epochs=7, weight_decay=0.1))
+    assert (settings.epochs, settings.weight_decay) == (3, 0.1)
+    assert settings.model_dump()["step_sizes"] == (0.5, 0.25, 0.125)
+    row = Row("random", "convnet", 50.0, std=1.0, n=2, epochs=3, stored_images=10, seconds=1.0, training=own)
+    assert (
+        "epochs=3, step_sizes=3 from 0.125 to 0.5, eval_dsa_strategy=none; all others"
+        in remarks([row], "x")[0]
+    )
+
+
 def with_soft_labels(peak: float) -> DistilledSet:
     distilled = digits_set()
     soft = torch.full((len(distilled.labels), NUM_CLASSES), (1 - peak) / (NUM_CLASSES - 1))
@@ -282,7 +324,7 @@ def test_soft_labels_are_trained_on_and_told_apart() -> None:
     sharp, blunt, white = with_soft_labels(1.0), with_soft_labels(0.0), white_digits()
     assert len({fingerprint(one) for one in (digits_set(), sharp, blunt)}) == 3
     settings = EvaluateSettings(epochs=40, batch_train=16, eval_precision="float32", eval_dsa_strategy="none")
-    context = TrialContext(NUM_CLASSES, settings, device_kind="cpu", threads=1)
+    context = TrialContext(NUM_CLASSES, {"set": settings}, device_kind="cpu", threads=1)
     trial = Trial("set", "convnet-w8-d1", 0)
 
     def accuracy(distilled: DistilledSet) -> float:

@@ -3,16 +3,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow.fs as pafs
 import pytest
-from safetensors.numpy import load, save
 
 from atom.errors import StoreError
-from pipelines.output.checkpoints import Checkpoints, ClassState
-from pipelines.output.ownership import claim, lock, settings_hash
+from atom.methods.method import State, Unit
+from pipelines.output.checkpoints import Checkpoints, unit_name
+from pipelines.output.ownership import CHECKPOINTS_VERSION, claim, lock, settings_hash
 from pipelines.output.provenance import COMMIT_VARIABLE
 from pipelines.output.store import Store
 
@@ -37,10 +38,18 @@ def disk(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "out")
 
 
-def state(seed: int, *, iterations: int = 3) -> ClassState:
+def state(
+    seed: int,
+    *,
+    iterations: int = 3,
+    columns: int = 1,
+    failures: Mapping[int, str] | None = None,
+    **more: np.ndarray,
+) -> State:
     rng = np.random.default_rng(seed)
-    images = rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
-    return ClassState(images, images * 2, rng.random(iterations, dtype=np.float32))
+    images = rng.normal(size=(columns, 2, 3, 5, 4)).astype(np.float32)
+    losses = rng.random((iterations, columns), dtype=np.float32)
+    return State(iterations, {"images": images, "momentum": images * 2, **more}, losses, failures or {})
 
 
 def test_written_bytes_are_read_back_and_listed(store: Store) -> None:
@@ -80,7 +89,7 @@ def test_missing_file_is_named(store: Store) -> None:
 
 
 def test_unknown_scheme_is_refused_with_examples() -> None:
-    with pytest.raises(StoreError, match=r"Cannot open the output nonsense://x.*s3://bucket"):
+    with pytest.raises(StoreError, match=r"Cannot open --output nonsense://x.*s3://bucket"):
         Store.open("nonsense://x")
 
 
@@ -148,98 +157,114 @@ def test_failed_publication_leaves_nothing(disk: Store) -> None:
     assert list(disk.local_path.iterdir()) == []
 
 
-def test_checkpoint_round_trip(store: Store) -> None:
-    checkpoints = Checkpoints(store, "hash")
-    states = {3: state(3), 12: state(12)}
-    checkpoints.save(150, states)
-    assert "checkpoints/class_0003.it00000150.safetensors" in store.list()
-    found = checkpoints.latest([3, 12])
+@pytest.mark.parametrize("unit", [(3,), (3, 12, 7)])
+def test_checkpoint_of_a_unit_is_one_file_of_its_arrays(store: Store, unit: Unit) -> None:
+    """Of whatever type and shape: a method names what it needs."""
+    logits = np.arange(len(unit) * 4, dtype=np.float64).reshape(-1, 4)
+    expected = state(
+        3,
+        columns=len(unit),
+        logits=logits,
+        rate=np.array(0.1),
+        losses=np.int64([7]),
+        failures={unit[-1]: "ä lost"},
+    )
+    Checkpoints(store, "hash").save(unit, expected)
+    assert store.list("checkpoints") == [unit_name(unit)]
+    found = Checkpoints(store, "hash").load(unit)
     assert found is not None
-    iteration, loaded = found
-    assert iteration == 150
-    for class_id, expected in states.items():
-        np.testing.assert_array_equal(loaded[class_id].images, expected.images)
-        np.testing.assert_array_equal(loaded[class_id].momentum, expected.momentum)
-        np.testing.assert_array_equal(loaded[class_id].losses, expected.losses)
+    assert (found.iteration, found.failures) == (expected.iteration, expected.failures)
+    assert found.arrays.keys() == expected.arrays.keys()
+    for name, array in {**expected.arrays, "losses": expected.losses}.items():
+        kept = found.losses if name == "losses" else found.arrays[name]
+        assert kept.dtype == array.dtype
+        np.testing.assert_array_equal(kept, array)
+
+
+def test_units_of_the_same_first_class_and_size_have_files_of_their_own() -> None:
+    units = [(3,), (3, 4), (3, 5), (3, 4, 5), (4, 3)]
+    assert len({unit_name(unit) for unit in units}) == len(units)
+
+
+def test_what_a_preparation_gave_is_found_again_for_the_same_classes_alone(disk: Store) -> None:
+    checkpoints = Checkpoints(disk, "hash")
+    checkpoints.save_prepared("means", (0, 1), {"mean": np.ones(3, np.float32)})
+    found = Checkpoints(disk, "hash").load_prepared("means", (0, 1))
+    assert found is not None
+    np.testing.assert_array_equal(found["mean"], np.ones(3, np.float32))
+    assert checkpoints.load_prepared("means", (0, 2)) is None
+    assert Checkpoints(disk, "other").load_prepared("means", (0, 1)) is None
 
 
 def test_checkpoints_know_every_program_that_computed_a_part(
     disk: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def commits(checkpoints: Checkpoints) -> list[str | None]:
-        return [one["git_commit"] for one in checkpoints.programs([3, 12])]
+        return [one["git_commit"] for one in checkpoints.programs([(3,), (12,)])]
 
     monkeypatch.setenv(COMMIT_VARIABLE, "first")
-    Checkpoints(disk, "hash").save(10, {3: state(3), 12: state(12)})
+    for unit in ((3,), (12,)):
+        Checkpoints(disk, "hash").save(unit, state(3))
     monkeypatch.setenv(COMMIT_VARIABLE, "second")
     looked = Checkpoints(disk, "hash")
-    looked.latest([3, 12])
+    looked.load((3,))
+    looked.load((12,))
     assert commits(looked) == ["first"]
-    looked.save(20, {3: state(3)})
+    looked.save((3,), state(4))
     monkeypatch.setenv(COMMIT_VARIABLE, "third")
     again = Checkpoints(disk, "hash")
-    again.latest([3])
-    again.latest([12])
+    again.load((3,))
+    again.load((12,))
     assert commits(again) == ["first", "second"]
-    assert again.programs([3])[0]["versions"]["torch"]
+    assert again.programs([(3,)])[0]["versions"]["torch"]
 
 
-def test_a_checkpoint_that_does_not_say_was_computed_by_an_unknown_program(disk: Store) -> None:
-    checkpoints = Checkpoints(disk, "hash")
-    checkpoints.save(10, {3: state(3)})
-    (name,) = disk.list("checkpoints")
-    content = disk.read_bytes(name)
-    arrays, length = load(content), int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-    del metadata["programs"]
-    disk.write_bytes(name, save(arrays, metadata))
-    older = Checkpoints(disk, "hash")
-    assert older.latest([3]) is not None
-    assert older.programs([3]) == [{"git_commit": None, "versions": {}}]
+def test_units_remember_who_made_the_experts_that_they_were_made_from(disk: Store) -> None:
+    trained = {"git_commit": "of the experts", "versions": {}}
+    begun = Checkpoints(disk, "hash")
+    begun.reads([trained])
+    begun.save((3,), state(3))
+    again = Checkpoints(disk, "hash")
+    again.load((3,))
+    assert again.programs([(3,)])[0] == trained
+    assert again.programs([(3,)]) == begun.programs([(3,)])
 
 
-def test_older_generations_are_removed_after_the_newer_is_whole(disk: Store) -> None:
-    checkpoints = Checkpoints(disk, "hash")
-    checkpoints.save(50, {0: state(0), 1: state(1), 2: state(2)})
-    checkpoints.save(100, {0: state(3), 1: state(4)})
-    names = disk.list("checkpoints")
-    assert [name[12:] for name in names] == [
-        "class_0000.it00000100.safetensors",
-        "class_0001.it00000100.safetensors",
-        "class_0002.it00000050.safetensors",
-    ]
-
-
-def test_group_killed_between_two_files_resumes_from_the_common_iteration(
+def test_a_newer_state_takes_the_place_of_the_last_one_and_a_failed_write_leaves_it(
     disk: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = Checkpoints(disk, "hash")
-    checkpoints.save(50, {0: state(0), 1: state(1)})
-    with monkeypatch.context() as patch:
-        write, written = disk.write_bytes, []
-
-        def write_one(name: str, data: bytes) -> None:
-            if written:
-                raise KeyboardInterrupt
-            written.append(name)
-            write(name, data)
-
-        patch.setattr(disk, "write_bytes", write_one)
-        with pytest.raises(KeyboardInterrupt):
-            checkpoints.save(100, {0: state(2), 1: state(3)})
-    found = checkpoints.latest([0, 1])
+    checkpoints.save((0, 1), state(0, iterations=5))
+    checkpoints.save((0, 1), state(1, iterations=9))
+    assert len(disk.list("checkpoints")) == 1
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(StoreError, match="the disk is full"):
+        checkpoints.save((0, 1), state(2, iterations=12))
+    found = checkpoints.load((0, 1))
     assert found is not None
-    assert found[0] == 50
-    np.testing.assert_array_equal(found[1][0].images, state(0).images)
+    assert found.iteration == 9
+    np.testing.assert_array_equal(found.images, state(1).images)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "flipped", "zeroed header"])
+def test_nothing_lists_a_folder_to_find_a_checkpoint(disk: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing costs a request for every thousand files of a bucket, in every chunk."""
+    monkeypatch.setattr(disk, "list", None)
+    checkpoints = Checkpoints(disk, "hash")
+    checkpoints.save((0,), state(0))
+    assert checkpoints.load((0,)) is not None
+    assert checkpoints.load((1,)) is None
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "garbage", "flipped", "zeroed header", "other iteration"]
+)
 def test_damaged_checkpoint_counts_as_absent(
     disk: Store, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(disk, "hash")
-    checkpoints.save(100, {0: state(0), 1: state(1)})
-    name = "checkpoints/class_0001.it00000100.safetensors"
+    for unit in ((0,), (1,)):
+        checkpoints.save(unit, state(0, iterations=100))
+    name = unit_name((1,))
     data = disk.read_bytes(name)
     broken = {
         "truncated": data[: len(data) // 2],
@@ -247,20 +272,31 @@ def test_damaged_checkpoint_counts_as_absent(
         "garbage": os.urandom(100),
         "flipped": data[:-1] + bytes([data[-1] ^ 1]),
         "zeroed header": bytes(64) + data[64:],
+        "other iteration": data.replace(b'"iteration":"100"', b'"iteration":"101"'),
     }[damage]
+    assert broken != data
     disk.write_bytes(name, broken)
-    assert checkpoints.latest([0, 1]) is None
-    assert checkpoints.latest([0]) is not None
-    assert "class_0001.it00000100" in caplog.text
+    assert checkpoints.load((1,)) is None
+    assert checkpoints.load((0,)) is not None
+    assert name in caplog.text
 
 
 def test_checkpoint_of_other_settings_counts_as_absent(disk: Store) -> None:
-    Checkpoints(disk, "one").save(100, {0: state(0)})
-    assert Checkpoints(disk, "other").latest([0]) is None
+    Checkpoints(disk, "one").save((0,), state(0))
+    assert Checkpoints(disk, "other").load((0,)) is None
 
 
 def test_no_checkpoint_is_none(disk: Store) -> None:
-    assert Checkpoints(disk, "hash").latest([0, 1]) is None
+    assert Checkpoints(disk, "hash").load((0, 1)) is None
+
+
+def test_output_of_the_first_version_is_refused_with_the_way_out(disk: Store) -> None:
+    claim(disk, {"ipc": 1, "mode": "atom", "loss_scale": 100.0, "images_version": 3})
+    now = {"ipc": 1, "method": "atom", "options": {"power": 4}, "images_version": 3, **CHECKPOINTS_VERSION}
+    with pytest.raises(
+        StoreError, match=r"begun by an earlier version .* pass another --output, or go on there"
+    ):
+        claim(disk, now)
 
 
 def test_output_of_another_version_of_the_images_is_refused_with_the_way_out(disk: Store) -> None:
@@ -283,12 +319,12 @@ def test_output_is_claimed_once_and_reused_by_the_same_settings(store: Store) ->
 
 
 def test_every_differing_setting_is_named(disk: Store) -> None:
-    claim(disk, {"ipc": 1, "mode": "atom", "seed": 0, "old": 1})
+    claim(disk, {"ipc": 1, "method": "atom", "seed": 0, "old": 1})
     with pytest.raises(StoreError) as caught:
-        claim(disk, {"ipc": 10, "mode": "dm", "seed": 0, "new": None})
+        claim(disk, {"ipc": 10, "method": "dm", "seed": 0, "new": None})
     text = str(caught.value)
     assert "ipc (received 10, stored 1)" in text
-    assert 'mode (received "dm", stored "atom")' in text
+    assert 'method (received "dm", stored "atom")' in text
     assert "old" in text
     assert "new" in text
     assert "seed" not in text
@@ -354,3 +390,15 @@ def test_refusal_before_any_work_leaves_no_claim(store: Store) -> None:
     with pytest.raises(StoreError):
         refuse()
     assert json.loads(store.read_bytes("settings.json")) == {"ipc": 2}
+
+
+def test_what_another_driver_writes_among_the_experts_stays_until_it_is_old(disk: Store) -> None:
+    assert disk.local_path is not None
+    folder = disk.local_path / "experts" / "recipe"
+    folder.mkdir(parents=True)
+    new, old, own = folder / ".partial-new-1-a", folder / ".partial-new-2-b", disk.local_path / ".partial-c"
+    for path in (new, old, own):
+        path.touch()
+    os.utime(old, (0, 0))
+    disk.remove_partial()
+    assert [path.exists() for path in (new, old, own)] == [True, False, False]

@@ -221,6 +221,17 @@ def test_datasets_note_and_artifacts_are_recorded(
     assert (tmp_path / "mlartifacts" / "distill").is_dir()
 
 
+def test_a_note_that_mlflow_would_cut_anywhere_ends_with_a_whole_line_and_a_word(
+    start: Start, client: MlflowClient
+) -> None:
+    lines = [f"row {number} of a long table" for number in range(1000)]
+    with start() as tracker:
+        tracker.set_note("\n".join(["```", *lines, "```", "best"]))
+    note = client.get_run(tracker.run_id).data.tags["mlflow.note.content"]
+    assert len(note) <= 8000
+    assert note.endswith("of a long table\n```\n\nThere is more in the artifacts.")
+
+
 def test_figures_are_stored(start: Start, client: MlflowClient) -> None:
     from matplotlib.figure import Figure
 

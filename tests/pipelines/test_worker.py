@@ -1,5 +1,6 @@
 """What an actor and a task compute, called directly, without a cluster where none is needed."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,22 @@ import ray
 import torch
 from tiny_digits import GROUPS, ITERATIONS, NETWORK, NUM_CLASSES, problem, real_references, white_digits
 
-from atom.distill import GroupState
 from atom.evaluate import evaluate
+from atom.methods.method import State
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
-from pipelines.workers.remote import DistillWorker, RemoteDistillWorker, Trial, TrialContext, run_trial
+from pipelines.output.records import note_peak, peak_of
+from pipelines.output.store import Store
+from pipelines.workers import memory
+from pipelines.workers.memory import Peak
+from pipelines.workers.remote import DistillWorker, RemoteWorker, Trial, TrialContext, run_trial
 
 GROUP = GROUPS[2]
 FAST = resolve_evaluation(
     EvaluateSettings(epochs=3, batch_train=8, eval_precision="float32"), device_kind="cpu", symbols=True
 )
-CONTEXT = TrialContext(num_classes=NUM_CLASSES, settings=FAST, device_kind="cpu", threads=1)
+OF_ALL = dict.fromkeys(("atom", "random", "fixed"), FAST)
+CONTEXT = TrialContext(num_classes=NUM_CLASSES, settings=OF_ALL, device_kind="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +33,11 @@ def real(ray_cluster: None) -> dict[int, Any]:
     return real_references()
 
 
-def equal(one: GroupState, other: GroupState) -> bool:
-    return one.iteration == other.iteration and all(
-        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("images", "momentum", "losses")
+def equal(one: State, other: State) -> bool:
+    return (
+        one.iteration == other.iteration
+        and np.array_equal(one.losses, other.losses)
+        and all(np.array_equal(array, other.arrays[name]) for name, array in [*one.arrays.items()])
     )
 
 
@@ -86,8 +94,8 @@ def test_threads_of_the_recipe_hold_while_computing_and_only_then(
 @pytest.mark.ray
 @pytest.mark.timeout(200)
 def test_progress_answers_while_the_actor_computes(real: dict[int, Any]) -> None:
-    actor = RemoteDistillWorker.options(num_cpus=1).remote(problem(iterations=400))
-    reference = actor.advance.remote(GROUP, real, None, 400)
+    actor = RemoteWorker.options(num_cpus=1).remote()
+    reference = actor.advance.remote(problem(iterations=400), GROUP, real, None, 400)
     seen: set[int] = set()
     while not ray.wait([reference], timeout=0.01)[0]:
         seen.add(ray.get(actor.progress.remote(), timeout=100))
@@ -112,6 +120,23 @@ def test_progress_never_answers_for_the_group_before(
     with pytest.raises(TimeoutError):
         worker.advance(GROUP, real, None, 3)
     assert seen == [0]
+
+
+def test_peak_of_memory_is_that_since_the_count_began(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    memory.begin()
+    small = memory.peak()
+    held = np.ones(10_000_000)
+    large = memory.peak()
+    assert large.host - small.host > 0.9 * held.nbytes
+    for peak in (small, large, small):
+        note_peak(store, peak)
+    assert peak_of(store) == large
+    assert Peak(1, 5).or_more(Peak(2, None)) == Peak(2, 5)
+    if sys.platform == "linux":
+        del held
+        memory.begin()
+        assert memory.peak().host < large.host
 
 
 def test_trial_gives_the_accuracy_of_the_core() -> None:

@@ -16,11 +16,12 @@ import torch
 
 from atom import data
 from atom.distilled import DistilledSet, describe_source
+from atom.methods.method import State, Unit
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_settings
-from atom.settings import DistillSettings
-from pipelines.distillation import Distillation, Group, distil_classes, group_classes
-from pipelines.output.checkpoints import Checkpoints, ClassState
+from pipelines.distillation import Distillation, distil_classes
+from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.store import Store
 from pipelines.real_images import put_classes
 from pipelines.workers.pool import Limits
@@ -28,7 +29,7 @@ from pipelines.workers.remote import Problem
 from pipelines.workers.resources import ActorSize
 
 ITERATIONS, CHUNK, NUM_CLASSES = 12, 4, 10
-GROUPS = group_classes(NUM_CLASSES, 4)
+GROUPS: list[Unit] = [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
 NETWORK = "convnet-w8-d2"
 
 
@@ -40,8 +41,8 @@ class HookedCheckpoints(Checkpoints):
         self.hook = hook
         self.stored = 0
 
-    def save(self, iteration: int, states: Mapping[int, ClassState]) -> None:
-        super().save(iteration, states)
+    def save(self, unit: Unit, state: State) -> None:
+        super().save(unit, state)
         self.stored += 1
         if self.hook is not None:
             self.hook(self.stored)
@@ -91,7 +92,7 @@ def real_references() -> dict[int, Any]:
 def distil(
     folder: Path,
     *,
-    groups: Sequence[Group] = GROUPS,
+    groups: Sequence[Unit] = GROUPS,
     num_actors: int = 1,
     every: int = CHUNK,
     hook: Callable[[int], None] | None = None,
@@ -114,10 +115,17 @@ def digest(outcome: Distillation) -> dict[int, str]:
     """Checksum of each class's images, momentum and losses."""
     return {
         class_id: hashlib.sha256(
-            b"".join(part.tobytes() for part in (state.images, state.momentum, state.losses))
+            b"".join(a[row].tobytes() for a in (state.images, state.arrays["momentum"], state.losses.T))
         ).hexdigest()
-        for class_id, state in sorted(outcome.states.items())
+        for unit, state in sorted(outcome.states.items())
+        for row, class_id in enumerate(unit)
+        if class_id not in state.failures
     }
+
+
+def classes_of(outcome: Distillation) -> list[int]:
+    """Classes whose images are complete."""
+    return sorted(digest(outcome))
 
 
 def kill_workers() -> int:
@@ -130,6 +138,8 @@ def kill_workers() -> int:
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith("ray::DistillWorker")
+        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith(
+            ("ray::PoolWorker", "ray::DistillWorker")
+        )
     except psutil.Error:
         return False

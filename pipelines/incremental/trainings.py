@@ -1,4 +1,4 @@
-"""The cells of a run: what is on disk of each, and their next steps as Ray tasks.
+"""The trainings of a run, cell by cell: what is on disk of each, and their next steps as Ray tasks.
 
 A result is found again by a key that holds all that decides it, the steps before included. So a killed run goes
 on after the last step of each cell, and an output may hold the cells of several experiments.
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -24,7 +24,14 @@ from pipelines.console.progress import Progress
 from pipelines.evaluation import initial_key
 from pipelines.incremental.memories import Memories
 from pipelines.incremental.plan import NONE
-from pipelines.incremental.remote import CellStep, Held, StepContext, StepInputs, run_cell_step, training_seed
+from pipelines.incremental.remote import (
+    CellStep,
+    StepContext,
+    StepInputs,
+    StoredMemory,
+    run_cell_step,
+    training_seed,
+)
 from pipelines.output.ownership import settings_hash
 from pipelines.output.records import note_maker
 from pipelines.real_images import network_identity
@@ -36,8 +43,8 @@ if TYPE_CHECKING:
     from pipelines.incremental.case import ContinualCase
 
 
-class Cells:
-    """All cells of a run, from wherever they stand on disk.
+class Trainings:
+    """One training of every cell, step after step, from wherever it stands on disk.
 
     Attributes:
         steps: results of each cell, step by step.
@@ -63,14 +70,13 @@ class Cells:
         last = self._case.plan.num_steps
         return [CellResult(cell, tuple(steps), len(steps) == last) for cell, steps in self.steps.items()]
 
-    def run(self, step: int, *, size: ActorSize, stop: threading.Event, stream: TextIO | None = None) -> bool:
+    def run(self, step: int, *, size: ActorSize, stop: threading.Event) -> bool:
         """One step of all cells that have done those before; whether it was stopped.
 
         Args:
             step: the memories stand at it.
             size: workers at once, and the GPUs of each.
             stop: ends it early when set.
-            stream: where progress goes.
         """
         items = self._ready(step)
         if not items:
@@ -86,7 +92,6 @@ class Cells:
             unit="trainings",
             item="trainings",
             done=done,
-            stream=stream,
         ) as progress:
 
             def keep(item: CellStep, value: tuple[StepResult, bytes]) -> None:
@@ -146,16 +151,16 @@ class Cells:
 
     def _inputs(self, item: CellStep) -> StepInputs:
         cell = item.cell
-        view = self._case.views.view(self._case.views.name(cell.order))
-        before = after = Held()
+        images = self._case.preprocessed.images(self._case.preprocessed.name(cell.order))
+        before = after = StoredMemory()
         if cell.memory != NONE:
             key = self._memories.key(cell.memory, cell.order, cell.seed)
             before, after = self._memories.before.get(key, before), self._memories.after[key]
         return StepInputs(
             steps=self._case.plan.streams[cell.order].steps[: item.step + 1],
-            tensors=view.tensors,
-            train=view.train,
-            judged=view.judged,
+            tensors=images.tensors,
+            train=images.train,
+            judged=images.judged,
             before=before,
             after=after,
             state=self._states.get(cell),
@@ -177,7 +182,7 @@ class Cells:
             memory: dict[str, Any] = {"memory": NONE}
             if cell.memory != NONE:
                 place = self._memories.key(cell.memory, cell.order, cell.seed)
-                memory = self._memories.recipe(place, step)
+                memory = self._memories.identity(place, step)
             steps = case.plan.streams[cell.order].steps[: step + 1]
             settings = case.learner_settings(cell.order, step)
             memory["settings"] = deciding(cell.learner, settings, case.train_settings)

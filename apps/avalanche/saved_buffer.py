@@ -12,7 +12,7 @@ FILE = "buffer.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class SavedBuffer:
     """What a `DistilledBuffer` holds.
 
     Attributes:
@@ -29,7 +29,7 @@ class Held:
     preprocess: str | None
 
 
-def save_held(held: Held, directory: Path) -> None:
+def save_buffer(saved: SavedBuffer, directory: Path) -> None:
     """Replace the file of a directory, in one step.
 
     Raises:
@@ -37,16 +37,16 @@ def save_held(held: Held, directory: Path) -> None:
     """
     content = pack(
         "buffer",
-        {class_id: held.memory[class_id] for class_id in held.memory.classes},
-        num_experiences=held.num_experiences,
-        tasks=None if held.tasks is None else sorted(held.tasks.items()),
-        labels_are_tensors=held.labels_are_tensors,
-        preprocess=held.preprocess,
+        {class_id: saved.memory[class_id] for class_id in saved.memory.classes},
+        num_experiences=saved.num_experiences,
+        tasks=None if saved.tasks is None else sorted(saved.tasks.items()),
+        labels_are_tensors=saved.labels_are_tensors,
+        preprocess=saved.preprocess,
     )
     atomic.write_file(directory / FILE, content)
 
 
-def load_held(directory: Path, *, num_classes: int) -> Held | None:
+def load_buffer(directory: Path, *, num_classes: int) -> SavedBuffer | None:
     """What the last buffer on a directory held, or None where there was none.
 
     Raises:
@@ -71,7 +71,7 @@ def load_held(directory: Path, *, num_classes: int) -> Held | None:
             f"{path} holds class {memory.classes[-1]}, expected those below num_classes {num_classes}; pass as"
             " num_classes all that there will be."
         )
-    return Held(
+    return SavedBuffer(
         memory,
         header["num_experiences"],
         None if header["tasks"] is None else dict(header["tasks"]),
@@ -97,4 +97,4 @@ def _experiences(directory: Path) -> bool:
     return any(directory.glob("experience-*.safetensors"))
 
 
-__all__ = ["FILE", "Held", "check_empty", "load_held", "save_held"]
+__all__ = ["FILE", "SavedBuffer", "check_empty", "load_buffer", "save_buffer"]

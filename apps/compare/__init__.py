@@ -1,0 +1,1 @@
+"""Methods of distillation side by side: accuracies paired by seed, costs, published numbers, and the report."""
