@@ -65,9 +65,12 @@ def export_mtt_pt(distilled: DistilledSet, directory: str | Path) -> Path:
 
     Raises:
         ArtifactError: the set is not sound.
+        ConfigError: a set of images in all with a factor: the files tell an image's class by its place alone.
         StoreError: the directory cannot be written, or holds something else.
     """
     distilled.validate()
+    if distilled.factor > 1:
+        check_even(distilled, "export_mtt_pt", "files with a factor tell classes by")
     images_MCHW, targets = distilled.decode()
     if distilled.soft_labels is not None:
         # The logarithm of 0 would be no finite logit.

@@ -122,6 +122,6 @@ def check_start(
     if enough < ipc:
         raise ConfigError(
             f"--init: the set has {distilled.ipc} images a class with factor {distilled.factor}, enough for {enough}"
-            f" with factor {factor}, but --ipc is {ipc}; "
+            f" with factor {factor}, but {ipc} are asked for; "
             + (f"pass --ipc {enough} or less." if enough else "pass a smaller --factor.")
         )

@@ -107,7 +107,9 @@ class SetValues:
     @property
     def size(self) -> str:
         """How many images there are, for people: "ipc 2" or "3 images in all"."""
-        return f"ipc {self.ipc}" if self.is_even else f"{len(self.labels)} images in all"
+        if self.is_even:
+            return f"ipc {self.ipc}"
+        return f"{len(self.labels)} {'image' if len(self.labels) == 1 else 'images'} in all"
 
     @property
     def size_slug(self) -> str:

@@ -81,7 +81,15 @@ def audit(command: AuditCommand) -> int:
         parts = find_parts(distilled, real, command.set)
         seen = replace(real, train=parts.members)
         if command.baselines:
-            check_ipc(seen, ipc=distilled.ipc, factor=1, init="noise", baselines=command.baselines)
+            check_ipc(
+                seen,
+                ipc=distilled.ipc,
+                factor=1,
+                init="noise",
+                baselines=command.baselines,
+                images_in_all=None if distilled.is_even else len(distilled.labels),
+                asked=f"--set {command.set}, of {distilled.size}",
+            )
         network = command.network or own_network(distilled)
         try_networks([network], real, timeout_s=command.cluster.timeout_s)
         notes = check_networks([network], real, settings=command.evaluate)

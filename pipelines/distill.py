@@ -92,7 +92,14 @@ def distill(command: DistillCommand) -> int:
     judging_images(real, command.judge_on)
     asked = asked.fitted(real.train.num_classes)
     baselines = command.baselines if command.judges.eval_seeds else ()
-    check_ipc(real, ipc=asked.ipc, factor=asked.factor, init=asked.init, baselines=baselines)
+    check_ipc(
+        real,
+        ipc=asked.ipc,
+        factor=asked.factor,
+        init=asked.init,
+        baselines=baselines,
+        images_in_all=asked.images_in_all,
+    )
     channels, height, width = real.train.images.shape[1:]
     num_classes = real.train.num_classes
     first = None

@@ -25,7 +25,7 @@ from atom.errors import AtomError, ConfigError, StoreError
 from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
 from atom.resolve import whitens_by_itself
-from atom.settings import INITS
+from atom.settings import INITS, images_of_classes
 from atom.whitening import rank_flaw
 from pipelines.console.command import say
 from pipelines.console.commands import DataSettings
@@ -129,29 +129,56 @@ def network_identity(name: str, real: RealData) -> str:
     )
 
 
-def check_ipc(real: RealData, *, ipc: int, factor: int, init: str, baselines: Sequence[str] = ()) -> None:
+def check_ipc(
+    real: RealData,
+    *,
+    ipc: int,
+    factor: int,
+    init: str,
+    baselines: Sequence[str] = (),
+    images_in_all: int | None = None,
+    asked: str = "",
+) -> None:
     """Refuse more images per class than a class has; those that start from noise or a set are not limited by it.
+
+    Args:
+        real: whose training images are counted.
+        ipc: stored images of a class, at most.
+        factor: of these.
+        init: where they start.
+        baselines: coresets that stand beside them.
+        images_in_all: of a set that has not as many of each class.
+        asked: what the user asked for, by its flag; default --ipc or --images-in-all.
 
     Raises:
         ConfigError: naming the class, what it has and what to pass.
     """
-    counts_K = real.train.per_class_counts()
-    smallest = int(counts_K.argmin())
+    counts_K, names = real.train.per_class_counts(), real.train.class_names
+    wanted_K = [ipc] * len(names) if images_in_all is None else images_of_classes(images_in_all, len(names))
+    flag = "--ipc" if images_in_all is None else "--images-in-all"
+    asked = asked or f"{flag} {ipc if images_in_all is None else images_in_all}"
     if init == "noise" or init not in INITS:
-        if baselines and ipc > counts_K[smallest]:
+        short = [c for c, wanted in enumerate(wanted_K) if wanted > counts_K[c]]
+        if baselines and short:
             raise ConfigError(
-                f"--ipc {ipc}: class {real.train.class_names[smallest]!r} of {real.spec} has only {counts_K[smallest]}"
-                f" training images, too few for the coreset of equal storage that --baselines {baselines[0]} asks for;"
-                " pass --baselines without a name."
+                f"{asked}: class {names[short[0]]!r} of {real.spec} has only {counts_K[short[0]]} training images, too"
+                f" few for the coreset of equal storage that --baselines {baselines[0]} asks for; pass --baselines"
+                " without a name."
             )
         return
-    needed = ipc * factor**2
+    # Starts are drawn for every class, also where one keeps fewer.
+    needed, smallest = ipc * factor**2, int(counts_K.argmin())
     if needed > counts_K[smallest]:
-        most = max(1, counts_K[smallest] // (needed // ipc))
-        grid = f" with --factor {factor} (which starts from {needed} real images)" if needed != ipc else ""
+        most = max(1, counts_K[smallest] // factor**2)
+        # Every class has so many then.
+        most *= 1 if images_in_all is None else len(names)
+        grid = f" with --factor {factor}" if factor > 1 else ""
+        starts = (
+            f" (which starts from {needed} real images a class)" if needed != ipc or images_in_all else ""
+        )
         raise ConfigError(
-            f"--ipc {ipc}{grid}: class {real.train.class_names[smallest]!r} of {real.spec} has only"
-            f" {counts_K[smallest]} training images; pass --ipc {most} or less."
+            f"{asked}{grid}{starts}: class {names[smallest]!r} of {real.spec} has only {counts_K[smallest]} training"
+            f" images; pass {flag} {most} or less."
         )
 
 

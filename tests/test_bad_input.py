@@ -280,6 +280,11 @@ def test_relative_place_for_experts_is_refused_inside_a_ray_job(
             ["--method", "datm", "--images-in-all", "15", "--ipc", "3"],
             "--ipc 3: --images-in-all 15 comes to at most 2 of each of 10 classes; leave one of the two out",
         ),
+        (
+            ["--method", "datm", "--images-in-all", "3000"],
+            "--images-in-all 3000 (which starts from 300 real images a class): class '8' of digits has only 139"
+            " training images; pass --images-in-all 1390 or less.",
+        ),
     ],
 )
 def test_what_a_method_refuses_is_refused_before_ray_starts(
@@ -700,6 +705,7 @@ class TestContinual:
             ["--methods", "datm", "--settings", "datm.images_in_all=5"],
             "--settings datm.images_in_all=5: tables here are by images a class; leave it out",
         ),
+        (["--images-in-all", "5"], "--images-in-all: tables here are by images a class; leave it out"),
         (["--network", "convnett"], "network 'convnett': unknown"),
         (["--methods", "missing.py:Mine"], "missing.py"),
     ],

@@ -94,7 +94,8 @@ class Part:
     """What a finished unit gives to the set.
 
     Attributes:
-        images: [G, I, C, H, W] float32; NaN for a class that failed.
+        images: [G, I, C, H, W] float32; NaN for a class that failed. Of fewer images than classes times I, see
+            `DistillSettings.per_class`, the last places of a class are empty.
         soft_labels: [G, I, K] float32, each row a distribution over classes, or None.
         training: how a network is to be trained on them, as fields of `OwnTraining`, such as a step size that was
             learned with them; the same of all units.

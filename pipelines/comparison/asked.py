@@ -108,11 +108,8 @@ def own_settings(given: tuple[str, ...], methods: Mapping[str, str]) -> dict[str
                 " out."
             )
         name = name.replace("-", "_")
-        if name == "images_in_all":
-            raise ConfigError(
-                f"--settings {text}: tables here are by images a class; leave it out, and use atom-distill, which shows"
-                " real images of the same number beside the set."
-            )
+        if name in CompareCommand.refused:
+            raise ConfigError(f"--settings {text}: {CompareCommand.refused[name]}")
         if name in ALIKE:
             raise ConfigError(
                 f"--settings {text}: {name} is the same for all methods; pass --{name.replace('_', '-')} instead."

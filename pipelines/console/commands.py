@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator
@@ -153,6 +154,12 @@ class CompareCommand(CommandSettings):
         "smoke",
     )
     decided = frozenset({"distill.method", "distill.ipc"})
+    refused = MappingProxyType(
+        {
+            "images_in_all": "tables here are by images a class; leave it out, and use atom-distill, which shows real"
+            " images of the same number beside the set."
+        }
+    )
 
     methods: tuple[str, ...] = ("atom", "dm", "dsa", "rat-bptt", "mtt")
     """Methods to compare, as atom-distill names them."""

@@ -62,11 +62,13 @@ class CommandSettings(Settings):
         first: flags at the top of --help, by name.
         decided: settings of parts, as "part.name", that the command decides itself, and that are no flags; with a
             method of distillation its options.
+        refused: settings of single methods that such a command cannot use, and what ends the sentence that says so.
     """
 
     prog: ClassVar[str] = ""
     first: ClassVar[tuple[str, ...]] = ()
     decided: ClassVar[frozenset[str]] = frozenset()
+    refused: ClassVar[Mapping[str, str]] = {}
 
     config: Path | None = None
     """YAML file that sets any of these flags; flags on the command line win."""
@@ -146,6 +148,8 @@ class CommandSettings(Settings):
     def _unknown(self, name: str, method: str) -> str:
         if self._many and (readers := readers_of(name)):
             flag = f"--{name.replace('_', '-')}"
+            if name in self.refused:
+                return f"{flag}: {self.refused[name]}"
             return f"{flag}: is a setting of {', '.join(readers)} alone; pass --settings {readers[0]}.{name}=VALUE."
         flags, method = self.flags(), method or self._method()
         of_all = name in DistillSettings.model_fields and f"distill.{name}" not in self.decided

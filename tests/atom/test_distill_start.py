@@ -106,9 +106,13 @@ def test_another_preprocessing_or_factor_takes_the_decoded_images_for_real_ones(
             {},
             "has soft labels, .* only images are taken from a set; pass one with hard",
         ),
-        ({}, {"ipc": 3}, "has 2 images a class with factor 1, enough for 2 .*, but --ipc is 3; pass --ipc 2"),
-        ({}, {"factor": 2}, "enough for 0 with factor 2, but --ipc is 1; pass a smaller --factor"),
-        ({"factor": 2}, {"ipc": 9}, "enough for 8 with factor 1, but --ipc is 9; pass --ipc 8"),
+        (
+            {},
+            {"ipc": 3},
+            "has 2 images a class with factor 1, enough for 2 .*, but 3 are asked for; pass --ipc 2",
+        ),
+        ({}, {"factor": 2}, "enough for 0 with factor 2, but 1 are asked for; pass a smaller --factor"),
+        ({"factor": 2}, {"ipc": 9}, "enough for 8 with factor 1, but 9 are asked for; pass --ipc 8"),
     ],
 )
 def test_a_set_that_does_not_fit_is_no_start(

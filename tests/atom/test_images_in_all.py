@@ -1,6 +1,7 @@
 """Fewer images than ipc of every class: which they are, that empty places count for nothing, and what is refused."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -251,6 +252,9 @@ def test_other_projects_files_hold_it_where_they_can(tmp_path) -> None:
     )
     assert back.labels.tolist() == made.labels.tolist()
     assert torch.allclose(back.soft_labels, made.soft_labels, atol=1e-6)  # pyrefly: ignore
+    # Of each stored image four decoded ones, whose places would tell of other classes.
+    with pytest.raises(ConfigError, match=r"export_mtt_pt: the set has 6 images in all .* with a factor"):
+        export_mtt_pt(replace(made, factor=2), tmp_path / "tiles")
     with pytest.raises(ConfigError, match="export_dd_ranking: the set has 6 images in all"):
         export_dd_ranking(made, tmp_path / "ranking")
 

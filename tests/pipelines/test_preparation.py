@@ -138,6 +138,28 @@ def test_images_that_start_from_noise_are_not_limited_by_the_real_ones(digits: R
         check_ipc(digits, ipc=MOST + 1, factor=1, init="noise", baselines=["random"])
 
 
+def test_real_images_in_all_are_counted_class_by_class(digits: RealData) -> None:
+    labels = digits.train.labels
+    few = digits.train.subset(np.flatnonzero((labels != 9) | (np.cumsum(labels == 9) <= 1)))
+    real = digits.with_images(few, digits.test)
+    # Of 19 images nine classes have two, and the last, of which there is one, has one.
+    check_ipc(real, ipc=2, factor=1, init="noise", baselines=["random"], images_in_all=19)
+    with pytest.raises(
+        ConfigError, match=r"^--images-in-all 20: class '9' .* only 1 training images, too few"
+    ):
+        check_ipc(real, ipc=2, factor=1, init="noise", baselines=["random"], images_in_all=20)
+    with pytest.raises(ConfigError, match=r"^--set runs/x, of 20 images in all: class '9'"):
+        check_ipc(
+            real,
+            ipc=2,
+            factor=1,
+            init="noise",
+            baselines=["random"],
+            images_in_all=20,
+            asked="--set runs/x, of 20 images in all",
+        )
+
+
 def test_grey_images_stored_as_colour_are_not_whitened_by_themselves(
     digits: RealData, capsys: pytest.CaptureFixture[str]
 ) -> None:
