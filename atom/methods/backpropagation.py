@@ -226,10 +226,11 @@ class Backpropagation(Joint):
         mean = memory * arrays["norm"] + (1 - memory) * norm
         clip = (CLIP_MULTIPLE * mean / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
         new = {"norm": mean, "steps": torch.tensor(steps + 1)}
+        share = self.settings.rate_share(iteration)
         for name, rate in self.rates.items():
             held = (arrays[name], arrays[f"{name}_first"], arrays[f"{name}_second"])
             gradient = gradients[name] * clip if name == "images" else gradients[name]
-            stepped = self.adam.step(held, gradient, rate, steps)
+            stepped = self.adam.step(held, gradient, share * rate, steps)
             new[name], new[f"{name}_first"], new[f"{name}_second"] = stepped
         return new
 

@@ -135,7 +135,8 @@ class GradientMatching(Method):
                     break
                 self._set_network(count, draw, images, unit, prepared)
                 iteration, outer_step = divmod(count, self.outer_steps)
-                losses[iteration - state.iteration] += self._step(images, momentum, draw, unit, real)
+                rate = cast(float, self.settings.lr_img) * self.settings.rate_share(iteration)
+                losses[iteration - state.iteration] += self._step(images, momentum, draw, unit, real, rate)
                 done = iteration + (outer_step + 1 == self.outer_steps)
                 if on_iteration is not None and done > iteration:
                     on_iteration(done)
@@ -159,6 +160,7 @@ class GradientMatching(Method):
         draw: Draw,
         class_ids: Sequence[int],
         real: Mapping[int, Tensor],
+        rate: float,
     ) -> Tensor:
         """One step in place on images and momentum, both [G, I, C, H, W]; returns the losses [G]."""
         rows_GB = draw.rows_GB.to(self.device, non_blocking=True)
@@ -173,7 +175,7 @@ class GradientMatching(Method):
             gradients.append(torch.autograd.grad(loss, leaf_ICHW)[0])
             losses.append(loss.detach())
         momentum.mul_(self.settings.momentum_img).add_(torch.stack(gradients))
-        images.sub_(momentum, alpha=cast(float, self.settings.lr_img))
+        images.sub_(momentum, alpha=rate)
         return torch.stack(losses)
 
     def _gradients(self, images_NCHW: Tensor, class_id: int, params_P: Tensor) -> list[Tensor]:

@@ -146,7 +146,8 @@ class Matching(Method):
         with self.repeatable():
             for step, draw in enumerate(self.draws.ahead(steps, unit, sizes)):
                 self._set_networks(trained, state.iteration + step, draw)
-                losses[step] = self._step(images, momentum, draw, unit, real)
+                rate = cast(float, self.settings.lr_img) * self.settings.rate_share(state.iteration + step)
+                losses[step] = self._step(images, momentum, draw, unit, real, rate)
                 if on_iteration is not None:
                     on_iteration(state.iteration + step + 1)
         losses = np.concatenate([state.losses, losses.cpu().numpy()])
@@ -179,6 +180,7 @@ class Matching(Method):
         draw: Draw,
         class_ids: Sequence[int],
         real: Mapping[int, Tensor],
+        rate: float,
     ) -> Tensor:
         """One iteration in place on images and momentum, both [G, I, C, H, W]; returns the losses [G]."""
         params_GP = draw.params_GP.to(self.device, non_blocking=True)
@@ -202,7 +204,7 @@ class Matching(Method):
             gradients.append(torch.autograd.grad(loss_G.sum(), leaf_NCHW)[0])
             losses.append(loss_G.detach())
         momentum.mul_(self.settings.momentum_img).add_(torch.cat(gradients).view_as(momentum))
-        images.sub_(momentum, alpha=cast(float, self.settings.lr_img))
+        images.sub_(momentum, alpha=rate)
         return torch.cat(losses)
 
     @torch.no_grad()

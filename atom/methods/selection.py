@@ -54,6 +54,7 @@ class Chosen(Method):
             *(
                 "iterations",
                 "lr_img",
+                "lr_schedule",
                 "momentum_img",
                 "batch_real",
                 "init",

@@ -1,7 +1,8 @@
 """What every distillation may be told, and the options of the one method that it is done by."""
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
@@ -40,6 +41,8 @@ class DistillSettings(Settings):
     lr_img: Annotated[float, Field(gt=0)] | None = None
     """Step size on the preprocessed pixels; default by method; atom: 1 up to ipc 50, 10 above. Source: DataDAM,
     hyper-parameter table."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """How the step sizes go over the iterations: constant, or falling to 0 along half a cosine."""
     momentum_img: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """SGD momentum on the images. Source: DataDAM, hyper-parameter table."""
     batch_real: Annotated[int, Field(ge=1)] = 128
@@ -124,6 +127,19 @@ class DistillSettings(Settings):
         if self.images_in_all is None:
             return [self.ipc] * num_classes
         return images_of_classes(self.images_in_all, num_classes)
+
+    def rate_share(self, iteration: int) -> float:
+        """Share of the step sizes with which an iteration steps, counted from 0, in 0 … 1.
+
+        Example:
+            >>> settings = DistillSettings(iterations=2, lr_schedule="cosine")
+            >>> settings.rate_share(0), round(settings.rate_share(1), 6)
+            (1.0, 0.5)
+        """
+        if self.lr_schedule == "constant":
+            return 1.0
+        assert self.iterations is not None, "settings are resolved by the driver"
+        return (1 + math.cos(math.pi * iteration / self.iterations)) / 2
 
     def fitted(self, num_classes: int) -> Self:
         """The settings with the ipc that --images-in-all comes to: that of the classes that have most.

@@ -233,11 +233,10 @@ class Trajectories(Joint):
         self, arrays: Mapping[str, Tensor], gradients: Mapping[str, Tensor], iteration: int
     ) -> dict[str, Tensor]:
         """After SGD with momentum on each leaf."""
-        del iteration
-        new, ema = {}, self.options.ema
+        new, ema, share = {}, self.options.ema, self.settings.rate_share(iteration)
         for name, gradient in gradients.items():
             new[_velocity(name)] = self.momenta[name] * arrays[_velocity(name)] + gradient
-            new[name] = arrays[name] - self.rates[name] * new[_velocity(name)]
+            new[name] = arrays[name] - share * self.rates[name] * new[_velocity(name)]
         means = {_mean(n): ema * arrays[_mean(n)] + (1 - ema) * new[n] for n in self.averaged}
         return {**new, **means}
 
