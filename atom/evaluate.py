@@ -155,7 +155,7 @@ def evaluate(
         compiled = _compiles(compile, build(), train_NCHW, settings, device, len(test_T))
         forward = run
         if compiled:
-            forward = _compiled_forward(network, tuple(train_NCHW.shape), num_classes, settings.batch_train)
+            forward = _compiled_forward(network, tuple(train_NCHW.shape), num_classes, settings.batch)
         layout = _layout(device, compiled=compiled)
         train = (train_NCHW.to(device), targets.to(device))
         test = (test_TCHW.to(device), test_T)

@@ -11,6 +11,7 @@ from atom.methods.lookup import find_method
 from atom.methods.method import Shape
 from atom.methods.settings import DistillSettings
 from atom.nets.custom import call
+from atom.protocols import PROTOCOLS
 from atom.settings import FROM_SET, INITS, DeviceKind, EvaluateSettings, settle_dsa_strategy
 
 
@@ -70,12 +71,15 @@ def resolve_evaluation(
     settings: EvaluateSettings, *, device_kind: DeviceKind, symbols: bool | None
 ) -> EvaluateSettings:
     """The evaluation settings with no None and no "auto" left; arguments and errors as for `resolve_settings`."""
+    protocol = PROTOCOLS[settings.protocol]
+    operations = settle_dsa_strategy(settings.eval_dsa_strategy, symbols=symbols, flag="--eval-dsa-strategy")
+    if settings.eval_dsa_strategy == "auto" and protocol.left_out:
+        operations = "_".join(one for one in operations.split("_") if one != protocol.left_out)
     return settings.model_copy(
         update={
-            "epochs": settings.epochs or (1000 if device_kind == "cuda" else 300),
-            "eval_dsa_strategy": settle_dsa_strategy(
-                settings.eval_dsa_strategy, symbols=symbols, flag="--eval-dsa-strategy"
-            ),
+            "epochs": settings.epochs or protocol.epochs or (1000 if device_kind == "cuda" else 300),
+            "batch_train": settings.batch,
+            "eval_dsa_strategy": operations,
             "eval_precision": precision_name(settings.eval_precision, device_kind),
         }
     )

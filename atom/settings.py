@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atom.errors import ConfigError
+from atom.protocols import PROTOCOLS
 
 DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 DEFAULT_DSA = "_".join(DSA_OPERATIONS)
@@ -24,6 +25,8 @@ Switch = Literal["auto", "on", "off"]
 DeviceKind = Literal["cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 InitialWeights = Literal["kept", "drawn"]
+ProtocolName = Literal["common", "dm", "datadam", "idc", "ddranking"]
+"""See `atom.protocols`."""
 
 
 class Settings(BaseModel):
@@ -54,23 +57,40 @@ class NoOptions(Settings):
 class EvaluateSettings(Settings):
     """How a network is trained on a small set. Source: DM's evaluation, SGD with one drop of the rate."""
 
+    protocol: ProtocolName = "common"
+    """How the field trains on a set: common, DM's at fewer epochs on a CPU; dm, datadam (BatchNorm, small batches), idc
+    (CutMix), ddranking, as published. Decides what is not given."""
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """Passes over the small set; default 1000 on a GPU (DM), 300 on a CPU (chosen, measured)."""
+    """Passes over the small set; default by protocol; common: 1000 on a GPU (DM), 300 on a CPU (chosen, measured)."""
     lr_net: Annotated[float, Field(gt=0)] = 0.01
-    """SGD step size on the network, x0.1 after half of the epochs."""
+    """SGD step size on the network, x0.1 after half of the epochs; idc: x0.2 after two thirds and five sixths."""
     momentum_net: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD momentum on the network."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """L2 penalty on the network."""
-    batch_train: Annotated[int, Field(ge=1)] = 256
-    """Images per training step. Source: DM."""
+    batch_train: Annotated[int, Field(ge=1)] | None = None
+    """Images per training step; default by protocol; common: 256. Source: DM."""
     eval_dsa_strategy: str = "auto"
-    """Augmentation while training on the small set, as --dsa-strategy."""
+    """Augmentation while training on the small set, as --dsa-strategy; auto: as there, under idc without cutout."""
     eval_precision: Precision = "auto"
     """Arithmetic of training and testing; auto: bfloat16 where the device computes in it, else float32."""
     initial_weights: InitialWeights = "kept"
     """Where trainings of a network of your own begin: kept, as your function returns it; drawn, at fresh random
     weights."""
+
+    @property
+    def batch(self) -> int:
+        """Images per training step, resolved or not."""
+        return self.batch_train or PROTOCOLS[self.protocol].batch_train
+
+    @property
+    def told(self) -> str:
+        """The resolved settings, for people."""
+        named = "" if self.protocol == "common" else f", protocol {self.protocol}"
+        return (
+            f"{self.epochs} epochs, batch {self.batch}, SGD {self.lr_net:g}, momentum {self.momentum_net:g}, weight"
+            f" decay {self.weight_decay:g}, DSA {self.eval_dsa_strategy}, {self.eval_precision}{named}"
+        )
 
     @field_validator("eval_dsa_strategy")
     @classmethod

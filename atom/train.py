@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
@@ -20,6 +21,7 @@ from atom.augment import augment, draw_params
 from atom.batches import batches_of, check_batches, num_batches, own_parts
 from atom.device import autocast, kind_of, own_generators
 from atom.errors import ConfigError, NotFiniteError
+from atom.protocols import PROTOCOLS
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings, OwnTraining, parse_dsa_strategy
 from atom.streams import stream
@@ -95,25 +97,36 @@ def train_network(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    steps = num_batches(len(images_NCHW), settings.batch_train)
+    steps = num_batches(len(images_NCHW), settings.batch)
     own_rates = _own_rates(settings, budget, images_NCHW)
     if own_rates:
         steps = len(own_rates) // cast(int, settings.epochs)
     clock = _Clock(settings, budget, device, steps_per_epoch=steps)
     dtype, layout = compute_dtype(settings), _layout_of(net)
-    check_batches(net, images_NCHW, len(images_NCHW) // steps if own_rates else settings.batch_train)
+    cutmix = PROTOCOLS[settings.protocol].cutmix
+    check_batches(net, images_NCHW, len(images_NCHW) // steps if own_rates else settings.batch)
     with own_generators(device, int(stream(seed, "evaluate/network").integers(2**63))):
         for epoch in count():
             net.train()
-            for batch_BCHW, rows_B in _batches(images_NCHW, epoch, settings=settings, seed=seed):
+            for number, (batch_BCHW, rows_B) in enumerate(
+                _batches(images_NCHW, epoch, settings=settings, seed=seed)
+            ):
                 if clock.ended():
                     return clock.steps
                 rate = own_rates[clock.steps] if own_rates else settings.lr_net * clock.lr_factor()
                 optimizer.param_groups[0]["lr"] = rate
+                targets_B, mixed = targets[rows_B], None
+                if cutmix:
+                    rng = stream(seed, "evaluate/cutmix", epoch, number)
+                    batch_BCHW, mixed = _mixed(batch_BCHW, targets_B, cutmix, rng)
                 with autocast(device, dtype):
                     logits_BK = forward(net, batch_BCHW.contiguous(memory_format=layout))
                 optimizer.zero_grad()
-                cross_entropy(logits_BK.float(), targets[rows_B]).backward()
+                loss = cross_entropy(logits_BK.float(), targets_B)
+                if mixed is not None:
+                    others_B, share = mixed
+                    loss = share * cross_entropy(logits_BK.float(), others_B) + (1 - share) * loss
+                loss.backward()
                 optimizer.step()
                 clock.steps += 1
             if on_epoch is not None:
@@ -145,14 +158,14 @@ class _Clock:
     def __init__(
         self, settings: EvaluateSettings, budget: Budget | None, device: torch.device, *, steps_per_epoch: int
     ) -> None:
-        epochs = cast(int, settings.epochs)
         self.steps = 0
+        self._epochs, self._per_epoch = cast(int, settings.epochs), steps_per_epoch
         self._budget = budget
         self._device = device
-        self._end = steps_per_epoch * epochs
-        self._drop = steps_per_epoch * ((epochs + 1) // 2)
+        self._protocol = PROTOCOLS[settings.protocol]
+        self._end = steps_per_epoch * self._epochs
         if budget is not None and budget.steps is not None:
-            self._end, self._drop = budget.steps, (budget.steps + 1) // 2
+            self._end = budget.steps
         self._start_s = time.monotonic()
 
     def ended(self) -> bool:
@@ -161,9 +174,11 @@ class _Clock:
         return self.steps >= self._end
 
     def lr_factor(self) -> float:
-        if self._budget is not None and self._budget.seconds is not None:
-            return 0.1 if self._elapsed_s() >= self._budget.seconds / 2 else 1.0
-        return 0.1 if self.steps >= self._drop else 1.0
+        if self._budget is None:
+            return self._protocol.rate_share(self.steps // self._per_epoch, self._epochs)
+        if self._budget.seconds is not None:
+            return self._protocol.rate_share(self._elapsed_s(), self._budget.seconds)
+        return self._protocol.rate_share(self.steps, self._end)
 
     def _elapsed_s(self) -> float:
         if self._device.type == "cuda":
@@ -182,7 +197,7 @@ def _batches(
         parts = own_parts(len(images_NCHW), settings.steps_per_epoch)
     else:
         order_N = stream(seed, "evaluate/order", epoch).permutation(len(images_NCHW))
-        parts = batches_of(order_N, settings.batch_train)
+        parts = batches_of(order_N, settings.batch)
     for number, rows in enumerate(parts):
         rows_B = torch.from_numpy(rows).to(device)
         batch_BCHW = images_NCHW[rows_B]
@@ -191,6 +206,28 @@ def _batches(
             params = draw_params(operations, num_rows=len(rows_B), height=height, width=width, rng=rng)
             batch_BCHW = augment(batch_BCHW, torch.from_numpy(params).to(device, non_blocking=True))
         yield batch_BCHW, rows_B
+
+
+def _mixed(
+    images_BCHW: Tensor, targets_B: Tensor, probability: float, rng: np.random.Generator
+) -> tuple[Tensor, tuple[Tensor, float] | None]:
+    """By CutMix: the images with a box of others', these' targets, and the share of the box; or the images as they are.
+
+    Its area is uniform in 0 … 1, its centre anywhere; what lies outside is cut off. Source: IDC's published code.
+    """
+    if rng.random() >= probability:
+        return images_BCHW, None
+    others = torch.from_numpy(rng.permutation(len(images_BCHW))).to(images_BCHW.device)
+    side = float(np.sqrt(rng.random()))
+    spans = []
+    for size in images_BCHW.shape[2:]:
+        half, centre = int(size * side) // 2, int(rng.integers(size))
+        spans.append(slice(max(0, centre - half), min(size, centre + half)))
+    rows, columns = spans
+    mixed_BCHW = images_BCHW.clone()
+    mixed_BCHW[:, :, rows, columns] = images_BCHW[others][:, :, rows, columns]
+    box = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return mixed_BCHW, (targets_B[others], box / images_BCHW[0, 0].numel())
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def compare(command: CompareCommand) -> int:
         check_ipc(real, ipc=settings.ipc, factor=settings.factor, init=settings.init, baselines=METHODS)
     channels, height, width = real.train.images.shape[1:]
     check_teacher(command, Shape(channels, height, width, real.train.num_classes))
-    networks = judges(command.judges.eval_networks, command.distill.network)
+    networks = judges(command.judges.eval_networks, command.distill.network, command.evaluate)
     distilling = dict.fromkeys(one.settings.network for one in asked)
     try_networks((*distilling, *networks), real, timeout_s=command.cluster.timeout_s)
     notes = unread_notes(command)

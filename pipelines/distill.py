@@ -106,7 +106,9 @@ def distill(command: DistillCommand) -> int:
     if asked.init not in INITS:
         first = first_set(asked, real, command.tracking.tracking_uri)
         asked = asked.changed(init=f"{FROM_SET}{fingerprint(first)[:16]}")
-    command = command.changed(eval_networks=judges(command.judges.eval_networks, asked.network))
+    command = command.changed(
+        eval_networks=judges(command.judges.eval_networks, asked.network, command.evaluate)
+    )
     networks = command.judges.eval_networks or ()
     try_networks((asked.network, *networks), real, timeout_s=command.cluster.timeout_s)
     check_teachers(command.teacher, asked, Shape(channels, height, width, num_classes))

@@ -75,7 +75,7 @@ def evaluate(command: EvaluateCommand) -> int:
         data = real_source(distilled, command.set, command.data)
         real = load_real(data, smoke=command.smoke, given=distilled)
         check_same_source(distilled, real)
-        networks = judges(command.judges.eval_networks, own_network(distilled))
+        networks = judges(command.judges.eval_networks, own_network(distilled), command.evaluate)
         command = command.changed(eval_networks=networks)
         try_networks(networks, real, timeout_s=command.cluster.timeout_s)
         notes = check_networks(networks, real, settings=command.evaluate)

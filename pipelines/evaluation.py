@@ -16,6 +16,7 @@ from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.nets.layers import mixes_batch
+from atom.protocols import PROTOCOLS
 from atom.rivals import accuracy_text, auc_text, balanced_text, lost_to_random, network_label, training_text
 from atom.scores import auc_interval, is_uneven
 from atom.settings import DeviceKind, EvaluateSettings, OwnTraining
@@ -417,15 +418,20 @@ def row_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def judges(asked: Sequence[str] | None, own: str) -> tuple[str, ...]:
-    """The networks that judge a set: those asked for, or by default its own and the same with BatchNorm.
+def judges(asked: Sequence[str] | None, own: str, settings: EvaluateSettings) -> tuple[str, ...]:
+    """The networks that judge a set: those asked for, or by default its own and the same with BatchNorm, or the one of
+    the two that the protocol names.
 
     Networks with InstanceNorm see neither scale nor contrast of an image; one with BatchNorm does.
     """
     from atom import nets
 
     # One that is asked for twice is trained once: a training is its set, network and seed.
-    return tuple(dict.fromkeys(asked if asked is not None else (own, nets.with_batch_norm(own))))
+    if asked is not None:
+        return tuple(dict.fromkeys(asked))
+    by_norm = {"own": own, "batch": nets.with_batch_norm(own)}
+    norm = PROTOCOLS[settings.protocol].norm
+    return tuple(dict.fromkeys([by_norm[norm]] if norm in by_norm else by_norm.values()))
 
 
 def statistics_images(images_NCHW: np.ndarray, count: int) -> np.ndarray | None:

@@ -33,7 +33,7 @@ def unit_cost(
         num_train, num_validation, num_test: real images.
     """
     settings = recipe.settings
-    early = recipe.steps * min(settings.batch_train, num_train)
+    early = recipe.steps * min(settings.batch, num_train)
     trained = {
         "zero-cost": ZERO_COST_BATCH,
         "set": proxy.images * (settings.epochs or 0),

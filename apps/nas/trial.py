@@ -165,9 +165,7 @@ def train_unit(
             settings = settings.model_copy(update={"epochs": recipe.whole_epochs})
         else:
             budget = Budget(seconds=seconds) if proxy.kind == "seconds" else Budget(steps=recipe.steps)
-        looks = _Looks(
-            net, images.validation, settings, on_epoch, num_batches(len(train[1]), settings.batch_train)
-        )
+        looks = _Looks(net, images.validation, settings, on_epoch, num_batches(len(train[1]), settings.batch))
         steps = train_network(
             net,
             *train,

@@ -69,7 +69,7 @@ class NasCase:
         images = self.plan.ipc * self.real.train.num_classes
         if self.given:
             images = len(self.given[0][0].decode()[1])
-        per_epoch = num_batches(images, settings.batch_train)
+        per_epoch = num_batches(images, settings.batch)
         whole = self.command.nas.whole_epochs or (100 if on_gpu else 10)
         assert settings.epochs is not None, "resolved"
         return Recipe(settings, whole_epochs=whole, steps=per_epoch * settings.epochs)

@@ -183,11 +183,7 @@ def facts(case: NasCase, scored: Scores) -> dict[str, str]:
             f"{real.source.title}: {len(real.train.labels)} training, {validation} validation (held out, proxies"
             f" score on them{unseen}), {len(real.test.labels)} test images (reference and winner only)"
         ),
-        "training on tiny sets": (
-            f"{settings.epochs} epochs, batch {settings.batch_train}, SGD {settings.lr_net:g}, momentum"
-            f" {settings.momentum_net:g}, weight decay {settings.weight_decay:g}, DSA"
-            f" {settings.eval_dsa_strategy}, {settings.eval_precision}"
-        ),
+        "training on tiny sets": settings.told,
         "training on the whole set": f"{case.recipe.whole_epochs} epochs, otherwise the same",
         "early stopping": f"{case.recipe.steps} steps on the whole set",
         "seeds": (

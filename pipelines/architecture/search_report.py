@@ -81,7 +81,7 @@ def tried_networks(case: "NasCase", scored: "Scores") -> list[Tried]:
     costs = {candidate.name: candidate for candidate in case.space.candidates}
     draws = case.material.small[case.primary.name].draws
     images, settings = len(next(iter(draws.values()))[1]), case.recipe.settings
-    steps_per_epoch = num_batches(images, settings.batch_train)
+    steps_per_epoch = num_batches(images, settings.batch)
     found = []
     for unit, row in scored.rows.items():
         if unit.proxy != search_name(case.primary.name):

@@ -135,9 +135,7 @@ def facts(finished: Finished) -> dict[str, str]:
         "distilled with": f"{command.distill.network}, seed {distil.seed}, one synthesis a row",
         "settings of single methods": " ".join(command.settings) or "none",
         "judged by": (
-            f"{', '.join(comparison.networks)}: {settings.epochs} epochs, batch {settings.batch_train}, SGD"
-            f" {settings.lr_net:g}, momentum {settings.momentum_net:g}, weight decay {settings.weight_decay:g}, DSA"
-            f" {settings.eval_dsa_strategy}, {settings.eval_precision}; seeds 0 to {len(comparison.seeds) - 1}"
+            f"{', '.join(comparison.networks)}: {settings.told}; seeds 0 to {len(comparison.seeds) - 1}"
         ),
     }
     if finished.whose:

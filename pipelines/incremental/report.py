@@ -143,11 +143,7 @@ def facts(run: ContinualRun) -> dict[str, str]:
             f" with factor {command.distill.factor}{_compressed(run)}; a class that has to shrink keeps its first"
             " images in the order in which it was chosen, distilled ones in herding order"
         ),
-        "gdumb": (
-            f"{train.epochs} epochs, batch {train.batch_train}, SGD {train.lr_net:g}, momentum"
-            f" {train.momentum_net:g}, weight decay {train.weight_decay:g}, DSA {train.eval_dsa_strategy},"
-            f" {train.eval_precision}; joint: {learner['joint_epochs']} epochs, otherwise the same"
-        ),
+        "gdumb": (f"{train.told}; joint: {learner['joint_epochs']} epochs, otherwise the same"),
         "er, er-ace, der++, finetune": (
             f"{_epochs(learner['step_epochs'])} epochs a step, batch {command.learner.batch_current} and"
             f" {command.learner.batch_memory} of the memory, SGD {command.learner.lr_replay:g}, momentum"

@@ -237,10 +237,14 @@ def test_statistics_images_are_distinct_and_always_the_same() -> None:
 
 
 def test_a_set_is_judged_by_its_own_network_and_by_one_that_sees_scale() -> None:
-    assert judges(None, "convnet-w8") == ("convnet-w8", "convnet-w8-batch")
-    assert judges(None, "vgg11-batch") == ("vgg11-batch",)
-    assert judges(("vit",), "convnet") == ("vit",)
-    assert judges((), "convnet") == ()
+    common = EvaluateSettings()
+    assert judges(None, "convnet-w8", common) == ("convnet-w8", "convnet-w8-batch")
+    assert judges(None, "vgg11-batch", common) == ("vgg11-batch",)
+    assert judges(("vit",), "convnet", common) == ("vit",)
+    assert judges((), "convnet", common) == ()
+    datadam, idc = EvaluateSettings(protocol="datadam"), EvaluateSettings(protocol="idc")
+    assert judges(None, "convnet-w8", datadam) == ("convnet-w8-batch",)
+    assert judges(None, "convnet-w8", idc) == ("convnet-w8",)
 
 
 def test_remarks_name_the_networks_that_random_images_serve_better() -> None:
