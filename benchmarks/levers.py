@@ -42,6 +42,7 @@ LEVERS = {
     "p 1": "--power 1",
     "p 2": "--power 2",
     "lambda x 10": "--task-balance 0.1",
+    "lambda x 100": "--task-balance 1 --lr-img 0.2",
     "lambda / 10": "--task-balance 0.001",
     "spatial alone": "--method spatial",
     "channel alone": "--method channel",
