@@ -15,6 +15,7 @@ from apps.nas.space import load_space, sample
 from atom import nets
 from atom.data.sources import READERS
 from atom.methods.lookup import check_read
+from atom.methods.published import published
 from atom.methods.settings import DistillSettings
 from atom.resolve import resolve_evaluation, resolve_settings
 from pipelines.comparison.asked import asked_sets, unread_notes
@@ -411,3 +412,15 @@ def test_all_sets_of_a_comparison_can_be_had_as_stated(path):
         if command.distill.iterations is not None:
             stated["iterations"] = command.distill.iterations
         assert resolved_alike(one.command, stated, device_kind="cpu") == [], one.label
+
+
+@every_method
+def test_the_preset_paper_has_the_settings_of_the_recipe(path):
+    values = yaml.safe_load(path.read_text())
+    # That of IDC-I has no factor.
+    preset = published(values["method"], values["ipc"]) | ({"factor": 1} if values["method"] == "idc" else {})
+    assert {name: value for name, value in values.items() if name in preset} == {
+        name: value for name, value in preset.items() if name in values
+    }
+    recipe, asked = parsed(path), parse(DistillCommand, ["--preset", "paper", "--config", str(path)])
+    assert asked.distill.changed(lr_schedule="constant") == recipe.distill

@@ -79,6 +79,7 @@ class DistillCommand(CommandSettings):
     first = (
         "dataset",
         "method",
+        "preset",
         "ipc",
         "factor",
         "iterations",
@@ -89,6 +90,9 @@ class DistillCommand(CommandSettings):
         "smoke",
     )
 
+    preset: Literal["best", "paper"] = "best"
+    """What flags that are not given are: best, the defaults that were chosen here; paper, what was published with the
+    method, at full length, and its protocol."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     """Iterations between checkpoints; a killed run loses at most these. Never changes the result."""
     baselines: tuple[str, ...] = ("random", "herding", "kcenter")

@@ -18,6 +18,7 @@ from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
 from atom.errors import ConfigError
+from atom.methods.published import published
 from atom.methods.registry import is_own, options_of, readers_of
 from atom.methods.settings import DistillSettings, unread
 from atom.settings import Settings, first_problem
@@ -216,6 +217,8 @@ def parse(command: type[C], argv: Sequence[str] | None = None) -> C:
     path, method = _argument(arguments, "config"), _argument(arguments, "method")
     given = command()
     asked = {} if path is None else _read_config(Path(path))
+    if "preset" in given.flags():
+        asked = _preset_values(arguments, asked) | asked
     if method is not None and "method" in given.flags():
         # Before all else: it decides which flags there are.
         given = given.changed(method=method)
@@ -303,6 +306,20 @@ def _read_config(path: Path) -> dict[str, object]:
             f"--config {path}: holds {kind}, expected lines of setting and value such as `ipc: 10`."
         )
     return {str(name).replace("-", "_"): value for name, value in content.items()}
+
+
+def _preset_values(arguments: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What --preset decides, for config file and flags to win over; its method and ipc are those of the command."""
+
+    def of(name: str, default: Any) -> Any:
+        found = _argument(arguments, name)
+        return config.get(name, default) if found is None else found
+
+    if of("preset", "best") != "paper":
+        return {}
+    ipc = str(of("ipc", 1))
+    # What is no number is refused where flags are checked.
+    return published(str(of("method", "atom")), int(ipc)) if ipc.isdecimal() and int(ipc) else {}
 
 
 def _argument(arguments: Sequence[str], name: str) -> str | None:

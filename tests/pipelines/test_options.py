@@ -13,6 +13,7 @@ from atom.methods import registry
 from atom.methods.experts import Expert
 from atom.methods.lookup import find_method
 from atom.methods.registry import NAMES, options_of
+from atom.resolve import resolve_settings
 from atom.settings import Settings
 from pipelines.console.commands import (
     AuditCommand,
@@ -260,3 +261,27 @@ def test_a_smoke_run_trains_little_beforehand_whatever_is_asked(method: str) -> 
     assert all(getattr(settings.options, name) <= 4 for name in asked)
     experts = [one for one in find_method(method).preparations(settings) if isinstance(one, Expert)]
     assert sum(one.epochs for one in experts) <= 6
+
+
+def test_the_preset_of_the_paper_fills_what_neither_flags_nor_the_file_say(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("preset: paper\nmethod: mtt\nsyn_steps: 7\n")
+    command = parse(DistillCommand, ["--config", str(config), "--iterations", "9"])
+    options = command.distill.options.model_dump()
+    assert (command.distill.iterations, options["syn_steps"], options["num_experts"]) == (9, 7, 100)
+    assert (command.distill.lr_img, command.evaluate.protocol) == (100.0, "dm")
+    by_ipc = parse(DistillCommand, ["--preset", "paper", "--method", "mtt", "--ipc", "12"])
+    assert by_ipc.distill.options.model_dump()["syn_steps"] == 30
+    assert parse(DistillCommand, ["--preset", "paper"]).evaluate.protocol == "datadam"
+    with pytest.raises(ConfigError, match=r"--preset paper: of the method random no settings were published"):
+        parse(DistillCommand, ["--preset", "paper", "--method", "random"])
+    with pytest.raises(ConfigError, match="--ipc: received 0"):
+        parse(DistillCommand, ["--preset", "paper", "--ipc", "0"])
+
+
+@pytest.mark.parametrize("method", ["atom", "dm", "dc", "dsa", "idc", "dd", "rat-bptt", "mtt", "datm"])
+@pytest.mark.parametrize("ipc", ["1", "10", "20", "50"])
+def test_published_settings_are_settings_of_the_method(method: str, ipc: str) -> None:
+    command = parse(DistillCommand, ["--preset", "paper", "--method", method, "--ipc", ipc])
+    shape = {"channels": 3, "height": 32, "width": 32, "num_classes": 10}
+    resolve_settings(command.changed(network="convnet-w4").distill, device_kind="cpu", symbols=False, **shape)
