@@ -58,6 +58,11 @@ LEVERS = {
     "factor 2, trained, calibrated": "--factor 2 --trained-networks 5 --training-passes 20 --calibration 1",
     "no whitening": "--zca off",
     "weaker whitening": "--zca-eps 1.6",
+    "mean of the images": "--method {here}:Averaged",
+    "batches by cluster": "--method {here}:Clustered",
+    "BatchNorm frozen": "--method {here}:FrozenBatchNorm",
+    "both norms": "--method {here}:Mixed",
+    "depths 2 to 4": "--method {here}:MixedDepths",
     "CutMix": "--protocol idc --batch-train 256 --epochs {epochs}",
 }
 
@@ -148,7 +153,8 @@ def values_of(flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def measure(problem: Problem, name: str, ipc: int, seed: int) -> dict[str, Any]:
     """One line: one synthesis, and the trainings on it."""
     asked = problem.asked
-    flags = asked.levers[name].format(network=asked.network, epochs=asked.epochs)
+    words = {"network": asked.network, "epochs": asked.epochs, "here": "benchmarks/lever_methods.py"}
+    flags = asked.levers[name].format(**words)
     values, judging = values_of(flags)
     common = {"ipc": ipc, "seed": seed, "iterations": asked.iterations, "batch_real": asked.batch_real}
     unread = find_method(values.get("method", "atom")).unread
