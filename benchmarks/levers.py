@@ -37,7 +37,7 @@ LEVERS = {
     "step size 0.2": "--lr-img 0.2",
     "falling step size": "--lr-schedule cosine",
     "less momentum": "--momentum-img 0",
-    "more real images": "--batch-real 256",
+    "fewer real images": "--batch-real 16",
     "start from herding": "--init herding",
     "p 1": "--power 1",
     "p 2": "--power 2",

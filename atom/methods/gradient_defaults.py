@@ -24,7 +24,8 @@ CPU_OUTER_STEPS, CPU_INNER_EPOCHS, CPU_IMAGE_STEPS = 10, 20, 120
 that of outer steps. Chosen, measured: docs/gradient-matching.md."""
 
 LR_MSE, LR_L1 = 1e-3, 5e-5
-"""Step sizes of idc's metrics on preprocessed pixels. Chosen, measured: docs/gradient-matching.md."""
+"""Step sizes of idc's metrics on preprocessed pixels, at one image a class. Chosen, measured:
+docs/gradient-matching.md. They grow with the images of a class. Source: IDC, published code."""
 
 Weights = Callable[[nn.Module], Sequence[Tensor]]
 
@@ -92,7 +93,7 @@ def resolve_real_training(settings: DistillSettings, device_kind: DeviceKind) ->
     iterations = 8000 if device_kind == "cuda" else 300
     update = {
         "iterations": iterations if settings.iterations is None else settings.iterations,
-        "lr_img": settings.lr_img or (LR_MSE if options.metric == "mse" else LR_L1),
+        "lr_img": settings.lr_img or settings.ipc * (LR_MSE if options.metric == "mse" else LR_L1),
         "classes_per_group": settings.classes_per_group or 1,
     }
     return _plain(settings.model_copy(update=update))
