@@ -170,7 +170,35 @@ def findings(results: ContinualResults) -> list[str]:
         if row.learner not in REFERENCES:
             ranked.setdefault(row.learner, []).append(row)
     told = (_best(results, ranked), _overlap(ranked), _distilled(results), _forgetting(results, ranked))
-    return [*suspicions(results), *(sentence for sentence in (*told, _cost(results)) if sentence)]
+    sentences = (*told, *recommendations(results), _cost(results))
+    return [*suspicions(results), *(sentence for sentence in sentences if sentence)]
+
+
+def recommendations(results: ContinualResults) -> list[str]:
+    """Which memory to take for these bytes, learner by learner: of those not clearly below the best, the one that costs
+    least to make, and of equal ones the best.
+    """
+    ranked: dict[str, list[Summary]] = {}
+    for row in sorted(results.summaries, key=lambda row: -row.final_average[0]):
+        if row.learner not in REFERENCES and row.memory != "none":
+            ranked.setdefault(row.learner, []).append(row)
+    return [_recommended(learner, rows) for learner, rows in ranked.items() if len(rows) > 1]
+
+
+def _recommended(learner: str, rows: Sequence[Summary]) -> str:
+    best, *rest = rows
+    as_good = [best, *(row for row in rest if not _clearly_above(best.final_average, row.final_average))]
+    taken = min(as_good, key=lambda row: row.distil_seconds or 0.0)
+    text = f"Under {learner} take {taken.memory} ({percent(taken.final_average)}\u00a0%, {size(taken.memory_bytes)})"
+    others = [row for row in as_good if row is not taken]
+    if not others:
+        return text + f": {rest[0].memory} is next at {percent(rest[0].final_average)}\u00a0%, clearly below."
+    told = [
+        f"{row.memory} ({percent(row.final_average)}\u00a0%"
+        + (f", {duration(row.distil_seconds)} to make)" if row.distil_seconds else ")")
+        for row in others
+    ]
+    return text + f": {listed(told)} {'is' if len(told) == 1 else 'are'} as good within the spread."
 
 
 def percent(value: Spread) -> str:

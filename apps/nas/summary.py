@@ -8,7 +8,7 @@ from apps.page import duration, listed, number
 
 
 def summary(verdict: Verdict) -> list[str]:
-    """What the numbers say, in up to five plain sentences; "clearly" means that an interval leaves out 0.
+    """What the numbers say, in up to six plain sentences; "clearly" means that an interval leaves out 0.
 
     The sentences on differences, regret and cost speak of the first proxy.
     """
@@ -16,7 +16,7 @@ def summary(verdict: Verdict) -> list[str]:
         return ["No proxy was judged."]
     first = verdict.proxies[0]
     told = (_ranking(verdict), _comparison(verdict, first), _regret(verdict, first), _ceiling(verdict))
-    return [sentence for sentence in (*told, _cost(verdict, first)) if sentence]
+    return [sentence for sentence in (*told, _recommended(verdict), _cost(verdict, first)) if sentence]
 
 
 def _ranking(verdict: Verdict) -> str:
@@ -127,6 +127,48 @@ def _ceiling(verdict: Verdict) -> str:
         f"{agree}: another training of the reference would do about as well, and only a proxy with less noise of its"
         " own could do better."
     )
+
+
+def _recommended(verdict: Verdict) -> str:
+    """Which proxy to take: of those not clearly below the best, the cheapest; nothing where the reference is noise."""
+    known = [(kendall_of(proxy, "all"), proxy) for proxy in verdict.proxies]
+    known = [(tau, proxy) for tau, proxy in known if tau.value is not None and tau.low is not None]
+    agrees = verdict.ceiling.kendall is None or verdict.ceiling.kendall > chance_tau(len(verdict.truth))
+    if len(known) < 2 or not agrees:
+        return ""
+    best_tau, best = max(known, key=lambda pair: pair[0].value or 0.0)
+    if (best_tau.low or 0.0) <= 0:
+        return ""
+    as_good = [
+        (tau, p) for tau, p in known if p is best or not _clearly_below(tau, p, best_tau, best, verdict)
+    ]
+    tau, taken = min(as_good, key=lambda pair: _seconds(pair[1]))
+    text = f"Take {taken.name} (τ-b {number(tau.value)}, {duration(_seconds(taken))})"
+    dearer = [f"{p.name} ({number(t.value)}, {duration(_seconds(p))})" for t, p in as_good if p is not taken]
+    if not dearer:
+        return text + ": all others are clearly behind it."
+    return (
+        text
+        + f": {listed(dearer)} {'is' if len(dearer) == 1 else 'are'} not clearly better, and cost no less."
+    )
+
+
+def _seconds(proxy: ProxyVerdict) -> float:
+    return proxy.train_seconds + (proxy.prepare_seconds or 0.0)
+
+
+def _clearly_below(
+    tau: Estimate, proxy: ProxyVerdict, best_tau: Estimate, best: ProxyVerdict, verdict: Verdict
+) -> bool:
+    """By the interval of the difference where there is one, else by whether the two intervals are apart."""
+    for one in verdict.differences:
+        if (one.subset, one.coefficient) != ("all", "kendall") or one.estimate.low is None:
+            continue
+        if (one.first, one.second) == (best.name, proxy.name):
+            return one.estimate.low > 0
+        if (one.first, one.second) == (proxy.name, best.name):
+            return (one.estimate.high or 0.0) < 0
+    return (tau.high or 0.0) < (best_tau.low or 0.0)
 
 
 def chance_tau(n: int) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from apps.continual import lossless
-from apps.continual.findings import suspicions
+from apps.continual.findings import recommendations, suspicions
 from apps.continual.report import render_continual
 from apps.continual.results import (
     ON_STATISTICS,
@@ -112,7 +112,8 @@ def remarks(results: ContinualResults) -> list[str]:
     """What has to be said under the table."""
     restated = any(row.other_on_seen_last for row in results.summaries)
     whitening = [on_whitening(results.whitening_bytes)] if results.whitening_bytes else []
-    return [*([ON_STATISTICS] if restated else []), *whitening, *suspicions(results)]
+    told = [*suspicions(results), *recommendations(results)]
+    return [*([ON_STATISTICS] if restated else []), *whitening, *told]
 
 
 def facts(run: ContinualRun) -> dict[str, str]:

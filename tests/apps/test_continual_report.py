@@ -12,7 +12,15 @@ from matplotlib.figure import Figure
 from page_outline import Outline, drawn_points
 
 from apps.continual import plots
-from apps.continual.findings import classes_seen, findings, gains, group_of, size, suspicions
+from apps.continual.findings import (
+    classes_seen,
+    findings,
+    gains,
+    group_of,
+    recommendations,
+    size,
+    suspicions,
+)
 from apps.continual.report import render_continual
 from apps.continual.results import (
     ON_STATISTICS,
@@ -214,7 +222,7 @@ def test_gains_are_paired_by_order_and_seed(results):
 
 
 def test_the_findings_name_the_best_memory_of_each_learner_and_the_references(said):
-    assert len(said) == 5
+    assert len(said) == 7
     assert "distilled under er (64.0 ± 0.9 %) and random under gdumb (50.7 ± 0.9 %)" in said[0]
     assert "finetune, which keeps nothing, reaches 24.0 ± 0.9 %" in said[0]
     assert "joint, which keeps all training images, reaches 69.3 ± 0.9 %" in said[0]
@@ -323,8 +331,8 @@ def test_the_findings_compare_distilled_with_random_in_points_either_way(said):
 def test_the_findings_have_forgetting_bytes_and_seconds(said):
     assert "26.5 ± 1.4 points by er with distilled" in said[3]
     assert "finetune" in said[3]
-    assert "distilled holds 20 images in 61.4 kB and random holds 20 images in 61.4 kB" in said[4]
-    assert said[4].endswith("making distilled took 10 min.")
+    assert "distilled holds 20 images in 61.4 kB and random holds 20 images in 61.4 kB" in said[-1]
+    assert said[-1].endswith("making distilled took 10 min.")
 
 
 def test_memories_that_name_their_mode_are_distilled_ones():
@@ -335,7 +343,7 @@ def test_memories_that_name_their_mode_are_distilled_ones():
     ]
     seconds = {"distilled-dm": 60.0}
     made = results_of(cells, summaries=tuple(summarise(cells, seconds)), distil_seconds=seconds)
-    compared, cost = (findings(made)[place].replace("\u00a0", " ") for place in (2, 4))
+    compared, cost = (findings(made)[place].replace("\u00a0", " ") for place in (2, -1))
     assert "distilled-dm reaches 13.3 ± 0.0 points more under er (ahead in 2 of 2 cells)" in compared
     assert "distilled-spatial reaches 6.7 ± 0.0 points less under er (ahead in 0 of 2 cells)" in compared
     assert "distilled-dm holds 20 images in 61.4 kB, distilled-spatial holds 20 images" in cost
@@ -502,3 +510,21 @@ def test_the_same_results_become_the_same_page(results, page):
         results, title="Replay <script>", memory_pictures={"distilled": PNG, STRANGE: PNG}
     )
     assert again == page
+
+
+def test_the_memory_to_take_is_the_cheapest_of_those_as_good_as_the_best():
+    def told(distilled: float, spread: float, seconds: float | None = 60.0) -> str:
+        cells = [
+            cell(memory, "er", falling(last + spread * order), order=order)
+            for order in (0, 1)
+            for memory, last in (("random", 30), ("herding", 50), ("distilled", distilled))
+        ]
+        spent = {"distilled": seconds} if seconds else {}
+        made = results_of(cells, summaries=tuple(summarise(cells, spent)), distil_seconds=spent)
+        (sentence,) = (s.replace("\u00a0", " ") for s in recommendations(made))
+        assert sentence in [s.replace("\u00a0", " ") for s in findings(made)]
+        return sentence
+
+    assert re.match(r"Under er take herding \(.*\): distilled \(.* %, 60 s to make\) is as good", told(51, 4))
+    assert re.match(r"Under er take distilled \(.*\): herding is next at .* %, clearly below", told(80, 1))
+    assert told(20, 1).startswith("Under er take herding")
