@@ -120,7 +120,7 @@ def _own_training(distilled: SetValues) -> str:
     carried = training_text(distilled.training)
     return (
         f"\n\nThe set carries a training of its own, {_text(carried)}. Rows with (own training) were trained by it, all"
-        " others by the common protocol."
+        " others by the same protocol."
     )
 
 

@@ -123,5 +123,5 @@ def check_start(
         raise ConfigError(
             f"--init: the set has {distilled.ipc} images a class with factor {distilled.factor}, enough for {enough}"
             f" with factor {factor}, but {ipc} are asked for; "
-            + (f"pass --ipc {enough} or less." if enough else "pass a smaller --factor.")
+            + ("pass fewer, or a larger set." if enough else "pass a smaller --factor.")
         )

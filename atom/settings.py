@@ -55,7 +55,7 @@ class NoOptions(Settings):
 
 
 class EvaluateSettings(Settings):
-    """How a network is trained on a small set. Source: DM's evaluation, SGD with one drop of the rate."""
+    """How a network is trained on a small set, by SGD; see `atom.protocols`."""
 
     protocol: ProtocolName = "common"
     """How the field trains on a set: common, DM's at fewer epochs on a CPU; dm, datadam (BatchNorm, small batches), idc

@@ -160,6 +160,12 @@ def _check_training(distilled: SetValues, where: str) -> None:
     except (ValidationError, ConfigError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         fail(where, f"training {dict(distilled.training)} ({reason})", "settings of an evaluation")
+    if "protocol" in distilled.training:
+        fail(
+            where,
+            f"training {dict(distilled.training)}",
+            "no protocol, which whoever evaluates the set chooses",
+        )
     steps, of_class = own.steps_per_epoch, distilled.ipc * distilled.factor**2
     if own.step_sizes and of_class % steps:
         fail(

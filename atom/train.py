@@ -43,7 +43,7 @@ def run(net: nn.Module, images_BCHW: Tensor) -> Tensor:
 class Budget:
     """When a training ends instead of after the settings' epochs: at a number of steps, or of seconds.
 
-    The step size drops at half of it, as it does at half of the epochs.
+    The step size falls at the shares of it at which it falls of the epochs.
 
     Raises:
         ConfigError: not exactly one of the two is given, or it is not positive and finite.
@@ -103,7 +103,8 @@ def train_network(
         steps = len(own_rates) // cast(int, settings.epochs)
     clock = _Clock(settings, budget, device, steps_per_epoch=steps)
     dtype, layout = compute_dtype(settings), _layout_of(net)
-    cutmix = PROTOCOLS[settings.protocol].cutmix
+    # Steps of their own are taken on the images as they are.
+    cutmix = 0.0 if own_rates else PROTOCOLS[settings.protocol].cutmix
     check_batches(net, images_NCHW, len(images_NCHW) // steps if own_rates else settings.batch)
     with own_generators(device, int(stream(seed, "evaluate/network").integers(2**63))):
         for epoch in count():

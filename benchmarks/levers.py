@@ -42,7 +42,7 @@ LEVERS = {
     "p 1": "--power 1",
     "p 2": "--power 2",
     "lambda x 10": "--task-balance 0.1",
-    "lambda x 100": "--task-balance 1 --lr-img 0.2",
+    "lambda x 100, step size 0.2": "--task-balance 1 --lr-img 0.2",
     "lambda / 10": "--task-balance 0.001",
     "spatial alone": "--method spatial",
     "channel alone": "--method channel",
@@ -63,7 +63,7 @@ LEVERS = {
     "BatchNorm frozen": "--method {here}:FrozenBatchNorm",
     "both norms": "--method {here}:Mixed",
     "depths 2 to 4": "--method {here}:MixedDepths",
-    "CutMix": "--protocol idc --batch-train 256 --epochs {epochs}",
+    "trained on by IDC's rules": "--protocol idc --batch-train 256 --epochs {epochs}",
 }
 
 
@@ -150,6 +150,26 @@ def values_of(flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return pairs, judging
 
 
+def conditions(asked: argparse.Namespace) -> dict[str, Any]:
+    """What lines of one table have to have in common."""
+    names = (
+        "part",
+        "network",
+        "judges",
+        "iterations",
+        "batch_real",
+        "epochs",
+        "trainings",
+        "train_per_class",
+    )
+    return {"dataset": asked.dataset.rpartition("/")[2], **{name: getattr(asked, name) for name in names}}
+
+
+def lines_of(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """All that the file has."""
+    return [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
+
+
 def measure(problem: Problem, name: str, ipc: int, seed: int) -> dict[str, Any]:
     """One line: one synthesis, and the trainings on it."""
     asked = problem.asked
@@ -162,7 +182,7 @@ def measure(problem: Problem, name: str, ipc: int, seed: int) -> dict[str, Any]:
     problem.preprocess(settings)
     begun = time.perf_counter()
     stored_NCHW = problem.images(settings)
-    line = {"lever": name, "flags": flags, "ipc": ipc, "seed": seed}
+    line = {"lever": name, "flags": flags, "ipc": ipc, "seed": seed, "of": conditions(asked)}
     line["distil_s"] = round(time.perf_counter() - begun)
     line["std"] = round(float(stored_NCHW.std()), 3)
     told = EvaluateSettings.model_validate({"epochs": asked.epochs} | judging)
@@ -214,12 +234,8 @@ def main() -> None:
     work = [(n, i, s) for s in range(asked.syntheses) for i in asked.ipc for n in asked.levers]
     problem = None
     for number, (name, ipc, seed) in enumerate(work):
-        lines = (
-            [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
-        )
-        if number % shares != own_share or (name, ipc, seed) in [
-            (x["lever"], x["ipc"], x["seed"]) for x in lines
-        ]:
+        known = [(x["lever"], x["ipc"], x["seed"]) for x in lines_of(asked) if x["of"] == conditions(asked)]
+        if number % shares != own_share or (name, ipc, seed) in known:
             continue
         problem = problem or Problem(asked)
         line = measure(problem, name, ipc, seed)
@@ -227,7 +243,7 @@ def main() -> None:
         with asked.out.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
-    print(summary([json.loads(line) for line in asked.out.read_text().splitlines()]))
+    print(summary([line for line in lines_of(asked) if line["of"] == conditions(asked)]))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ class Row:
     With `statistics_images` above 0 the network's BatchNorm statistics were re-estimated on so many unlabelled real
     images before the test; with 0 they are those of its training on the set. `hardware` and `commits` are those of the
     trainings when they were done, each once; later runs find these trainings and add nothing of their own. `training`
-    is what the set carries and was trained on by; empty for the common protocol.
+    is what the set carries and was trained on by; empty for a training as all sets get it. `protocol` is that of
+    `atom.protocols`, empty for the common one.
     Balanced accuracy, in percent, and the area under the ROC curve, 0 to 1, with its 95 % interval over test images,
     are there where the classes of the test part differ in size (`atom.scores.is_uneven`) and all n trainings have them.
     """
@@ -85,6 +86,7 @@ class Row:
     hardware: str = ""
     commits: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    protocol: str = ""
     balanced_mean: float | None = None
     balanced_std: float | None = None
     auc_mean: float | None = None
@@ -114,7 +116,7 @@ OWN_TRAINING = "(own training)"
 SCORED = ("balanced_mean", "balanced_std", "auc_mean", "auc_std", "auc_low", "auc_high")
 """Of a row, beside accuracy."""
 
-_MAY_LACK = ("statistics_images", "failed", "computed", "hardware", "commits", "training")
+_MAY_LACK = ("statistics_images", "failed", "computed", "hardware", "commits", "training", "protocol")
 
 
 @dataclass
@@ -364,10 +366,12 @@ def remarks(rows: Sequence[Row], own: str) -> list[str]:
             f"({count} real): BatchNorm statistics re-estimated on {count} unlabelled real training images; the other"
             " columns take those of the training on the set."
         )
+    for protocol in dict.fromkeys(row.protocol for row in rows if row.protocol):
+        said.append(f"Trained by the protocol {protocol}, see docs/evaluate.md.")
     for row in rows:
         if row.training:
             carried = training_text(row.training)
-            told = f"{OWN_TRAINING}: by what the set carries, {carried}; all others by the common protocol."
+            told = f"{OWN_TRAINING}: by what the set carries, {carried}; all others by the same protocol."
             said += [] if told in said else [told]
     lost = lost_to_random(row_dicts(rows), own)
     return said if lost is None else [*said, lost]
@@ -429,9 +433,10 @@ def judges(asked: Sequence[str] | None, own: str, settings: EvaluateSettings) ->
     # One that is asked for twice is trained once: a training is its set, network and seed.
     if asked is not None:
         return tuple(dict.fromkeys(asked))
-    by_norm = {"own": own, "batch": nets.with_batch_norm(own)}
-    norm = PROTOCOLS[settings.protocol].norm
-    return tuple(dict.fromkeys([by_norm[norm]] if norm in by_norm else by_norm.values()))
+    sibling, norm = nets.with_batch_norm(own), PROTOCOLS[settings.protocol].norm
+    related = sibling.partition("-")[0] == own.partition("-")[0]
+    chosen = {"own": (own,), "batch": (sibling,) if related else (own,), "both": (own, sibling)}[norm]
+    return tuple(dict.fromkeys(chosen))
 
 
 def statistics_images(images_NCHW: np.ndarray, count: int) -> np.ndarray | None:
@@ -641,6 +646,7 @@ def _rows(
             hardware="; ".join(dict.fromkeys(value["hardware"] for value in own if "hardware" in value)),
             commits=tuple(one["git_commit"] or "not known" for one in programs),
             training=small.training,
+            protocol="" if settings.protocol == "common" else settings.protocol,
             **(_scored([value.get(SCORES[key], {}) for value in having]) if uneven else {}),
         )
 

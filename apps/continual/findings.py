@@ -2,9 +2,11 @@
 
 # C cells, S steps
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -107,11 +109,7 @@ class Gain:
 
 def gains(results: ContinualResults) -> list[Gain]:
     """Every memory but "random" against it, learner by learner, where both have complete cells in common."""
-    finals: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
-    for pair, cells in cells_by_pair(results).items():
-        done = [result for result in cells if result.complete and result.steps]
-        finals[pair] = {(r.cell.order, r.cell.seed): final_average_accuracy(r.class_matrix()) for r in done}
-    found = []
+    finals, found = _finals(results), []
     for (learner, memory), own in finals.items():
         base = finals.get((learner, "random"), {})
         points = [own[key] - base[key] for key in own if key in base]
@@ -175,30 +173,64 @@ def findings(results: ContinualResults) -> list[str]:
 
 
 def recommendations(results: ContinualResults) -> list[str]:
-    """Which memory to take for these bytes, learner by learner: of those not clearly below the best, the one that costs
-    least to make, and of equal ones the best.
+    """Which memory to take, learner by learner: of those not clearly below the best, the one that costs least to make,
+    and of equal ones the best. Nothing is said of single cells, nor of a learner whose best memory is near chance.
+
+    Clearly below is who falls behind on the same class orders and seeds by more than one standard deviation.
     """
     ranked: dict[str, list[Summary]] = {}
     for row in sorted(results.summaries, key=lambda row: -row.final_average[0]):
-        if row.learner not in REFERENCES and row.memory != "none":
+        if row.learner not in REFERENCES and row.memory != "none" and row.n > 1:
             ranked.setdefault(row.learner, []).append(row)
-    return [_recommended(learner, rows) for learner, rows in ranked.items() if len(rows) > 1]
-
-
-def _recommended(learner: str, rows: Sequence[Summary]) -> str:
-    best, *rest = rows
-    as_good = [best, *(row for row in rest if not _clearly_above(best.final_average, row.final_average))]
-    taken = min(as_good, key=lambda row: row.distil_seconds or 0.0)
-    text = f"Under {learner} take {taken.memory} ({percent(taken.final_average)}\u00a0%, {size(taken.memory_bytes)})"
-    others = [row for row in as_good if row is not taken]
-    if not others:
-        return text + f": {rest[0].memory} is next at {percent(rest[0].final_average)}\u00a0%, clearly below."
-    told = [
-        f"{row.memory} ({percent(row.final_average)}\u00a0%"
-        + (f", {duration(row.distil_seconds)} to make)" if row.distil_seconds else ")")
-        for row in others
+    chance = near_chance(results.num_classes)
+    return [
+        _recommended(rows, _finals(results))
+        for rows in ranked.values()
+        if len(rows) > 1 and rows[0].final_average[0] > chance
     ]
-    return text + f": {listed(told)} {'is' if len(told) == 1 else 'are'} as good within the spread."
+
+
+def _recommended(rows: Sequence[Summary], finals: Mapping[tuple[str, str], Mapping[Any, float]]) -> str:
+    def of(row: Summary) -> Mapping[Any, float]:
+        return finals[row.learner, row.memory]
+
+    def behind(row: Summary) -> Spread | None:
+        points = [of(best)[key] - of(row)[key] for key in of(best) if key in of(row)]
+        return spread(points) if len(points) > 1 else None
+
+    def cost(row: Summary) -> float:
+        unknown = is_distilled(row.memory) and row.distil_seconds is None
+        return math.inf if unknown else row.distil_seconds or 0.0
+
+    def told(row: Summary) -> str:
+        made = f", {duration(row.distil_seconds)} to make" if row.distil_seconds else ""
+        return f"{row.memory} ({percent(row.final_average)}\u00a0%, {size(row.memory_bytes)}{made})"
+
+    best, *rest = rows
+    gaps = [(row, gap) for row in rest if (gap := behind(row)) is not None]
+    as_good = [best, *(row for row, (mean, std) in gaps if mean <= (std or 0.0))]
+    taken = min(as_good, key=cost)
+    text = f"Under {best.learner} take {told(taken)}"
+    others = [row for row in as_good if row is not taken]
+    if others:
+        verb = "is" if len(others) == 1 else "are"
+        return f"{text}: {listed([told(row) for row in others])} {verb} not clearly better on the same class orders."
+    if not gaps:
+        return f"{text}: the others have no class order in common with it."
+    row, gap = gaps[0]
+    return f"{text}: {told(row)} is {percent(gap)} points below on the same class orders."
+
+
+def _finals(results: ContinualResults) -> dict[tuple[str, str], dict[tuple[int, int], float]]:
+    """Final average accuracy by learner and memory, then by class order and seed, of complete cells."""
+    return {
+        pair: {
+            (r.cell.order, r.cell.seed): final_average_accuracy(r.class_matrix())
+            for r in cells
+            if r.complete and r.steps
+        }
+        for pair, cells in cells_by_pair(results).items()
+    }
 
 
 def percent(value: Spread) -> str:

@@ -130,15 +130,18 @@ def _ceiling(verdict: Verdict) -> str:
 
 
 def _recommended(verdict: Verdict) -> str:
-    """Which proxy to take: of those not clearly below the best, the cheapest; nothing where the reference is noise."""
-    known = [(kendall_of(proxy, "all"), proxy) for proxy in verdict.proxies]
-    known = [(tau, proxy) for tau, proxy in known if tau.value is not None and tau.low is not None]
+    """Which proxy to take: of those above chance and not clearly below the best, the cheapest whose cost is known.
+
+    Nothing where the reference does not agree with itself, or no proxy is above chance.
+    """
+    known = [
+        (kendall_of(proxy, "all"), proxy) for proxy in verdict.proxies if proxy.prepare_seconds is not None
+    ]
+    known = [(tau, proxy) for tau, proxy in known if tau.value is not None and (tau.low or 0.0) > 0]
     agrees = verdict.ceiling.kendall is None or verdict.ceiling.kendall > chance_tau(len(verdict.truth))
-    if len(known) < 2 or not agrees:
+    if not known or len(verdict.proxies) < 2 or not agrees:
         return ""
     best_tau, best = max(known, key=lambda pair: pair[0].value or 0.0)
-    if (best_tau.low or 0.0) <= 0:
-        return ""
     as_good = [
         (tau, p) for tau, p in known if p is best or not _clearly_below(tau, p, best_tau, best, verdict)
     ]
@@ -146,7 +149,7 @@ def _recommended(verdict: Verdict) -> str:
     text = f"Take {taken.name} (τ-b {number(tau.value)}, {duration(_seconds(taken))})"
     dearer = [f"{p.name} ({number(t.value)}, {duration(_seconds(p))})" for t, p in as_good if p is not taken]
     if not dearer:
-        return text + ": all others are clearly behind it."
+        return text + ": of those above chance whose cost is known none is as good."
     return (
         text
         + f": {listed(dearer)} {'is' if len(dearer) == 1 else 'are'} not clearly better, and cost no less."

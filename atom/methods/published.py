@@ -23,8 +23,14 @@ _MTT = {
 _DATM = {
     1: {"max_start_epoch": 4, "lr_lr": 0.001, "lr_label": 5.0, "max_loss": 1.1},
     10: {"first_max_start_epoch": 10, "max_start_epoch": 20, "lr_lr": 0.1, "lr_label": 2.0},
-    50: {"first_max_start_epoch": 20, "max_start_epoch": 40, "growth_iterations": 2000, "lr_lr": 0.1}
-    | {"lr_label": 2.0, "lr_img": 1000.0},
+    50: {
+        "first_max_start_epoch": 20,
+        "max_start_epoch": 40,
+        "growth_iterations": 2000,
+        "lr_lr": 0.1,
+        "lr_label": 2.0,
+        "lr_img": 1000.0,
+    },
 }
 
 
@@ -53,77 +59,131 @@ def _row(table: Mapping[int, Any], ipc: int) -> Any:
 
 
 def _attention(ipc: int) -> Values:
-    values = {"iterations": 8000, "batch_real": 128, "power": 4, "task_balance": 0.01, "protocol": "datadam"}
-    return _NORMAL | values | {"lr_img": 1.0 if ipc <= 50 else 10.0}
+    return {
+        **_NORMAL,
+        "iterations": 8000,
+        "lr_img": 1.0 if ipc <= 50 else 10.0,
+        "batch_real": 128,
+        "power": 4,
+        "protocol": "datadam",
+    }
 
 
 def _dm(ipc: int) -> Values:
-    values = {"iterations": 20000, "batch_real": 256, "task_balance": 0.01, "protocol": "dm"}
-    return _NORMAL | values | {"lr_img": 1.0 if ipc <= 50 else 10.0}
+    return {
+        **_NORMAL,
+        "iterations": 20000,
+        "lr_img": 1.0 if ipc <= 50 else 10.0,
+        "batch_real": 256,
+        "zca": "off",
+        "protocol": "dm",
+    }
 
 
 def _dsa(ipc: int) -> Values:
     outer, inner = _row(_DC_LOOPS, ipc)
-    loops = {"outer_steps": outer} | ({"inner_epochs": inner} if outer > 1 else {})
-    return (
-        _NORMAL
-        | loops
-        | {"iterations": 1000, "lr_img": 0.1, "batch_real": 256, "zca": "off", "protocol": "dm"}
-    )
+    return {
+        **_NORMAL,
+        "outer_steps": outer,
+        **({"inner_epochs": inner} if outer > 1 else {}),
+        "iterations": 1000,
+        "lr_img": 0.1,
+        "batch_real": 256,
+        "zca": "off",
+        "protocol": "dm",
+    }
 
 
 def _dc(ipc: int) -> Values:
-    return _dsa(ipc) | {"init": "noise", "epochs": 300, "eval_dsa_strategy": "none"}
+    return {**_dsa(ipc), "init": "noise", "epochs": 300, "eval_dsa_strategy": "none"}
 
 
 def _idc(ipc: int) -> Values:
-    values = {"metric": "mse", "trained_networks": 20, "training_passes": 100, "batch_real": 64, "zca": "off"}
-    values |= {"iterations": 200000, "lr_img": 0.08 * ipc / 10, "dsa_strategy": "color_crop_cutout"}
-    return _NORMAL | values | {"factor": 2, "protocol": "idc"}
+    return {
+        **_NORMAL,
+        "factor": 2,
+        "metric": "mse",
+        "trained_networks": 20,
+        "training_passes": 100,
+        "batch_real": 64,
+        "iterations": 200000,
+        "lr_img": 0.08 * ipc / 10,
+        "dsa_strategy": "color_crop_cutout",
+        "zca": "off",
+        "protocol": "idc",
+    }
 
 
 def _mtt(ipc: int) -> Values:
-    values = {"num_experts": 100, "lr_expert": 0.01, "batch_expert": 256, "expert_epochs": 2, "max_loss": 9.0}
-    values |= {"iterations": 5000, "zca": "on" if ipc < 50 else "off", "protocol": "dm"}
-    return _NORMAL | values | ({"zca_eps": 1.6} if ipc < 50 else {}) | _row(_MTT, ipc)
+    whitened = {"zca_eps": 1.6} if ipc < 50 else {"zca": "off"}
+    return {
+        **_NORMAL,
+        "num_experts": 100,
+        "lr_expert": 0.01,
+        "batch_expert": 256,
+        "expert_epochs": 2,
+        "max_loss": 9.0,
+        "iterations": 5000,
+        "protocol": "dm",
+        **whitened,
+        **_row(_MTT, ipc),
+    }
 
 
 def _datm(ipc: int) -> Values:
-    values = {"num_experts": 100, "lr_expert": 0.01, "batch_expert": 256, "flat_rho": 0.01, "flat_alpha": 0.3}
-    values |= {"expert_epochs": 2, "syn_steps": 80, "lr_student": 0.01, "lr_img": 100.0, "iterations": 10000}
-    values |= {"zca": "on", "zca_eps": 1.6, "protocol": "dm", "batch_train": 128}
-    return _NORMAL | values | _row(_DATM, ipc)
+    return {
+        **_NORMAL,
+        "num_experts": 100,
+        "lr_expert": 0.01,
+        "batch_expert": 256,
+        "flat_rho": 0.01,
+        "flat_alpha": 0.3,
+        "expert_epochs": 2,
+        "syn_steps": 80,
+        "lr_student": 0.01,
+        "lr_img": 100.0,
+        "iterations": 10000,
+        "zca_eps": 1.6,
+        "protocol": "dm",
+        "batch_train": 128,
+        **_row(_DATM, ipc),
+    }
 
 
 def _rat_bptt(ipc: int) -> Values:
     del ipc
-    values = {
+    return {
+        "factor": 1,
         "inner_steps": 200,
         "window": 60,
         "window_at": "random",
         "inner_optimizer": "adam",
         "lr_inner": 0.001,
-    }
-    values |= {"lr_lr": 0.0, "inner_dsa_strategy": "flip_rotate", "batch_outer": 5000, "iterations": 600000}
-    return values | {
-        "factor": 1,
+        "lr_lr": 0.0,
+        "inner_dsa_strategy": "flip_rotate",
+        "batch_outer": 5000,
+        "iterations": 600000,
         "lr_schedule": "constant",
         "lr_img": 0.055,
         "init": "noise",
-        "protocol": "dm",
     }
 
 
 def _dd(ipc: int) -> Values:
-    values = {
+    return {
+        "factor": 1,
         "distill_steps": ipc,
         "distill_epochs": 3,
         "lr_inner": 0.001,
         "lr_lr": 0.01,
         "inner_init": "random",
+        "batch_outer": 1024,
+        "iterations": 19600,
+        "lr_schedule": "constant",
+        "lr_img": 0.01,
+        "init": "noise",
+        "zca": "off",
     }
-    values |= {"batch_outer": 1024, "iterations": 19600, "lr_img": 0.01, "init": "noise", "zca": "off"}
-    return values | {"factor": 1, "lr_schedule": "constant", "protocol": "dm"}
 
 
 _PUBLISHED: Mapping[str, Callable[[int], Values]] = {

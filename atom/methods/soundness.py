@@ -67,6 +67,7 @@ def _check_part(part: Part, unit: Unit) -> None:
         sound &= soft.ndim == 3 and soft.dtype == np.float32 and soft.shape[:2] == images.shape[:2]
     try:
         OwnTraining.model_validate(dict(part.training))
+        sound &= "protocol" not in part.training
     except (ValidationError, ConfigError):
         sound = False
     if not sound:

@@ -64,7 +64,8 @@ class NasCase:
     def _recipe(self) -> Recipe:
         on_gpu = self.device_kind == "cuda"
         asked = self.command.evaluate
-        asked = asked.model_copy(update={"epochs": self.command.evaluate.epochs or (200 if on_gpu else 100)})
+        if asked.protocol == "common":
+            asked = asked.model_copy(update={"epochs": asked.epochs or (200 if on_gpu else 100)})
         settings = resolve_evaluation(asked, device_kind=self.device_kind, symbols=self.real.symbols)
         images = self.plan.ipc * self.real.train.num_classes
         if self.given:

@@ -53,7 +53,7 @@ class JudgeSettings(Settings):
 
     eval_networks: tuple[str, ...] | None = None
     """Networks trained on the set, by the names of docs/evaluate.md; default the one it was distilled with, and the
-    same with BatchNorm."""
+    same with BatchNorm, or what the protocol says."""
     eval_seeds: Annotated[int, Field(ge=0)] = 5
     """Trainings of each network, each from its own random weights; 0 skips the evaluation."""
     statistics_images: Annotated[int, Field(ge=0)] = 0
@@ -91,8 +91,8 @@ class DistillCommand(CommandSettings):
     )
 
     preset: Literal["best", "paper"] = "best"
-    """What flags that are not given are: best, the defaults that were chosen here; paper, what was published with the
-    method, at full length, and its protocol."""
+    """What flags that are not given are: best, the defaults that were chosen here; paper, those published with the
+    method for CIFAR-10 (of atom DataDAM's), at full length, and the protocol."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     """Iterations between checkpoints; a killed run loses at most these. Never changes the result."""
     baselines: tuple[str, ...] = ("random", "herding", "kcenter")

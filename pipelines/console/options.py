@@ -317,9 +317,15 @@ def _preset_values(arguments: Sequence[str], config: Mapping[str, Any]) -> dict[
 
     if of("preset", "best") != "paper":
         return {}
-    ipc = str(of("ipc", 1))
-    # What is no number is refused where flags are checked.
-    return published(str(of("method", "atom")), int(ipc)) if ipc.isdecimal() and int(ipc) else {}
+    if of("images_in_all", None) is not None or _argument(arguments, "images-in-all") is not None:
+        raise ConfigError(
+            "--preset paper: nothing was published for --images-in-all; leave one of the two out."
+        )
+    try:
+        ipc = int(float(of("ipc", 1)))
+    except (TypeError, ValueError):
+        return {}  # refused where flags are checked
+    return published(str(of("method", "atom")), ipc) if ipc > 0 else {}
 
 
 def _argument(arguments: Sequence[str], name: str) -> str | None:

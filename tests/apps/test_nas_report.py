@@ -428,14 +428,21 @@ def test_a_verdict_that_says_nothing_still_becomes_a_page(verdict):
 
 
 def test_the_proxy_to_take_is_the_cheapest_of_those_not_clearly_behind(verdict):
-    def taken(*differences: Difference, tau: float = 0.93) -> list[str]:
-        ceiling = Ceiling(3, tau, tau)
-        changed = dataclasses.replace(verdict, differences=differences, ceiling=ceiling)
-        return [said for said in summary(changed) if said.startswith("Take ")]
+    def taken(*differences: Difference, tau: float = 0.93, low: float = 0.41) -> list[str]:
+        weak = (Agreement("all", 8, Estimate(0.71, low, 0.88), NONE), Agreement("top 20 %", 2, NONE, NONE))
+        proxies = [
+            dataclasses.replace(p, agreement=weak if p.name == "parameters" else p.agreement)
+            for p in verdict.proxies
+        ]
+        made = {"ceiling": Ceiling(3, tau, tau), "differences": differences, "proxies": tuple(proxies)}
+        return [said for said in summary(dataclasses.replace(verdict, **made)) if said.startswith("Take ")]
 
     close, clear = difference("parameters", -0.1, 0.3), difference("parameters", 0.1, 0.3)
-    assert taken(close)[0].startswith("Take parameters (τ-b 0.71, 0 s): atom (0.71, 30 min) and <b>&random")
-    others = difference("<b>&random", 0.1, 0.3)
-    assert taken(clear, others) == ["Take atom (τ-b 0.71, 30 min): all others are clearly behind it."]
+    (said,) = taken(close)
+    assert said.startswith("Take parameters (τ-b 0.71, 0 s): atom (0.71, 30 min) is not clearly better")
+    # One whose cost is not known is not among them, nor one that may be chance.
+    assert "<b>&random" not in said
+    assert taken(clear)[0].startswith("Take atom (τ-b 0.71, 30 min): of those above chance")
+    assert taken(close, low=-0.1)[0].startswith("Take atom")
     # A reference that does not agree with itself recommends nothing.
     assert taken(close, tau=0.1) == []

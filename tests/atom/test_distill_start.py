@@ -109,10 +109,10 @@ def test_another_preprocessing_or_factor_takes_the_decoded_images_for_real_ones(
         (
             {},
             {"ipc": 3},
-            "has 2 images a class with factor 1, enough for 2 .*, but 3 are asked for; pass --ipc 2",
+            "has 2 images a class with factor 1, enough for 2 .*, but 3 are asked for; pass fewer",
         ),
         ({}, {"factor": 2}, "enough for 0 with factor 2, but 1 are asked for; pass a smaller --factor"),
-        ({"factor": 2}, {"ipc": 9}, "enough for 8 with factor 1, but 9 are asked for; pass --ipc 8"),
+        ({"factor": 2}, {"ipc": 9}, "enough for 8 with factor 1, but 9 are asked for; pass fewer"),
     ],
 )
 def test_a_set_that_does_not_fit_is_no_start(

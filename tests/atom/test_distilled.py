@@ -205,6 +205,11 @@ def test_a_training_that_no_evaluation_could_do_is_refused(training):
         make_set(training=training).validate()
 
 
+def test_a_training_names_no_protocol():
+    with pytest.raises(ArtifactError, match="expected no protocol, which whoever evaluates the set chooses"):
+        make_set(training={"protocol": "idc"}).validate()
+
+
 def test_dataset_feeds_a_data_loader():
     loader = torch.utils.data.DataLoader(make_set().dataset(), batch_size=3)
     images, labels = next(iter(loader))

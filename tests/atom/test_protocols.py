@@ -8,9 +8,9 @@ from torch.nn.functional import cross_entropy
 from atom import nets
 from atom.protocols import PROTOCOLS
 from atom.resolve import resolve_evaluation
-from atom.settings import EvaluateSettings
+from atom.settings import EvaluateSettings, OwnTraining
 from atom.streams import stream
-from atom.train import _mixed, train_network
+from atom.train import Budget, _mixed, train_network
 
 
 def test_what_is_not_given_is_decided_by_the_protocol() -> None:
@@ -81,3 +81,36 @@ def test_a_training_by_cutmix_is_the_one_written_out() -> None:
     assert mixed_steps
     for one, other in zip(nets_[0].parameters(), nets_[1].parameters(), strict=True):
         np.testing.assert_allclose(one.detach().numpy(), other.detach().numpy(), atol=1e-6)
+
+
+def test_steps_that_a_set_brings_are_taken_on_the_images_as_they_are() -> None:
+    images, labels = torch.randn(4, 3, 8, 8, generator=torch.manual_seed(0)), torch.tensor([0, 0, 1, 1])
+    ends = []
+    for protocol in ("common", "idc"):
+        settings = OwnTraining(
+            protocol=protocol,
+            epochs=8,
+            step_sizes=(0.1,) * 8,
+            eval_dsa_strategy="none",
+            eval_precision="float32",
+        )
+        net = nets.build("convnet-w4-d2", channels=3, image_size=(8, 8), num_classes=2)
+        nets.fill_weights(net, stream(0, "test/weights"))
+        train_network(net, images, labels, settings=settings, seed=3, symbols=False)
+        ends.append(torch.cat([weight.flatten() for weight in net.parameters()]))
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_budget_has_the_drops_of_the_protocol_and_labels_may_be_soft(soft: bool) -> None:
+    images, labels = torch.randn(6, 3, 8, 8, generator=torch.manual_seed(0)), torch.tensor([0, 0, 1, 1, 2, 2])
+    targets = torch.nn.functional.one_hot(labels, 3).float() if soft else labels
+    settings = EvaluateSettings(protocol="idc", eval_dsa_strategy="none", eval_precision="float32")
+    ends = []
+    for given in ({"budget": Budget(steps=12)}, {}):
+        net = nets.build("convnet-w4-d2", channels=3, image_size=(8, 8), num_classes=3)
+        nets.fill_weights(net, stream(0, "test/weights"))
+        asked = settings if given else settings.changed(epochs=12)
+        assert train_network(net, images, targets, settings=asked, seed=3, symbols=False, **given) == 12
+        ends.append(torch.cat([weight.flatten() for weight in net.parameters()]))
+    assert torch.equal(*ends)

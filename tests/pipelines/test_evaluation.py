@@ -245,6 +245,9 @@ def test_a_set_is_judged_by_its_own_network_and_by_one_that_sees_scale() -> None
     datadam, idc = EvaluateSettings(protocol="datadam"), EvaluateSettings(protocol="idc")
     assert judges(None, "convnet-w8", datadam) == ("convnet-w8-batch",)
     assert judges(None, "convnet-w8", idc) == ("convnet-w8",)
+    # One of a user's own, or without such a sibling, judges itself.
+    assert judges(None, "mine.py:Net", datadam) == ("mine.py:Net",)
+    assert judges(None, "vit", datadam) == ("vit",)
 
 
 def test_remarks_name_the_networks_that_random_images_serve_better() -> None:

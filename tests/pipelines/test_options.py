@@ -277,6 +277,16 @@ def test_the_preset_of_the_paper_fills_what_neither_flags_nor_the_file_say(tmp_p
         parse(DistillCommand, ["--preset", "paper", "--method", "random"])
     with pytest.raises(ConfigError, match="--ipc: received 0"):
         parse(DistillCommand, ["--preset", "paper", "--ipc", "0"])
+    with pytest.raises(ConfigError, match="--preset paper: nothing was published for --images-in-all"):
+        parse(DistillCommand, ["--preset", "paper", "--method", "datm", "--images-in-all", "5"])
+    # However the number is written.
+    config.write_text("preset: paper\nmethod: mtt\nipc: 10.0\n")
+    for written in (["--config", str(config)], ["--preset", "paper", "--method", "mtt", "--ipc", "+10"]):
+        assert parse(DistillCommand, written).distill.options.model_dump()["syn_steps"] == 30
+    dm = parse(DistillCommand, ["--preset", "paper", "--method", "dm", "--ipc", "10"])
+    told = (dm.distill.iterations, dm.distill.batch_real, dm.distill.lr_img, dm.distill.zca)
+    assert told == (20000, 256, 1.0, "off")
+    assert dm.shrunk().distill.iterations == 4
 
 
 @pytest.mark.parametrize("method", ["atom", "dm", "dc", "dsa", "idc", "dd", "rat-bptt", "mtt", "datm"])
