@@ -134,7 +134,7 @@ def parquet(folder: Path, tmp_path: Path) -> Path:
         (["--ipc", "1000"], "--ipc 1000: class '8' of digits has only 140 training images; pass --ipc 140"),
         (
             ["--ipc", "50", "--factor", "2"],
-            r"--ipc 50 with --factor 2 \(which starts from 200 real images\).* pass --ipc 35 or less",
+            r"--ipc 50 with --factor 2 \(which starts from 200 real images a class\).* pass --ipc 35 or less",
         ),
         (["--ipc", "0"], "--ipc: received 0: input should be greater than or equal to 1"),
         (["--ipc", "-3"], "--ipc: received -3: input should be greater than or equal to 1"),
@@ -282,8 +282,8 @@ def test_relative_place_for_experts_is_refused_inside_a_ray_job(
         ),
         (
             ["--method", "datm", "--images-in-all", "3000"],
-            "--images-in-all 3000 (which starts from 300 real images a class): class '8' of digits has only 139"
-            " training images; pass --images-in-all 1390 or less.",
+            "--images-in-all 3000 (which starts from 300 real images a class): class '8' of digits has only 140"
+            " training images; pass --images-in-all 1400 or less.",
         ),
     ],
 )

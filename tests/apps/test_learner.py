@@ -128,6 +128,7 @@ OTHER_SETTINGS = {
     "eval_dsa_strategy": "flip",
     "eval_precision": "bfloat16",
     "initial_weights": "drawn",
+    "protocol": "idc",
 }
 
 

@@ -254,6 +254,7 @@ def test_the_preprocessing_of_one_set_is_no_matter_of_the_others():
         {"batch_train": 16},
         {"eval_dsa_strategy": "color"},
         {"eval_precision": "bfloat16"},
+        {"protocol": "idc"},
     ],
 )
 def test_keys_of_trainings_change_with_every_setting(proxy, changes):
@@ -262,6 +263,7 @@ def test_keys_of_trainings_change_with_every_setting(proxy, changes):
 
 def test_every_setting_of_a_training_was_tried():
     tried = {"lr_net", "momentum_net", "weight_decay", "batch_train", "eval_dsa_strategy", "eval_precision"}
+    tried |= {"protocol"}
     # Networks of the project have random weights whatever the last says.
     assert tried | {"epochs", "initial_weights"} == set(EvaluateSettings.model_fields)
     assert key("atom") == key("atom", recipe=changed_settings(initial_weights="drawn"))
