@@ -253,7 +253,7 @@ def test_evaluation_follows_the_device(kind: str, epochs: int, monkeypatch: pyte
     has_bfloat16(monkeypatch, True)
     chosen = resolve_evaluation(EvaluateSettings(), device_kind=kind, symbols=False)  # type: ignore
     assert (chosen.epochs, chosen.eval_precision) == (epochs, "bfloat16")
-    kept = EvaluateSettings(epochs=3, eval_precision="float32", eval_dsa_strategy="crop")
+    kept = EvaluateSettings(epochs=3, batch_train=9, eval_precision="float32", eval_dsa_strategy="crop")
     assert resolve_evaluation(kept, device_kind=kind, symbols=None) == kept  # type: ignore
 
 
