@@ -22,6 +22,7 @@ import torch
 
 from atom import data, nets
 from atom.device import describe_hardware
+from atom.errors import ConfigError
 from atom.evaluate import evaluate
 from atom.formation import decode, label_decoded
 from atom.methods.lookup import find_method
@@ -117,7 +118,8 @@ class Problem:
             real = {c: self.of_class[c] for c in unit}
             state = made.start(unit, real, prepared=prepared)
             state = made.advance(state, settings.iterations or 0, unit=unit, real=real, prepared=prepared)
-            assert not state.failures, state.failures
+            if state.failures:
+                raise ConfigError("; ".join(state.failures.values()))
             part = kind.result(settings, unit, state)
             found |= {c: part.images[row] for row, c in enumerate(unit)}
         return torch.from_numpy(np.concatenate([found[c] for c in sorted(found)]))
@@ -181,8 +183,11 @@ def measure(problem: Problem, name: str, ipc: int, seed: int) -> dict[str, Any]:
     settings = problem.settings({n: v for n, v in (common | values).items() if n not in unread})
     problem.preprocess(settings)
     begun = time.perf_counter()
-    stored_NCHW = problem.images(settings)
     line = {"lever": name, "flags": flags, "ipc": ipc, "seed": seed, "of": conditions(asked)}
+    try:
+        stored_NCHW = problem.images(settings)
+    except ConfigError as error:
+        return line | {"failed": str(error)}
     line["distil_s"] = round(time.perf_counter() - begun)
     line["std"] = round(float(stored_NCHW.std()), 3)
     told = EvaluateSettings.model_validate({"epochs": asked.epochs} | judging)
@@ -192,7 +197,8 @@ def measure(problem: Problem, name: str, ipc: int, seed: int) -> dict[str, Any]:
 
 
 def summary(lines: list[dict[str, Any]]) -> str:
-    """A table by lever: mean ± standard deviation over syntheses and trainings."""
+    """A table by lever: mean ± standard deviation over syntheses and trainings; without those that failed."""
+    lines = [line for line in lines if "failed" not in line]
     known = dict.fromkeys((line["lever"], line["ipc"]) for line in lines)
     rows = []
     for lever, ipc in known:

@@ -80,7 +80,9 @@ def test_it_is_distilled_killed_resumed_evaluated_and_loaded(blend: Path, tmp_pa
         ("blend.py:Blend (own training)", {"lr_net": 0.02}),
         ("random", None),
     ]
-    assert any("by what the set carries, lr_net=0.02; all others by the same protocol" in line for line in lines)
+    assert any(
+        "by what the set carries, lr_net=0.02; all others by the same protocol" in line for line in lines
+    )
     assert str(tmp_path) not in (output / "set" / "set.json").read_text()
 
     # An edit of the file is another method: its images are not mixed with those of before.
