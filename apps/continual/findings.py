@@ -182,9 +182,9 @@ def recommendations(results: ContinualResults) -> list[str]:
     for row in sorted(results.summaries, key=lambda row: -row.final_average[0]):
         if row.learner not in REFERENCES and row.memory != "none" and row.n > 1:
             ranked.setdefault(row.learner, []).append(row)
-    chance = near_chance(results.num_classes)
+    chance, finals = near_chance(results.num_classes), _finals(results)
     return [
-        _recommended(rows, _finals(results))
+        _recommended(rows, finals)
         for rows in ranked.values()
         if len(rows) > 1 and rows[0].final_average[0] > chance
     ]

@@ -189,7 +189,7 @@ def chance_tau(n: int) -> float:
 
 
 def _cost(verdict: Verdict, first: ProxyVerdict) -> str:
-    total = first.train_seconds + (first.prepare_seconds or 0.0)
+    total = _seconds(first)
     text = f"{first.name} took {duration(total)}"
     if first.prepare_seconds is None:
         text += ", without its preparation, whose time is unknown"

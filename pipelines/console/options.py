@@ -312,12 +312,12 @@ def _preset_values(arguments: Sequence[str], config: Mapping[str, Any]) -> dict[
     """What --preset decides, for config file and flags to win over; its method and ipc are those of the command."""
 
     def of(name: str, default: Any) -> Any:
-        found = _argument(arguments, name)
+        found = _argument(arguments, name.replace("_", "-"))
         return config.get(name, default) if found is None else found
 
     if of("preset", "best") != "paper":
         return {}
-    if of("images_in_all", None) is not None or _argument(arguments, "images-in-all") is not None:
+    if of("images_in_all", None) is not None:
         raise ConfigError(
             "--preset paper: nothing was published for --images-in-all; leave one of the two out."
         )
