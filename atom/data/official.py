@@ -53,6 +53,15 @@ SVHN = (
     Part((1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595)),
 )
 TINYIMAGENET = (Part((500,) * 200), Part((50,) * 200))
+COPIED = {
+    "cifar10": ((3, 32, 32), CIFAR10),
+    "cifar100": ((3, 32, 32), CIFAR100),
+    "mnist": ((1, 28, 28), MNIST),
+    "fashionmnist": ((1, 28, 28), FASHIONMNIST),
+    "svhn": ((3, 32, 32), SVHN),
+    "tinyimagenet": ((3, 64, 64), TINYIMAGENET),
+}
+"""Shape of an image and parts of the sets that others offer in layouts and orders of their own, by name."""
 
 
 def difference(train: ImageSet, test: ImageSet, known: tuple[Part, Part]) -> str:
@@ -91,6 +100,21 @@ def compared(data: RealData, known: tuple[Part, Part], *, otherwise: str = "") -
     )
     remark = f"this is {title}, so neither its licence nor its published numbers apply"
     return replace(data, source=source, remarks=(*data.remarks, remark))
+
+
+def is_official(data: RealData) -> bool:
+    """Whether these are all images of the well-known set that `data.name` names, as far as can be known.
+
+    Those in the set's own layout were compared as they were read. Others, such as the parquet files of a set, may have
+    another order, and are known by their shape, their counts and, where those were published, their sums.
+    """
+    if data.kind == data.name:
+        return bool(data.source.homepage)
+    shape, parts = COPIED.get(data.name, ((), ()))
+    if not parts or data.train.images.shape[1:] != shape:
+        return False
+    train, test = (replace(part, labels="") for part in parts)
+    return not difference(data.train, data.test, (train, test))
 
 
 def _labels_digest(images: ImageSet) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from apps.compare.published import NETWORK, Published, published
 from apps.compare.results import RANDOM, Compared, Cost, Entry
+from atom.data.official import is_official
 from atom.distilled import DistilledSet
 from atom.methods.registry import short_name
 from atom.rivals import WITH_TEACHER
@@ -285,13 +286,14 @@ def _published(
     comparison: Comparison, method: str, ipc: int, factor: int, network: str | None
 ) -> dict[str, Published]:
     """Of the whole data set at its own size, by network that judges; real images have a network of None, and smoke runs
-    no published numbers."""
+    and images that only bear the set's name no published numbers."""
     data = comparison.command.data
     if (
         comparison.command.smoke
         or data.image_size is not None
         or data.train_per_class is not None
         or data.validation_frac
+        or not is_official(comparison.real)
     ):
         return {}
     about = {"dataset": comparison.real.name, "ipc": ipc, "factor": factor}

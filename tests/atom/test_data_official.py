@@ -11,7 +11,7 @@ from test_data_cifar import cifar_batch, dump
 from test_data_idx_svhn import write_idx, write_svhn
 
 from atom.data import ImageSet, RealData, SourceInfo, load, official
-from atom.data.official import Part, compared, difference
+from atom.data.official import Part, compared, difference, is_official
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 OWN = SourceInfo("Petals", "Somebody, 1999.", "CC0", "https://example.org")
@@ -60,6 +60,19 @@ def test_what_differs_stands_in_title_and_remark_and_no_terms_are_claimed(change
     assert [what in remark for remark in found.remarks] == [True]
 
 
+def test_a_copy_in_another_layout_and_order_is_the_set_and_whatever_bears_its_name_is_not(monkeypatch):
+    monkeypatch.setitem(official.COPIED, "petals", ((3, 5, 5), (known(petals()), known(petals()))))
+    shuffled, nobodys = petals().subset([5, 4, 3, 2, 1, 0]), SourceInfo("petals (parquet)", "", "Unknown", "")
+    assert is_official(RealData("petals", "parquet:/x/petals", shuffled, petals(), nobodys))
+    for spec, name, train in (
+        ("folder:/x/petals", "petals", petals().subset([0, 1, 2, 2, 0, 2])),
+        ("folder:/x/flowers", "flowers", petals()),
+        ("petals", "petals", petals()),
+    ):
+        assert not is_official(RealData(name, spec, train, petals(), nobodys))
+    assert is_official(RealData("petals", "petals", petals(), petals(), OWN))
+
+
 def test_a_subset_of_cifar10_does_not_pass_for_it_and_the_cache_remembers(tmp_path):
     folder = tmp_path / "cifar-10-batches-py"
     for number in range(1, 6):
@@ -69,6 +82,7 @@ def test_a_subset_of_cifar10_does_not_pass_for_it_and_the_cache_remembers(tmp_pa
     first, again = (load("cifar10", data_dir=tmp_path) for _ in range(2))
     assert first.source.title == "CIFAR-10 (not the official files: 1,000 training images instead of 50,000)"
     assert again.source == first.source
+    assert not is_official(again)
     assert again.remarks == first.remarks
     assert "published numbers" in again.remarks[0]
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from atom import data
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.methods.method import State, Unit
+from pipelines.comparison import tables
 from pipelines.comparison.asked import asked_sets, unread_notes
 from pipelines.comparison.case import decided
 from pipelines.comparison.tables import ExpertTimes
@@ -108,6 +111,15 @@ def test_times_of_experts_add_up_and_those_of_elsewhere_are_unknown(tmp_path: Pa
 def test_a_comparison_without_a_network_that_judges_is_refused() -> None:
     with pytest.raises(ConfigError, match="--eval-networks: there would be nothing to compare"):
         asked_sets(CompareCommand.of(methods=("dm",), eval_networks=()))
+
+
+def test_published_numbers_do_not_stand_beside_any_images_in_a_folder_of_that_name() -> None:
+    real = data.load("digits", data_dir=Path("unused"))
+    command = CompareCommand.of(methods=("mtt",), ipc=(10,))
+    for spec, shown in (("cifar10", ["convnet"]), ("folder:/anywhere/cifar10", [])):
+        named = replace(real, name="cifar10", spec=spec)
+        comparison: Any = SimpleNamespace(command=command, real=named, networks=["convnet"])
+        assert list(tables._published(comparison, "mtt", 10, 1, "convnet")) == shown
 
 
 FAULTY = """
