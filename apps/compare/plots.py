@@ -21,6 +21,8 @@ _DASHES = (":", "--", "-.", (0, (5, 1)))
 def cost_figure(compared: Compared, *, narrow: bool = False) -> Figure:
     """A panel a table and network: accuracy against worker-seconds on a log axis; what took none is a line across.
 
+    Rows of unknown cost have no place.
+
     Args:
         compared: all rows.
         narrow: whether panels stand below each other, as a phone needs them.
@@ -35,7 +37,7 @@ def cost_figure(compared: Compared, *, narrow: bool = False) -> Figure:
         axes = figure.add_subplot(rows, columns, place + 1)
         shown = [entry for entry in compared.of(ipc) if entry.mean(network) is not None]
         _points(axes, [entry for entry in shown if _timed(entry)], network, styles)
-        _lines(axes, [entry for entry in shown if not _timed(entry)], network)
+        _lines(axes, [entry for entry in shown if entry.cost.distil_s == 0], network)
         axes.set_title(f"{network}, {ipc} a class", fontsize=10, loc="left", parse_math=False)
         axes.set_xlabel("worker-seconds of distillation", fontsize=9)
         axes.set_ylabel("test accuracy, %", fontsize=9)
@@ -80,6 +82,10 @@ def _points(axes: Axes, entries: Sequence[Entry], network: str, styles: dict[str
 _TICKS = (1, 3, 10, 30, 100, 300, 600, 1800, 3600, 10_800, 36_000, 86_400, 259_200)
 
 
+_ABREAST = 6
+"""Names that fit beside each other; further ones stand above."""
+
+
 def _lines(axes: Axes, entries: Sequence[Entry], network: str) -> None:
     for place, entry in enumerate(entries):
         mean = entry.mean(network) or 0.0
@@ -87,9 +93,9 @@ def _lines(axes: Axes, entries: Sequence[Entry], network: str) -> None:
         axes.annotate(
             entry.method,
             # Each at a place of its own: lines of equal height would hide each other's names.
-            (0.02 + 0.16 * place, mean),
+            (0.02 + 0.16 * (place % _ABREAST), mean),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
+            xytext=(0, 2 + 9 * (place // _ABREAST)),
             textcoords="offset points",
             fontsize=7.5,
             color=_INK,

@@ -53,10 +53,18 @@ def render_comparison(
         *_published(compared),
     ]
     if any(entry.cost.distil_s and entry.accuracies for entry in compared.entries):
-        parts.append("<h2>Accuracy and cost</h2>" + drawing(partial(cost_figure, compared), _FIGURE))
+        parts.append(
+            "<h2>Accuracy and cost</h2>" + drawing(partial(cost_figure, compared), _figure(compared))
+        )
     parts += _pictures(pictures or {})
     rows = [[escape(key), escape(value)] for key, value in compared.facts.items()]
     return page(title, [*parts, "<h2>Facts</h2>", table(["what", "value"], rows, kind="wide text")])
+
+
+def _figure(compared: Compared) -> str:
+    lost = [one for one in compared.entries if one.accuracies and one.cost.distil_s is None]
+    unknown = [f"{one.method} at ipc {one.ipc}" for one in lost]
+    return _FIGURE + (f" Left out, cost unknown: {escape(', '.join(unknown))}." if unknown else "")
 
 
 def _a_class(ipc: int) -> str:

@@ -205,6 +205,24 @@ def test_points_and_lines_lie_within_their_panels(narrow: bool) -> None:
         assert np.all((y >= low) & (y <= high))
 
 
+def test_a_row_of_unknown_cost_is_no_line_and_the_caption_names_it() -> None:
+    unknown, refused = row("m<t>t", [70.0, 71.0], cost=Cost()), Entry("dc", 1, reason="refused")
+    whole = compared(row("atom", [80.0]), unknown, refused)
+    (axes,) = cost_figure(whole).axes
+    assert [text.get_text() for text in axes.texts] == ["random"]
+    assert "Left out, cost unknown: m<t>t at ipc 1." in Outline(render_comparison(whole, title="t")).text
+
+
+def test_names_of_many_lines_stand_within_the_panel_each_at_a_place_of_its_own() -> None:
+    figure = cost_figure(compared(*(row(f"r{n}", [65.0], cost=Cost(0.0)) for n in range(9))))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 10
+    assert all(box.x1 < axes.bbox.x1 for box in boxes)
+    assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+
+
 def test_strips_show_the_first_images_of_each_class() -> None:
     one = strips(some_set(images=3), "atom")
     assert len(one.images) == len(one.class_names) == 2
