@@ -303,13 +303,13 @@ class Comparing:
         images = self.images.common if candidate is None else self.images.of(candidate)
         return [self._file_of(images, one) for one in experts]
 
-    def _why_unlabelled(self) -> str:
-        """The first reason for which random images have no teacher's labels; empty where nothing failed."""
+    def _why_unlabelled(self) -> Failure | None:
+        """The first reason for which random images have no teacher's labels; None where nothing failed."""
         of_teachers = [
             why for work in self.preparing for item, why in work.failures.items() if item in self.taught_by
         ]
         failures = [*of_teachers, *(why for one in self.teachings.values() for why in one.failures.values())]
-        return failures[0].reason if failures else ""
+        return failures[0] if failures else None
 
 
 __all__ = ["Comparing"]

@@ -113,7 +113,7 @@ class Finished:
         reals: real images of each number a class.
         labelled: random images with a teacher's labels, of each number a class.
         taught_by, whose: files of the teachers, and how people call them.
-        unlabelled: why there are no such labels, if they failed.
+        unlabelled: why there are no such labels, if they failed; the first reason.
         experts: files of the experts of each candidate.
         times: of experts.
         wall_s, busy_s: of this driver's pool, and of its workers together while they had work.
@@ -127,7 +127,7 @@ class Finished:
     labelled: Mapping[int, SmallSet]
     taught_by: Sequence[str]
     whose: str
-    unlabelled: str
+    unlabelled: Failure | None
     experts: Mapping[str, Sequence[str]]
     times: ExpertTimes
     wall_s: float
@@ -144,6 +144,8 @@ class Finished:
             if failed:
                 classes = sum(len(unit) for unit in failed)
                 found[f"{candidate.title}: classes ({classes})"] = next(iter(failed.values()))
+        if self.unlabelled is not None:
+            found[f"labels of random images, by {self.whose}"] = self.unlabelled
         for one in self.judged.values():
             found |= {f"training {trial.name}": why for trial, why in one.failures.items()}
         return found
@@ -159,8 +161,8 @@ def compared(finished: Finished, facts: Mapping[str, str]) -> Compared:
         entries += [_real_entry(finished, small, ipc) for small in finished.reals[ipc]]
         if ipc in finished.labelled:
             entries.append(_labelled_entry(finished, finished.labelled[ipc], ipc))
-        elif finished.unlabelled:
-            entries.append(Entry(f"{RANDOM}{WITH_TEACHER}", ipc, reason=finished.unlabelled))
+        elif finished.unlabelled is not None:
+            entries.append(Entry(f"{RANDOM}{WITH_TEACHER}", ipc, reason=finished.unlabelled.reason))
         for candidate in comparison.candidates:
             if candidate.ipc == ipc:
                 entries += _entries(finished, candidate)

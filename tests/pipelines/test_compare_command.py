@@ -163,6 +163,19 @@ def test_a_method_whose_result_is_none_does_not_take_the_others_with_it(tmp_path
     assert not (tmp_path / "out" / "Blank-digits-ipc1-s0" / "set").exists()
 
 
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray_cluster", "ready_tables")
+def test_a_comparison_whose_teacher_fails_says_so_and_ends_with_1(tmp_path: Path) -> None:
+    command: list[object] = ["--methods", "dm", "--iterations", 1, "--network", NETWORK, "--eval-seeds", 1]
+    command += ["--epochs", 1, "--teacher-epoch", 1, "--lr-teacher", 1e30, "--output", tmp_path]
+    code, lines, _ = run_here(*command, script="compare")
+    assert code == 1
+    assert any(line.startswith("labels of random images, by teachers after epoch 1") for line in lines)
+    rows = {row["method"]: row for row in json.loads((tmp_path / "compare.json").read_text())["rows"]}
+    assert "reason" in rows["random + teacher labels"]
+
+
 @pytest.mark.parametrize("known", [None, 2], ids=["elsewhere", "after a kill"])
 def test_the_time_of_an_expert_that_was_trained_elsewhere_in_part_is_unknown(
     known: int | None, tmp_path: Path
