@@ -215,6 +215,11 @@ def test_truncated_parquet_is_named(refused: Refused, parquet: Path, tmp_path: P
     [
         (b"ipc: [1", r"is not valid YAML \(.*\); expected lines such as `ipc: 10`"),
         (b"\xff\xfe\x00", r"is not valid YAML \(.*\); expected lines such as `ipc: 10`"),
+        (b"ipc: 2001-13-45", r"is not valid YAML \(month must be in 1..12\)"),
+        (
+            b"batch_real: 3\nbatch-real: 4\n",
+            "a setting is there twice, with - and with _; leave one of them out",
+        ),
         (b"- ipc\n- 3\n", "holds list, expected lines of setting and value"),
         (b"", "holds nothing, expected lines of setting and value"),
         (b"ipx: 3\n", "'ipx' is not a setting of atom-distill; did you mean 'ipc'?"),
@@ -694,6 +699,12 @@ class TestContinual:
         (["--settings", "power=3"], "--settings power=3: expected METHOD.NAME=VALUE"),
         (["--settings", "dc.lr_img=3"], "--settings dc.lr_img=3: dc is not among --methods atom dm"),
         (["--settings", "dm.seed=3"], "--settings dm.seed=3: seed is the same for all methods; pass --seed"),
+        (["--settings", "dm.batch_real=["], "--settings dm.batch_real=[: the value is not valid YAML (while"),
+        (["--settings", "dm.batch_real=2001-13-45"], "the value is not valid YAML (month must be in 1..12)"),
+        (
+            ["--settings", "dm.batch_real=3", "dm.batch-real=4"],
+            "--settings dm.batch-real=4: dm.batch_real is there twice; leave one of them out",
+        ),
         (["--settings", "dm.power=3"], "--settings of dm: 'power' is not a setting of dm"),
         (["--settings", "dm.dataset=svhn"], "--settings of dm: 'dataset' is not a setting of dm"),
         (["--settings", "dm.batch_real=x"], "--settings of dm: --batch-real: received 'x': input should be"),

@@ -114,7 +114,15 @@ def own_settings(given: tuple[str, ...], methods: Mapping[str, str]) -> dict[str
             raise ConfigError(
                 f"--settings {text}: {name} is the same for all methods; pass --{name.replace('_', '-')} instead."
             )
-        found.setdefault(method, {})[name] = yaml.load(value, Loader=Words)
+        if name in found.setdefault(method, {}):
+            raise ConfigError(f"--settings {text}: {method}.{name} is there twice; leave one of them out.")
+        try:
+            found[method][name] = yaml.load(value, Loader=Words)
+        except (yaml.YAMLError, ValueError) as error:
+            problem = " ".join(str(error).split())
+            raise ConfigError(
+                f"--settings {text}: the value is not valid YAML ({problem}); expected one such as mtt.syn_steps=30."
+            ) from None
     return found
 
 

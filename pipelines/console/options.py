@@ -295,7 +295,7 @@ def _read_config(path: Path) -> dict[str, object]:
         raise ConfigError(
             f"--config {path}: cannot be read ({error.strerror}); pass an existing YAML file."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(
             f"--config {path}: is not valid YAML ({problem}); expected lines such as `ipc: 10`."
@@ -305,7 +305,12 @@ def _read_config(path: Path) -> dict[str, object]:
         raise ConfigError(
             f"--config {path}: holds {kind}, expected lines of setting and value such as `ipc: 10`."
         )
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
+    found = {str(name).replace("-", "_"): value for name, value in content.items()}
+    if len(found) < len(content):
+        raise ConfigError(
+            f"--config {path}: a setting is there twice, with - and with _; leave one of them out."
+        )
+    return found
 
 
 def _preset_values(arguments: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
