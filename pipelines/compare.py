@@ -44,7 +44,14 @@ def compare(command: CompareCommand) -> int:
     real = load_real(command.data, smoke=command.smoke)
     for one in asked:
         settings = one.settings
-        check_ipc(real, ipc=settings.ipc, factor=settings.factor, init=settings.init, baselines=METHODS)
+        check_ipc(
+            real,
+            ipc=settings.ipc,
+            factor=settings.factor,
+            init=settings.init,
+            baselines=METHODS,
+            whose="stands in every table; pass a smaller --ipc",
+        )
     channels, height, width = real.train.images.shape[1:]
     check_teacher(command, Shape(channels, height, width, real.train.num_classes))
     networks = judges(command.judges.eval_networks, command.distill.network, command.evaluate)

@@ -138,6 +138,7 @@ def check_ipc(
     baselines: Sequence[str] = (),
     images_in_all: int | None = None,
     asked: str = "",
+    whose: str = "",
 ) -> None:
     """Refuse more images per class than a class has; those that start from noise or a set are not limited by it.
 
@@ -149,6 +150,7 @@ def check_ipc(
         baselines: coresets that stand beside them.
         images_in_all: of a set that has not as many of each class.
         asked: what the user asked for, by its flag; default --ipc or --images-in-all.
+        whose: who wants these coresets, and what to pass without them; default --baselines.
 
     Raises:
         ConfigError: naming the class, what it has and what to pass.
@@ -160,10 +162,10 @@ def check_ipc(
     if init == "noise" or init not in INITS:
         short = [c for c, wanted in enumerate(wanted_K) if wanted > counts_K[c]]
         if baselines and short:
+            whose = whose or f"--baselines {baselines[0]} asks for; pass --baselines without a name"
             raise ConfigError(
                 f"{asked}: class {names[short[0]]!r} of {real.spec} has only {counts_K[short[0]]} training images, too"
-                f" few for the coreset of equal storage that --baselines {baselines[0]} asks for; pass --baselines"
-                " without a name."
+                f" few for the coreset of equal storage that {whose}."
             )
         return
     # Starts are drawn for every class, also where one keeps fewer.

@@ -699,11 +699,19 @@ class TestContinual:
         (["--settings", "power=3"], "--settings power=3: expected METHOD.NAME=VALUE"),
         (["--settings", "dc.lr_img=3"], "--settings dc.lr_img=3: dc is not among --methods atom dm"),
         (["--settings", "dm.seed=3"], "--settings dm.seed=3: seed is the same for all methods; pass --seed"),
+        (
+            ["--settings", "dm.method=dc"],
+            "--settings dm.method=dc: which methods there are is decided by --methods",
+        ),
         (["--settings", "dm.batch_real=["], "--settings dm.batch_real=[: the value is not valid YAML (while"),
         (["--settings", "dm.batch_real=2001-13-45"], "the value is not valid YAML (month must be in 1..12)"),
         (
             ["--settings", "dm.batch_real=3", "dm.batch-real=4"],
             "--settings dm.batch-real=4: dm.batch_real is there twice; leave one of them out",
+        ),
+        (
+            ["--methods", "dm", "--init", "noise", "--ipc", "1000"],
+            "too few for the coreset of equal storage that stands in every table; pass a smaller --ipc",
         ),
         (["--settings", "dm.power=3"], "--settings of dm: 'power' is not a setting of dm"),
         (["--settings", "dm.dataset=svhn"], "--settings of dm: 'dataset' is not a setting of dm"),

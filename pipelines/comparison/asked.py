@@ -15,7 +15,7 @@ from atom.settings import INITS
 from pipelines.console.commands import CompareCommand, DistillCommand, shrunk_distillation
 from pipelines.console.options import Words
 
-ALIKE = ("method", "ipc", "seed", "zca", "zca_eps", "threads_per_actor")
+ALIKE = ("ipc", "seed", "zca", "zca_eps", "threads_per_actor")
 """Settings that no single method may have for itself: rows would not be of the same images, or not fit the pool."""
 
 

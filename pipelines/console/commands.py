@@ -160,8 +160,9 @@ class CompareCommand(CommandSettings):
     decided = frozenset({"distill.method", "distill.ipc"})
     refused = MappingProxyType(
         {
+            "method": "which methods there are is decided by --methods; leave it out, and name them there.",
             "images_in_all": "tables here are by images a class; leave it out, and use atom-distill, which shows real"
-            " images of the same number beside the set."
+            " images of the same number beside the set.",
         }
     )
 
