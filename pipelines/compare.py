@@ -30,7 +30,7 @@ def compare(command: CompareCommand) -> int:
     from atom.methods.method import Shape
     from pipelines.comparison.asked import asked_sets, unread_notes
     from pipelines.comparison.case import Comparison, candidates, decided
-    from pipelines.comparison.labels import check_teacher, teachers_of
+    from pipelines.comparison.labels import check_teacher, notes_on_rivals, teachers_of
     from pipelines.comparison.run import run, useful_workers
     from pipelines.evaluation import check_networks, judges
     from pipelines.output.expert_place import experts_place
@@ -65,6 +65,7 @@ def compare(command: CompareCommand) -> int:
     flaw = whitening_flaw(real, asked[0].settings)
     # Once for whatever device, to be refused before Ray has started.
     likely, _ = decided(asked, real, "cpu", whitenable=flaw is None)
+    notes += notes_on_rivals(command, likely, symbols=real.symbols)
     prepared = [
         item for one in likely for item in find_method(one.settings.method).preparations(one.settings)
     ]

@@ -11,6 +11,7 @@ import numpy as np
 import ray
 
 from atom.methods.experts import Expert
+from atom.methods.lookup import find_method
 from atom.methods.method import Shape
 from atom.methods.settings import DistillSettings
 from atom.methods.teachers import check_teachers, own_teachers, teachers
@@ -60,6 +61,17 @@ def teachers_of(
         if found:
             return found, f"the experts of {one.label} after epoch {found[0].epochs}"
     return (), ""
+
+
+def notes_on_rivals(command: CompareCommand, asked: Sequence[Asked], *, symbols: bool) -> list[str]:
+    """A note where labels are learned and no teacher labels random images; arguments as for `teachers_of`."""
+    learn = [one.label for one in asked if find_method(one.settings.method).learns_labels(one.settings)]
+    if not learn or teachers_of(command, asked, symbols=symbols)[0]:
+        return []
+    return [
+        f"the labels of {', '.join(dict.fromkeys(learn))} are learned, but not from experts; pass --teacher-epoch for"
+        " random images with soft labels beside them."
+    ]
 
 
 class LabelFiles:
@@ -189,4 +201,4 @@ class Teaching(Work):
         self.failures[item] = failure
 
 
-__all__ = ["LabelFiles", "Teaching", "check_teacher", "teachers_of"]
+__all__ = ["LabelFiles", "Teaching", "check_teacher", "notes_on_rivals", "teachers_of"]

@@ -19,6 +19,7 @@ from atom.methods.method import State, Unit
 from pipelines.comparison import tables
 from pipelines.comparison.asked import asked_sets, unread_notes
 from pipelines.comparison.case import decided
+from pipelines.comparison.labels import notes_on_rivals
 from pipelines.comparison.tables import ExpertTimes
 from pipelines.console.commands import CompareCommand, DistillCommand
 from pipelines.console.options import parse
@@ -63,6 +64,27 @@ def test_what_some_methods_do_not_read_is_left_out_and_told() -> None:
     command = CompareCommand.of(methods=("dm", "mtt"), batch_real=16)
     assert [one.settings.batch_real for one in asked_sets(command)] == [16, 128]
     assert unread_notes(command) == ["--batch-real means nothing to mtt."]
+
+
+@pytest.mark.parametrize(
+    ("given", "noted"),
+    [
+        (
+            {"methods": ("rat-bptt", "dd"), "settings": ("dd.lr_label=1", "rat-bptt.lr_label=1")},
+            "rat-bptt, dd",
+        ),
+        ({"methods": ("rat-bptt", "datm"), "settings": ("rat-bptt.lr_label=1",)}, ""),
+        ({"methods": ("dd",), "settings": ("dd.lr_label=1",), "teacher_epoch": 1}, ""),
+        ({"methods": ("dd",)}, ""),
+    ],
+    ids=["no experts", "experts", "a teacher", "none learned"],
+)
+def test_learned_labels_without_a_rival_are_noted(given: dict[str, Any], noted: str) -> None:
+    real = data.load("digits", data_dir=Path("unused"))
+    command = CompareCommand.of(network=NETWORK, **given)
+    asked, _ = decided(asked_sets(command), real, "cpu", whitenable=True)
+    notes = notes_on_rivals(command, asked, symbols=True)
+    assert [note.partition(" are learned")[0] for note in notes] == [f"the labels of {noted}"] * bool(noted)
 
 
 def test_a_set_of_another_factor_is_called_by_it() -> None:
