@@ -84,7 +84,8 @@ def compare(command: CompareCommand) -> int:
             command.evaluate, device_kind=device_kind, symbols=real.symbols
         )
         trainings = len(networks) * command.judges.eval_seeds
-        of_use = useful_workers(left, real.train.num_classes, trainings)
+        taught_by, _ = teachers_of(command, left, symbols=real.symbols)
+        of_use = useful_workers(left, real.train.num_classes, trainings, taught_by)
         size = replace(most, num_actors=min(most.num_actors, of_use))
         identity = {
             "train": real.train.fingerprint,

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from atom.coreset import METHODS
+from atom.methods.experts import Expert
 from atom.methods.lookup import find_method
 from pipelines.comparison.asked import Asked
 from pipelines.comparison.case import Comparison
@@ -19,11 +20,20 @@ from pipelines.tracking import Tracker
 from pipelines.workers.works import Task, poll, run_pool
 
 
-def useful_workers(asked: Sequence[Asked], num_classes: int, trainings: int) -> int:
-    """More workers than these would idle all the time: units of all sets, and trainings of each row."""
+def useful_workers(
+    asked: Sequence[Asked], num_classes: int, trainings: int, taught_by: Sequence[Expert]
+) -> int:
+    """More workers than these would idle all the time.
+
+    First there are preparations, experts and teachers among them, each once for all; then units of all sets, and
+    trainings of each row.
+    """
     methods = [(find_method(one.settings.method), one.settings) for one in asked]
     units = sum(len(method.units(settings, range(num_classes))) for method, settings in methods)
-    return units + trainings * (len(asked) + len(METHODS))
+    needed = [{*method.preparations(settings)} for method, settings in methods]
+    shared = {*taught_by}.union(*({one for one in of if isinstance(one, Expert)} for of in needed))
+    preparations = len(shared) + sum(len(of - shared) for of in needed)
+    return max(preparations, units + trainings * (len(asked) + len(METHODS)))
 
 
 def run(comparison: Comparison, tracker: Tracker, stop: StopSignal) -> int:

@@ -16,10 +16,12 @@ from atom import data
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.methods.method import State, Unit
+from atom.methods.teachers import own_teachers
 from pipelines.comparison import tables
 from pipelines.comparison.asked import asked_sets, unread_notes
 from pipelines.comparison.case import decided
 from pipelines.comparison.labels import notes_on_rivals
+from pipelines.comparison.run import useful_workers
 from pipelines.comparison.tables import ExpertTimes
 from pipelines.console.commands import CompareCommand, DistillCommand
 from pipelines.console.options import parse
@@ -115,6 +117,18 @@ def test_a_method_that_refuses_the_network_leaves_the_others_in_peace() -> None:
     assert "BatchNorm" in refused[0].reason
     with pytest.raises(ConfigError, match=r"no method can distil this; the first says: .*BatchNorm"):
         decided(asked[1:], real, "cpu", whitenable=True)
+
+
+def test_as_many_workers_are_of_use_as_there_are_experts_and_teachers_each_counted_once() -> None:
+    real = data.load("digits", data_dir=Path("unused"))
+    settings = ("mtt.num_experts=60", "datm.num_experts=40")
+    command = CompareCommand.of(methods=("mtt", "datm", "dm"), settings=settings, network=NETWORK)
+    left, _ = decided(asked_sets(command), real, "cpu", whitenable=True)
+    teachers = [replace(one, recipe=replace(one.recipe, rate=1.0)) for one in own_teachers(left[1].settings)]
+    assert useful_workers(left, 10, 1, own_teachers(left[1].settings)) == 60
+    assert useful_workers(left, 10, 1, teachers) == 60 + 40
+    # One unit each of mtt and datm, ten of dm, and twenty trainings of each row.
+    assert useful_workers(left, 10, 20, ()) == 12 + 20 * 6
 
 
 def test_times_of_experts_add_up_and_those_of_elsewhere_are_unknown(tmp_path: Path) -> None:
