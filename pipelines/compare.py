@@ -105,7 +105,7 @@ def compare(command: CompareCommand) -> int:
                 **evaluation.model_dump(mode="json"),
                 "networks": networks,
             },
-            notes=[*not_whitened(flaw), *dict.fromkeys(notes)],
+            notes=[*not_whitened(flaw), *dict.fromkeys(notes), *(one.note for one in refused)],
         )
         experts = elsewhere or store.inside(EXPERTS_FOLDER)
         about = {"size": size, "device_kind": device_kind, "evaluation": evaluation, "experts": experts}

@@ -710,6 +710,17 @@ class TestContinual:
             "--settings dm.batch-real=4: dm.batch_real is there twice; leave one of them out",
         ),
         (
+            [
+                *("--methods", "dm", "dsa", "--network", "convnet-w8-d2"),
+                *("--settings", "dsa.outer_steps=1", "dsa.inner_epochs=5"),
+            ],
+            "--settings of dsa: --inner-epochs 5: with one outer step dsa never trains its network",
+        ),
+        (
+            ["--methods", "atom", "mtt", "--settings", "mtt.batch_syn=99"],
+            "--settings of mtt: --batch-syn 99",
+        ),
+        (
             ["--methods", "dm", "--init", "noise", "--ipc", "1000"],
             "too few for the coreset of equal storage that stands in every table; pass a smaller --ipc",
         ),

@@ -26,10 +26,12 @@ class Asked:
     Attributes:
         label: what tables call it.
         command: of atom-distill that asks for the same set, but for its output.
+        plain: the same without what --settings says for the method; None where it says nothing.
     """
 
     label: str
     command: DistillCommand
+    plain: DistillSettings | None = None
 
     @property
     def settings(self) -> DistillSettings:
@@ -47,12 +49,13 @@ def asked_sets(command: CompareCommand) -> list[Asked]:
     _check_methods(command, methods)
     own = own_settings(command.settings, methods)
     _check_common(command, methods)
-    made = [
-        _command(command, name, ipc, own.get(short, {}))
-        for ipc in command.ipc
-        for short, name in methods.items()
-    ]
-    return [Asked(_label(one.distill), one) for one in made]
+    found = []
+    for ipc in command.ipc:
+        for short, name in methods.items():
+            made = _command(command, name, ipc, own.get(short, {}))
+            plain = _command(command, name, ipc, {}).distill if short in own else None
+            found.append(Asked(_label(made.distill), made, plain))
+    return found
 
 
 def _label(settings: DistillSettings) -> str:

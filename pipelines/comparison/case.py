@@ -1,12 +1,15 @@
 """A comparison with everything decided: the sets that can be distilled, each an output of its own, and the others."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from atom import resolve
 from atom.data import RealData
 from atom.errors import ConfigError
 from atom.methods.lookup import find_method
+from atom.methods.registry import short_name
+from atom.methods.settings import DistillSettings
 from atom.settings import DeviceKind, EvaluateSettings
 from pipelines.comparison.asked import Asked
 from pipelines.console.commands import CompareCommand
@@ -48,6 +51,11 @@ class Refused:
     label: str
     ipc: int
     reason: str
+
+    @property
+    def note(self) -> str:
+        """For who waits for its row."""
+        return f"{self.label}, ipc {self.ipc} is left out: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -94,23 +102,34 @@ def decided(
     """Settings resolved; and apart those that their method refuses, for these images or this device.
 
     Raises:
-        ConfigError: none is left.
+        ConfigError: none is left, or a method refuses what --settings says for it alone.
     """
     channels, height, width = real.train.images.shape[1:]
+
+    def resolved(settings: DistillSettings) -> DistillSettings:
+        return resolve.resolve_settings(
+            settings,
+            device_kind=device_kind,
+            channels=channels,
+            height=height,
+            width=width,
+            num_classes=real.train.num_classes,
+            symbols=real.symbols,
+            whitenable=whitenable,
+        )
+
+    def resolves(settings: DistillSettings) -> bool:
+        with suppress(ConfigError):
+            return bool(resolved(settings))
+        return False
+
     left, refused = [], []
     for one in asked:
         try:
-            settings = resolve.resolve_settings(
-                one.settings,
-                device_kind=device_kind,
-                channels=channels,
-                height=height,
-                width=width,
-                num_classes=real.train.num_classes,
-                symbols=real.symbols,
-                whitenable=whitenable,
-            )
+            settings = resolved(one.settings)
         except ConfigError as error:
+            if one.plain is not None and resolves(one.plain):
+                raise ConfigError(f"--settings of {short_name(one.settings.method)}: {error}") from None
             refused.append(Refused(one.label, one.settings.ipc, str(error)))
             continue
         left.append(Asked(one.label, one.command.model_copy(update={"distill": settings})))

@@ -115,6 +115,12 @@ def test_a_method_that_refuses_the_network_leaves_the_others_in_peace() -> None:
     assert left[0].settings.iterations == 300
     assert [one.label for one in refused] == ["mtt"]
     assert "BatchNorm" in refused[0].reason
+    assert refused[0].note.startswith("mtt, ipc 1 is left out: --network convnet-w8-d2-batch")
+    # Without a value of its own it would be refused as well.
+    own = asked_sets(
+        CompareCommand.of(methods=("dm", "mtt"), network=f"{NETWORK}-batch", settings=("mtt.syn_steps=3",))
+    )
+    assert decided(own, real, "cpu", whitenable=True)[1] == refused
     with pytest.raises(ConfigError, match=r"no method can distil this; the first says: .*BatchNorm"):
         decided(asked[1:], real, "cpu", whitenable=True)
 
