@@ -4,7 +4,7 @@ They are those for CIFAR-10, by images a class where the publication says so, in
 number. Recipes have them with their sources, value by value; docs/deviations.md says what cannot be set.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from atom.errors import ConfigError
@@ -34,12 +34,24 @@ _DATM = {
 }
 
 
-def published(method: str, ipc: int) -> Values:
+_TIED = {
+    "outer_steps": ("inner_epochs",),
+    "inner_steps": ("window",),
+    "inner_optimizer": ("lr_inner",),
+    "metric": ("lr_img",),
+    "min_start_epoch": ("first_max_start_epoch", "growth_iterations"),
+    "max_start_epoch": ("first_max_start_epoch", "growth_iterations"),
+}
+"""By a setting those that were published for its value, and may be refused or absurd beside another."""
+
+
+def published(method: str, ipc: int, given: Collection[str] = ()) -> Values:
     """Values of flags by name, those of the training on the set among them.
 
     Args:
         method: by name.
         ipc: images a class.
+        given: names of settings that are given; what was published for other values of these is left out.
 
     Raises:
         ConfigError: nothing was published with the method, or it is one of a user's own.
@@ -51,7 +63,8 @@ def published(method: str, ipc: int) -> Values:
             f"--preset paper: of the method {method} no settings were published; known are"
             f" {', '.join(_PUBLISHED)}. Leave it out."
         )
-    return _PUBLISHED[method](ipc)
+    tied = {one for name in given for one in _TIED.get(name, ())}
+    return {name: value for name, value in _PUBLISHED[method](ipc).items() if name not in tied}
 
 
 def _row(table: Mapping[int, Any], ipc: int) -> Any:

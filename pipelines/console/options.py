@@ -330,7 +330,8 @@ def _preset_values(arguments: Sequence[str], config: Mapping[str, Any]) -> dict[
         ipc = int(float(of("ipc", 1)))
     except (TypeError, ValueError):
         return {}  # refused where flags are checked
-    return published(str(of("method", "atom")), ipc) if ipc > 0 else {}
+    given = {*config, *_named(arguments)}
+    return published(str(of("method", "atom")), ipc, given) if ipc > 0 else {}
 
 
 def _argument(arguments: Sequence[str], name: str) -> str | None:

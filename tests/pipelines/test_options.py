@@ -295,3 +295,22 @@ def test_published_settings_are_settings_of_the_method(method: str, ipc: str) ->
     command = parse(DistillCommand, ["--preset", "paper", "--method", method, "--ipc", ipc])
     shape = {"channels": 3, "height": 32, "width": 32, "num_classes": 10}
     resolve_settings(command.changed(network="convnet-w4").distill, device_kind="cpu", symbols=False, **shape)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("rat-bptt --inner-steps 30", "window", 30),
+        ("rat-bptt --inner-optimizer sgd", "lr_inner", 0.1),
+        ("dsa --ipc 10 --outer-steps 1", "inner_epochs", 1),
+        ("datm --ipc 10 --max-start-epoch 5", "first_max_start_epoch", None),
+        ("datm --ipc 50 --min-start-epoch 20", "growth_iterations", 1000),
+    ],
+)
+def test_a_flag_takes_what_the_preset_ties_to_it_with_it(line: str, name: str, value: object) -> None:
+    shape = {"channels": 3, "height": 32, "width": 32, "num_classes": 10}
+    command = parse(
+        DistillCommand, ["--preset", "paper", "--network", "convnet-w4", "--method", *line.split()]
+    )
+    options = resolve_settings(command.distill, device_kind="cpu", symbols=False, **shape).options
+    assert options.model_dump()[name] == value
