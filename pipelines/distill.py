@@ -287,6 +287,8 @@ def run(case: Case, tracker: "Tracker", stop: "StopSignal") -> int:
         return stopped(tracker, stop.signal_name)
     if outcome.failed or outcome.failed_preparations:
         return report_failures(failures_of(case, outcome), tracker)
+    for remark in outcome.remarks(case.settings):
+        say(remark)
     part, is_taught = joined(outcome.parts(case.settings)), case.command.teacher.teacher_epoch is not None
     if not is_taught:
         # Before anything that only compares: what fails or is killed there leaves a set behind.

@@ -29,10 +29,13 @@ from pipelines.workers.works import Clock, Spent, Task, Work, poll, run_pool
 
 logger = logging.getLogger(__name__)
 
-TOTAL = "loss/total"
+TOTAL, LEFT_OUT = "loss/total", "loss/left_out_frac"
 
 LOSS_POINTS = 200
 """Values of each loss curve that MLflow gets; the whole curve is in the checkpoints."""
+
+MANY_LEFT_OUT = 0.1
+"""Share of steps that moved nothing from which on people are told. Chosen."""
 
 
 @dataclass
@@ -72,6 +75,21 @@ class Distillation:
                 " and its results are otherwise; correct it."
             )
         return found
+
+    @property
+    def left_out(self) -> tuple[int, int]:
+        """Steps of the complete units that moved nothing, whose loss is NaN, and all."""
+        losses = [state.losses for state in self.states.values()]
+        return sum(int(np.isnan(one).sum()) for one in losses), sum(one.size for one in losses)
+
+    def remarks(self, settings: DistillSettings) -> list[str]:
+        """What has to be said of a distillation that went well: that many of its steps moved nothing."""
+        lost, total = self.left_out
+        if not lost or lost < MANY_LEFT_OUT * total:
+            return []
+        most = getattr(settings.options, "max_loss", None)
+        why = "loss or gradients were not finite" if most is None else f"loss was above --max-loss {most:g}"
+        return [f"{lost} of {total} steps were left out, since their {why}."]
 
     def classes(self, settings: DistillSettings) -> dict[int, Part]:
         """The part of each class that is complete: images [I, C, H, W], soft labels [I, K]."""
@@ -274,6 +292,9 @@ class Distilling(Work):
                 result.states[unit] = state
         if self.tracker is not None and not result.failed and len(result.states) == len(self.units):
             self.tracker.log_history(_total_points({unit: self.states[unit].losses for unit in self.units}))
+            lost, total = result.left_out
+            if lost:
+                self.tracker.log_metrics({LEFT_OUT: lost / total})
         result.iterations_run = self.done() - self.at_start
         result.programs = self.checkpoints.programs(self.units)
         return result

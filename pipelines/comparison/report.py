@@ -42,7 +42,7 @@ def conclude(finished: Finished, tracker: Tracker, trackers: Mapping[str, Tracke
     failures = finished.failures()
     if failures:
         print_table("Failed", ["what", "reason"], [(what, why.reason) for what, why in failures.items()])
-    for sentence in [*remarks(known), *on_labels(finished)]:
+    for sentence in [*remarks(known), *on_steps(finished), *on_labels(finished)]:
         say(sentence)
     if finished.busy_s:
         say(known.facts["this driver"])
@@ -54,6 +54,15 @@ def conclude(finished: Finished, tracker: Tracker, trackers: Mapping[str, Tracke
         tracker.log_text(details, "failures.txt")
     say(comparison.store.where(REPORT))
     return EXIT_FAILED if lost else 0
+
+
+def on_steps(finished: Finished) -> list[str]:
+    """Which distillations left many steps out."""
+    return [
+        f"{one.title}: {remark}"
+        for one in finished.comparison.candidates
+        for remark in finished.outcomes[one.name].remarks(one.case.settings)
+    ]
 
 
 def on_labels(finished: Finished) -> list[str]:

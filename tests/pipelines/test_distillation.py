@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from tiny_digits import (
 )
 
 from atom.methods.matching_loop import Atom
-from atom.methods.method import Unit
+from atom.methods.method import State, Unit
+from pipelines.console.commands import DistillCommand
 from pipelines.console.signals import StopSignal
 from pipelines.distillation import Distillation, Distilling, stored_curves
 from pipelines.output.checkpoints import Checkpoints
@@ -83,6 +85,26 @@ def test_two_distillations_share_a_pool_and_have_the_bits_that_they_have_alone(
     for name in ("groups", "joint"):
         wall_s, worker_s = (sum(one[place] for one in spent if one[0] == name) for place in (1, 2))
         assert wall_s == pytest.approx(worker_s)
+
+
+@pytest.mark.parametrize(("lost", "told"), [(0, []), (1, []), (2, ["2 of 12 steps were left out"])])
+def test_steps_that_moved_nothing_are_counted_and_many_are_told(
+    lost: int, told: list[str], tmp_path: Path
+) -> None:
+    logged: list[dict[str, float]] = []
+    tracker: Any = SimpleNamespace(log_history=lambda points: None, log_metrics=logged.append)
+    given = problem(iterations=12)
+    checkpoints = Checkpoints(Store.open(tmp_path), "x")
+    work = Distilling(given, [(0,)], {}, checkpoints, checkpoint_every=1, tracker=tracker)
+    losses = np.where(np.arange(12)[:, None] < lost, np.nan, 1.5).astype(np.float32)
+    work.states = {(0,): State(12, {"images": np.zeros((1, 1, 1, 8, 8), np.float32)}, losses, {})}
+    outcome = work.conclude()
+    assert logged == [{"loss/left_out_frac": lost / 12}] * bool(lost)
+    of_mtt = DistillCommand.of(method="mtt", max_loss=3).distill
+    assert [line.partition(", since")[0] for line in outcome.remarks(given.settings)] == told
+    assert [line.endswith("their loss was above --max-loss 3.") for line in outcome.remarks(of_mtt)] == (
+        [True] * len(told)
+    )
 
 
 def test_images_that_start_from_given_ones_are_those_of_the_core(tmp_path: Path) -> None:
