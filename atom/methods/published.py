@@ -179,6 +179,7 @@ def _rat_bptt(ipc: int) -> Values:
         "lr_schedule": "constant",
         "lr_img": 0.055,
         "init": "noise",
+        "epochs": 1000,
     }
 
 
@@ -196,6 +197,7 @@ def _dd(ipc: int) -> Values:
         "lr_img": 0.01,
         "init": "noise",
         "zca": "off",
+        "epochs": 1000,
     }
 
 
