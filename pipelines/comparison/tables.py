@@ -6,6 +6,7 @@ from typing import Any
 
 from apps.compare.published import NETWORK, Published, published
 from apps.compare.results import RANDOM, Compared, Cost, Entry
+from atom.data.imagenet_subsets import IMAGE_SIZE, SUBSETS
 from atom.data.official import is_official
 from atom.distilled import DistilledSet
 from atom.methods.registry import short_name
@@ -292,7 +293,7 @@ def _published(
     data = comparison.command.data
     if (
         comparison.command.smoke
-        or data.image_size is not None
+        or data.image_size not in (None, IMAGE_SIZE if comparison.real.name in SUBSETS else None)
         or data.train_per_class is not None
         or data.validation_frac
         or not is_official(comparison.real)

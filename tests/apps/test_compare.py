@@ -101,6 +101,9 @@ def test_published_numbers_stand_beside_the_same_setting_only() -> None:
     for other in others:
         assert published("dsa", **(asked | other)) is None
     assert published("atom", **asked) is None
+    woof = published("dm", **(asked | {"dataset": "imagewoof"}))
+    assert woof == Published(31.4, 0.5, "DataDAM's poster, Table 2")
+    assert published("dm", **(asked | {"dataset": "imagewoof", "ipc": 50})) is None
 
 
 def test_sentences_name_the_best_and_those_that_random_images_beat() -> None:

@@ -162,6 +162,11 @@ def test_published_numbers_do_not_stand_beside_any_images_in_a_folder_of_that_na
         named = replace(real, name="cifar10", spec=spec)
         comparison: Any = SimpleNamespace(command=command, real=named, networks=["convnet"])
         assert list(tables._published(comparison, "mtt", 10, 1, "convnet")) == shown
+    named = replace(real, name="imagenette", spec="imagenette:/anywhere")
+    for size, shown in ((None, ["convnet"]), (128, ["convnet"]), (64, [])):
+        resized = CompareCommand.of(methods=("mtt",), ipc=(10,), image_size=size)
+        comparison = SimpleNamespace(command=resized, real=named, networks=["convnet"])
+        assert list(tables._published(comparison, "mtt", 10, 1, "convnet")) == shown
 
 
 FAULTY = """
