@@ -13,7 +13,8 @@ Guo et al., *Towards Lossless Dataset Distillation via Difficulty-Aligned Trajec
 DEVIATION(MTT): β is learned by its logarithm, so that it stays positive, and a step whose loss is above `max_loss` is
 left out, as in DATM; epochs and batches are even; the result is the last iterate, not the best of fifty on test images.
 DEVIATION(DATM): experts are flattened only where --flat-rho says so; which expert chooses the first images is the first
-one.
+one; they and the first labels come from experts after the last epoch that is read, max_start_epoch − 1 + expert_epochs,
+not after 100.
 """
 
 # K classes, I stored images per class, N images of a step, E epochs, P weights, C channels, H height, W width
