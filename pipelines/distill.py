@@ -156,6 +156,7 @@ def distill(command: DistillCommand) -> int:
                 *not_whitened(flaw),
                 *on_units(units, command.cluster.num_actors, num_classes, replicas=method.replicas(settings)),
                 *notes,
+                *on_credit(first, asked),
             ],
         )
         case = Case(
@@ -199,6 +200,21 @@ def first_set(asked: DistillSettings, real: "RealData", tracking_uri: str | None
         factor=asked.factor,
     )
     return distilled
+
+
+def on_credit(first: "DistilledSet | None", asked: DistillSettings) -> list[str]:
+    """A note where images that another method made, and no step moves, would be called this one's."""
+    from atom.methods.lookup import find_method
+    from atom.methods.registry import NAMES
+
+    if first is None or asked.iterations != 0 or first.method == asked.method or first.method not in NAMES:
+        return []
+    if "init" in find_method(first.method).unread:
+        return []
+    return [
+        f"the images stay as {first.method} made them, and the set will be called {asked.method}'s; pass --method"
+        f" {first.method} to give it the credit."
+    ]
 
 
 def run_name(settings: DistillSettings, source: str) -> str:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from command_runs import run_here, start, wait_for
-from tiny_digits import NETWORK, NUM_CLASSES, white_digits
+from tiny_digits import NETWORK, NUM_CLASSES, digits_set, white_digits
 
 from atom.distilled import DistilledSet
 from atom.methods.experts import train
 from atom.methods.settings import DistillSettings
 from atom.methods.teacher_settings import TeacherSettings
 from atom.methods.teachers import soft_labels, teachers
+from pipelines.distill import on_credit
 from pipelines.teaching import Taught
 from pipelines.workers.faults import Failure
 
@@ -84,6 +85,44 @@ def test_a_killed_command_ends_with_the_labels_of_one_process_for_a_method_of_an
     code, _, errors = run_here(*command, "--teacher-epoch", 3)
     assert code == 2
     assert "belongs to other settings: teacher (received" in errors
+
+
+def test_images_that_no_step_moves_are_credited_to_whoever_made_them_if_asked() -> None:
+    made = digits_set(method="dm")
+    assert on_credit(made, DistillSettings(method="dm", iterations=0)) == []
+    assert (
+        on_credit(made, DistillSettings(iterations=1)) == on_credit(None, DistillSettings(iterations=0)) == []
+    )
+    (note,) = on_credit(made, DistillSettings(method="atom", iterations=0))
+    assert note.endswith("will be called atom's; pass --method dm to give it the credit.")
+    # Whose images a command of theirs chooses anew.
+    assert on_credit(digits_set(method="random"), DistillSettings(iterations=0)) == []
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_set_that_exists_is_labelled_by_starting_from_it(tmp_path: Path) -> None:
+    before = digits_set(method="dm")
+    command = [
+        "--dataset",
+        "digits",
+        "--network",
+        NETWORK,
+        "--eval-seeds",
+        0,
+        "--ipc",
+        2,
+        "--teacher-epoch",
+        1,
+    ]
+    command += ["--method", "dm", "--iterations", 0, "--init", before.save(tmp_path / "earlier")]
+    code, lines, errors = run_here(*command, "--output", tmp_path / "out")
+    assert (code, errors) == (0, "")
+    labelled = DistilledSet.load(lines[-1])
+    assert torch.equal(labelled.images_NCHW, before.images_NCHW)
+    assert (labelled.method, labelled.settings["teacher"]["epoch"]) == ("dm", 1)
+    assert labelled.soft_labels is not None
 
 
 @pytest.mark.slow
