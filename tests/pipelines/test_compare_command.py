@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import run_here
+from command_runs import run_here, start, wait_for
 from tiny_digits import NETWORK, NUM_CLASSES
 
 from atom import data
@@ -303,6 +304,29 @@ def test_a_comparison_that_was_killed_goes_on_and_has_the_sets_of_each_method_al
     assert (code, errors) == (0, "")
     assert json.loads((output / "compare.json").read_text())["rows"] == before
     assert (output / "datm-digits-ipc1-s0" / "set" / "set.json").read_bytes() == told
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("ray_cluster", "ready_tables")
+def test_a_comparison_killed_while_it_judges_distils_nothing_again(tmp_path: Path) -> None:
+    command: list[object] = ["--methods", "dm", "--network", NETWORK, "--iterations", 2, "--eval-seeds", 8]
+    command += ["--eval-networks", NETWORK, "--epochs", 50, "--num-actors", 1, "--output", tmp_path]
+    killed = start(*command, script="compare")
+    try:
+        wait_for(lambda: any(tmp_path.glob("dm-*/set/set.json")) or killed.poll() is not None, limit_s=180)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+    assert killed.wait(timeout=30) == -signal.SIGKILL
+    assert not (tmp_path / "compare.json").exists()
+    checkpoints = {path: path.stat().st_mtime_ns for path in tmp_path.glob("dm-*/checkpoints/unit_*")}
+    assert len(checkpoints) > 0
+    code, _, errors = run_here(*command, script="compare")
+    assert (code, errors) == (0, "")
+    assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
+    rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    assert [len(row["networks"][NETWORK]["by_seed"]) for row in rows] == [8] * 4
 
 
 def check_outcome(output: Path, lines: list[str]) -> None:
