@@ -35,6 +35,7 @@ def learn_stream(command: ContinualCommand) -> int:
     from pipelines.incremental.case import ContinualCase
     from pipelines.incremental.plan import check_names, plan, source_of
     from pipelines.incremental.preprocessed import PREPROCESSED_NAME
+    from pipelines.incremental.protocol import lots_of
     from pipelines.incremental.run import ContinualRun
     from pipelines.output.store import Store
     from pipelines.own_networks import try_networks
@@ -52,11 +53,13 @@ def learn_stream(command: ContinualCommand) -> int:
         if given is not None:
             data = real_source(given[0], command.set, data)
         real = load_real(data, smoke=command.smoke, given=None if given is None else given[0])
+        lots = lots_of(command, real, num_steps=num_steps)
+        real = lots.real
         try_networks((command.network, command.distil_network), real, timeout_s=command.cluster.timeout_s)
         kept = check_networks(
             (command.network,), real, settings=command.evaluate, distils=command.distil_network
         )
-        decided = plan(command, real, num_steps=num_steps, given=given and given[0])
+        decided = plan(command, real, num_steps=num_steps, given=given and given[0], lots=lots)
         name = f"seq-{real.name}-{decided.num_steps}"
         location = output_location(command, f"continual-{name}")
         if given is not None:
@@ -123,7 +126,9 @@ def identity_of(
     from pipelines.output.ownership import CHECKPOINTS_VERSION
 
     own: dict[str, object] = {}
-    if decided.step_sizes != step_sizes(real.train.num_classes, decided.num_steps):
+    if not decided.lots.plain:
+        own = {"protocol": decided.lots.protocol, **decided.lots.key}
+    elif decided.step_sizes != step_sizes(real.train.num_classes, decided.num_steps):
         own["step_classes"] = decided.step_sizes
     if command.stream.class_order is not None:
         own["class_order"] = decided.streams[decided.first].order

@@ -1,9 +1,11 @@
 """How large a memory may be: in images a class, in images altogether, or in bytes; and what a class can fill."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+
+import numpy as np
 
 from atom.errors import ConfigError
 
@@ -167,6 +169,34 @@ def num_distilled(quota: int, num_real: int, *, factor: int, init: str) -> int:
     return min(quota, num_real if init == "noise" else num_real // factor**2)
 
 
+def priorities(num_real: int, num_images: int) -> np.ndarray:
+    """How much the images of a lot count, the most important first: Webster's n / (2k + 1), float64 [num_images].
+
+    Args:
+        num_real: n, the real images that the lot stands for.
+        num_images: that it has.
+    """
+    return num_real / (2.0 * np.arange(num_images) + 1)
+
+
+def apportion(quota: int, sizes: Sequence[int], most: Sequence[int]) -> list[int]:
+    """How a class's quota is shared by its lots, in proportion to the images that each stands for.
+
+    By Webster's method, see `priorities`: the largest go in, of equal ones that of the lot that came first. So a lot
+    that comes, or a quota that falls, takes images away from the others and gives none back: what has been dropped
+    could not return.
+
+    Example:
+        >>> apportion(20, (90, 10), (90, 10)), apportion(3, (50, 50), (50, 50)), apportion(5, (8, 2), (3, 2))
+        ([18, 2], [2, 1], [3, 2])
+    """
+    numbers = [min(quota, number) for number in most]
+    counts_N = np.concatenate([priorities(n, number) for n, number in zip(sizes, numbers, strict=True)])
+    lots_N = np.repeat(np.arange(len(sizes)), numbers)
+    taken = lots_N[np.argsort(-counts_N, kind="stable")[:quota]]
+    return np.bincount(taken, minlength=len(sizes)).tolist()
+
+
 def by_images(number: Mapping[int, int]) -> dict[int, list[int]]:
     """Classes by the images that each is distilled into: those that are distilled together have the same number.
 
@@ -180,4 +210,4 @@ def by_images(number: Mapping[int, int]) -> dict[int, list[int]]:
     }
 
 
-__all__ = ["Budget", "by_images", "num_distilled", "parse_budget"]
+__all__ = ["Budget", "apportion", "by_images", "num_distilled", "parse_budget", "priorities"]

@@ -169,6 +169,32 @@ class Exemplars:
         soft = None if self.soft_NK is None else self.soft_NK[rows]
         return Exemplars(self.images_NCHW[rows], self.factor, ranges, files, soft)
 
+    def joined(self, other: "Exemplars") -> "Exemplars":
+        """These, then those of another lot of the class, of one storage and factor, neither compressed.
+
+        Raises:
+            ShapeError: they are of another shape or form.
+        """
+        alike = (self.storage, self.factor, self.images_NCHW.shape[1:]) == (
+            other.storage,
+            other.factor,
+            other.images_NCHW.shape[1:],
+        )
+        if not alike or None not in (self.files, other.files):
+            raise ShapeError(
+                f"exemplars: {self.storage} {self.images_NCHW.shape[1:]} with factor {self.factor} and {other.storage}"
+                f" {other.images_NCHW.shape[1:]} with factor {other.factor}; a class keeps images of one form."
+            )
+        images_NCHW = np.concatenate([self.images_NCHW, other.images_NCHW])
+        ranges = [kept.ranges_N2 for kept in (self, other) if kept.ranges_N2 is not None]
+        soft = [kept.soft_NK for kept in (self, other) if kept.soft_NK is not None]
+        return Exemplars(
+            images_NCHW,
+            self.factor,
+            np.concatenate(ranges) if ranges else None,
+            soft_NK=np.concatenate(soft) if len(soft) == 2 else None,
+        )
+
     def compressed(self, num_bytes: int | None = None) -> "Exemplars":
         """The same with files, which are what is counted from now on; given bytes, as many of the first as fit.
 

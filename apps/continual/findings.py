@@ -66,7 +66,9 @@ def group_of(cells: Iterable[CellResult]) -> Group | None:
 
 
 def classes_seen(results: ContinualResults) -> list[int]:
-    """Classes that have arrived after each step, in every class order."""
+    """Classes that have arrived after each step, in every class order; where steps bring no new ones, its number."""
+    if not results.classes_grow:
+        return list(range(1, results.num_steps + 1))
     steps = next(iter(results.steps.values()))
     return list(accumulate(len(classes) for classes in steps))
 

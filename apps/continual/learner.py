@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from apps.continual.answers import recall_answers, record_answers
-from apps.continual.replay import Batch, er_loss, objective_of, train_beside
+from apps.continual.replay import Batch, Objective, batch_numbers, er_loss, objective_of, train_beside
 from apps.continual.settings import LearnerSettings
 from apps.continual.state import LearnerState, StepData, load_weights, weights_of
 from atom import nets
@@ -229,6 +229,40 @@ class _Job:
             load_weights(net, state, network=self.network)
         return net.to(self.device).to(memory_format=_layout(net, self.device))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Arithmetic of the network in training."""
+        return compute_dtype(self.train_settings)
+
+    def objective(self, learner: str, data: StepData) -> Objective:
+        """The loss of a learner where it has something to replay."""
+        return objective_of(
+            learner, self.settings, step_classes=data.step_classes, seen_classes=data.seen_classes
+        )
+
+    def train(
+        self,
+        net: nn.Module,
+        current: Batch,
+        memory: Batch | None,
+        objective: Objective,
+        data: StepData,
+        **passing: Any,
+    ) -> None:
+        """Train on the images of the step beside a memory; `passing` as in `train_beside`."""
+        train_beside(
+            net,
+            current,
+            memory,
+            objective=objective,
+            settings=self.settings,
+            dtype=self.dtype,
+            layout=_layout(net, self.device),
+            seed=self.seed,
+            step=data.step,
+            **passing,
+        )
+
 
 def _restart(learner: str, data: StepData, job: _Job) -> LearnerState:
     settings = job.train_settings
@@ -260,29 +294,65 @@ def _go_on(learner: str, state: LearnerState | None, data: StepData, job: _Job) 
     images_NCHW, labels_N = data.needed("current", learner)
     current = Batch(images_NCHW.to(job.device), labels_N.to(job.device))
     net = job.net(images_NCHW, data, state)
+    if data.passing is not None and learner != "finetune":
+        return LearnerState(data.step, *_pass_once(learner, net, current, state, data, job))
     memory, objective = None, er_loss
     if state is not None:
-        memory = _memory(learner, state, data, job)
-        objective = objective_of(
-            learner, job.settings, step_classes=data.step_classes, seen_classes=data.seen_classes
-        )
-    dtype = compute_dtype(job.train_settings)
-    train_beside(
-        net,
-        current,
-        memory,
-        objective=objective,
-        settings=job.settings,
-        dtype=dtype,
-        layout=_layout(net, job.device),
-        seed=job.seed,
-        step=data.step,
-    )
+        memory, objective = _memory(learner, state, data, job), job.objective(learner, data)
+    job.train(net, current, memory, objective, data)
     answers, after = {}, data.part("memory_after")
     if learner == "der++" and after is not None:
         known = {} if state is None else state.logits
-        answers = record_answers(net, after, known, dtype=dtype, device=job.device)
+        by_lot = after[0], after[1] if data.lots_after is None else data.lots_after
+        answers = record_answers(net, by_lot, known, dtype=job.dtype, device=job.device)
     return LearnerState(data.step, weights_of(net), answers)
+
+
+def _pass_once(
+    learner: str, net: nn.Module, current: Batch, state: LearnerState | None, data: StepData, job: _Job
+) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
+    """Weights and, of der++, answers, where the images pass once and the memory changes after every batch.
+
+    From the second batch on there is something to replay, images of this step among it, as in the published online
+    form of the three. der++ records what the network answers to an image right after it has been trained on it.
+    """
+    assert data.passing is not None, "asked for by the caller"
+    none = torch.empty(0, dtype=torch.int64)
+    before_M = data.memory_before if data.memory_before is not None else (current.images_BCHW[:0], none)
+    lots_M = before_M[1] if data.lots_before is None else data.lots_before
+    batch_N = batch_numbers(len(current.labels_B), settings=job.settings, seed=job.seed, step=data.step)
+    stays = data.passing.stays(lots_M.numpy(), batch_N)
+    num_before, since_P, until_P = len(lots_M), *stays
+    pool = Batch(
+        torch.cat([before_M[0].to(job.device), current.images_BCHW]),
+        torch.cat([before_M[1].to(job.device), current.labels_B]),
+    )
+    objective = job.objective(learner, data)
+    if learner != "der++":
+        job.train(net, current, pool, objective, data, stays=stays)
+        return weights_of(net), {}
+    logits_PK = torch.zeros(len(pool.labels_B), data.num_classes, device=job.device)
+    if state is not None and num_before:
+        answers_MK = recall_answers(state.logits, lots_M, num_classes=data.num_classes)
+        logits_PK[:num_before] = answers_MK.to(job.device)
+
+    def record(rows_B: np.ndarray) -> None:
+        places_B = num_before + rows_B
+        entered = torch.from_numpy(places_B[since_P[places_B] < until_P[places_B]]).to(job.device)
+        if len(entered):
+            logits_PK[entered] = predict(net, pool.images_BCHW[entered], dtype=job.dtype).to(job.device)
+
+    pool = Batch(pool.images_BCHW, pool.labels_B, logits_PK)
+    job.train(net, current, pool, objective, data, stays=stays, on_batch=record)
+    keys_P = np.concatenate([data.passing.keys_before, data.passing.keys_current])
+    lots_P = np.concatenate([lots_M.numpy(), data.passing.lots_current])
+    left = np.flatnonzero(until_P == until_P.max(initial=0))
+    left = left[np.argsort(keys_P[left], kind="stable")]
+    answers = {
+        lot: logits_PK[torch.from_numpy(left[lots_P[left] == lot]).to(job.device)].cpu().numpy()
+        for lot in np.unique(lots_P[left]).tolist()
+    }
+    return weights_of(net), answers
 
 
 def _memory(learner: str, state: LearnerState, data: StepData, job: _Job) -> Batch | None:
@@ -296,7 +366,8 @@ def _memory(learner: str, state: LearnerState, data: StepData, job: _Job) -> Bat
     images_MCHW, labels_M = part[0].to(job.device), part[1].to(job.device)
     if learner != "der++":
         return Batch(images_MCHW, labels_M)
-    logits_MK = recall_answers(state.logits, labels_M, num_classes=data.num_classes)
+    lots_M = labels_M if data.lots_before is None else data.lots_before
+    logits_MK = recall_answers(state.logits, lots_M, num_classes=data.num_classes)
     return Batch(images_MCHW, labels_M, logits_MK.to(job.device))
 
 

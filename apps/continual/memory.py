@@ -2,7 +2,8 @@
 
 `Memory` keeps a number of images of every class, `Reservoir` a uniform sample of all that came. Both give a
 learner the same contents: by class, within a class by importance. What a class loses it loses at the end, so
-an image is known for good by its class and its place there, as long as it is kept.
+an image is known for good by its class and its place there, as long as it is kept. A class that comes in parts is
+several here, its lots, see `apps.continual.stream`.
 """
 
 # N stored images, M decoded images, C channels, H height, W width
@@ -51,6 +52,11 @@ class Memory:
                 )
         self._exemplars[class_id] = exemplars
 
+    def replace(self, class_id: int, exemplars: Exemplars) -> None:
+        """Put other exemplars in the place of those of a class, such as those joined with what came of it again."""
+        del self._exemplars[class_id]
+        self.add(class_id, exemplars)
+
     def shrink(self, quota: int) -> None:
         """Keep the first `quota` >= 0 images of every class: the least important ones go, of all classes alike.
 
@@ -92,7 +98,7 @@ class Memory:
         parts = []
         for class_id, exemplars in kept:
             soft_NK = torch.zeros(exemplars.num_images, num_classes)
-            soft_NK[:, class_id] = 1
+            soft_NK[:, class_id % num_classes] = 1
             if exemplars.soft_NK is not None:
                 soft_NK = torch.from_numpy(exemplars.soft_NK)
             parts.append(formation.label_decoded(soft_NK, exemplars.factor))
@@ -161,7 +167,7 @@ class Reservoir:
         Raises:
             ConfigError, ShapeError: as `Memory.add`.
         """
-        keys_N = stream(self.seed, "continual/reservoir", 0, class_id).random(exemplars.num_images)
+        keys_N = self.draw(class_id, exemplars.num_images)
         rows = np.argsort(keys_N, kind="stable")[: self.capacity]
         rows = rows[keys_N[rows] < self._end]
         kept = exemplars.at(rows)
@@ -172,6 +178,14 @@ class Reservoir:
         self._memory.add(class_id, kept)
         self._keys[class_id] = keys_N[rows[: kept.num_images]]
         self._drop()
+
+    def draw(self, class_id: int, number: int) -> np.ndarray:
+        """The random numbers of all images of a class, float64 [number], in [0, 1)."""
+        return stream(self.seed, "continual/reservoir", 0, class_id).random(number)
+
+    def keys_of(self, class_id: int) -> np.ndarray:
+        """The random numbers of the images of a class that are kept, ascending."""
+        return self._keys[class_id]
 
     def contents(self, preprocess: Preprocess) -> tuple[Tensor, Tensor] | None:
         """As `Memory.contents`."""

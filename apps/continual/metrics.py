@@ -1,7 +1,8 @@
 """What continual learning is judged by: the matrix of accuracies, and the numbers made of it.
 
 a[i][j] is the accuracy in percent on the test images of step j, measured after step i. Steps are counted from
-0, and the last one is L. The definitions of forgetting in use differ, so each has its own name here.
+0, and the last one is L. The definitions of forgetting in use differ, so each has its own name here. Which images are
+those of a step, the protocol says: `ClassStream.columns`.
 """
 
 # T test images, K classes, S steps
@@ -67,6 +68,7 @@ def predictions_to_row(
     steps: Sequence[Sequence[int]],
     *,
     masked: bool,
+    lots_T: np.ndarray | None = None,
 ) -> np.ndarray:
     """Accuracy on the images of each step in percent, float64 [number of steps]: one row of the matrix.
 
@@ -79,6 +81,7 @@ def predictions_to_row(
         labels_T: classes of the images; those of classes outside `steps` are left out.
         steps: the classes of each step done so far.
         masked: which of the two.
+        lots_T: lots of the images, where `steps` holds lots, see `apps.continual.stream`; None: their classes.
 
     Raises:
         ShapeError: logits are not [T, K] for T labels.
@@ -88,11 +91,12 @@ def predictions_to_row(
     if logits_TK.ndim != 2 or labels_T.shape != logits_TK.shape[:1]:
         raise ShapeError(f"logits {logits_TK.shape} for labels {labels_T.shape}; expected [T, K] and [T].")
     row = np.empty(len(steps))
-    for step, classes in enumerate(steps):
-        allowed = np.array(sorted(classes)) if masked else np.arange(logits_TK.shape[1])
-        of_step_T = np.isin(labels_T, list(classes))
+    for step, lots in enumerate(steps):
+        of_step_T = np.isin(labels_T if lots_T is None else lots_T, list(lots))
         if not of_step_T.any():
-            raise DataError(f"step {step} has no test images of its classes {sorted(classes)}.")
+            raise DataError(f"step {step} has no test images of its classes {sorted(lots)}.")
+        classes = sorted(lots) if lots_T is None else np.unique(labels_T[of_step_T])
+        allowed = np.array(classes) if masked else np.arange(logits_TK.shape[1])
         scores_tk = logits_TK[of_step_T][:, allowed]
         right_t = allowed[scores_tk.argmax(axis=1)] == labels_T[of_step_T]
         # NumPy calls NaN the largest: a network that diverged would always be right on the first class.

@@ -45,9 +45,11 @@ def accuracy_figure(results: ContinualResults, *, narrow: bool = False) -> Figur
                 color, marker = styles[memory]
                 _curve(axes, seen, group, color=color, marker=marker)
         axes.set_xticks(seen if len(seen) <= 10 else seen[len(seen) % 5 or 4 :: 5])
-        axes.set_xlabel("classes seen", fontsize=9)
+        axes.set_xlabel("classes seen" if results.classes_grow else "step", fontsize=9)
     _percent_scale(panels.values())
-    figure.supylabel("accuracy on all classes seen, %", fontsize=10)
+    figure.supylabel(
+        "accuracy on all classes seen, %" if results.classes_grow else "accuracy on all seen, %", fontsize=10
+    )
     _legend(figure, results, narrow=narrow)
     return figure
 

@@ -142,6 +142,8 @@ def train_beside(
     layout: torch.memory_format,
     seed: int,
     step: int,
+    stays: tuple[np.ndarray, np.ndarray] | None = None,
+    on_batch: Callable[[np.ndarray], None] | None = None,
 ) -> None:
     """Train a network in place on the images of one step; every image once an epoch, the memory beside.
 
@@ -156,6 +158,9 @@ def train_beside(
         dtype: arithmetic of the network, float32 or bfloat16; the loss is float32.
         layout: memory format of the network.
         seed, step: of the random streams, under purposes "continual/...".
+        stays: from which training step on each image of `memory` is there, and at which no more, see
+            `Passing.stays`; None: all are there always.
+        on_batch: called after each training step with the rows of the images it was on.
 
     Raises:
         ConfigError: a batch of one image that BatchNorm refuses.
@@ -184,34 +189,63 @@ def train_beside(
     batches = _batches(current, settings=settings, seed=seed, step=step)
     net.train()
     with own_generators(device, int(stream(seed, "continual/network", step).integers(2**63))):
-        for number, batch in enumerate(batches):
+        for number, (rows_B, batch) in enumerate(batches):
             draw = None
-            if memory is not None:
-                draw = partial(_draw, memory, settings=settings, seed=seed, step=step, number=number)
+            there = None if stays is None else np.flatnonzero((stays[0] <= number) & (number < stays[1]))
+            if memory is not None and (there is None or len(there)):
+                draw = partial(
+                    _draw, memory, settings=settings, seed=seed, step=step, number=number, there=there
+                )
             optimizer.zero_grad()
             objective(logits, batch, draw).backward()
             optimizer.step()
+            if on_batch is not None:
+                on_batch(rows_B)
+                net.train()
 
 
-def _batches(current: Batch, *, settings: LearnerSettings, seed: int, step: int) -> Iterator[Batch]:
-    """Augmented batches of all epochs, one after the other."""
+def batch_numbers(num_images: int, *, settings: LearnerSettings, seed: int, step: int) -> np.ndarray:
+    """The batch of the first epoch in which each image of a step passes, int64 [N], from 0."""
+    batch_N = np.empty(num_images, np.int64)
+    for number, rows_B in enumerate(_rows(num_images, 0, settings=settings, seed=seed, step=step)):
+        batch_N[rows_B] = number
+    return batch_N
+
+
+def _rows(
+    num_images: int, epoch: int, *, settings: LearnerSettings, seed: int, step: int
+) -> Iterator[np.ndarray]:
+    order_N = stream(seed, "continual/order", step, epoch).permutation(num_images)
+    yield from batches_of(order_N, settings.batch_current)
+
+
+def _batches(
+    current: Batch, *, settings: LearnerSettings, seed: int, step: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Augmented batches of all epochs, one after the other, and their rows."""
     number = 0
     for epoch in range(cast(int, settings.step_epochs)):
-        order_N = stream(seed, "continual/order", step, epoch).permutation(len(current.labels_B))
-        for rows_B in batches_of(order_N, settings.batch_current):
+        for rows_B in _rows(len(current.labels_B), epoch, settings=settings, seed=seed, step=step):
             rng = stream(seed, "continual/augment", step, number)
-            yield _augmented(current, rows_B, rng=rng, settings=settings)
+            yield rows_B, _augmented(current, rows_B, rng=rng, settings=settings)
             number += 1
 
 
 def _draw(
-    memory: Batch, which: int, *, settings: LearnerSettings, seed: int, step: int, number: int
+    memory: Batch,
+    which: int,
+    *,
+    settings: LearnerSettings,
+    seed: int,
+    step: int,
+    number: int,
+    there: np.ndarray | None,
 ) -> Batch:
     """Distinct rows of the memory, augmented; all of them, in random order, where it holds fewer than a batch."""
     rng = stream(seed, f"continual/memory/{which}", step, number)
-    size = len(memory.labels_B)
+    size = len(memory.labels_B) if there is None else len(there)
     rows_B = rng.choice(size, size=min(settings.batch_memory, size), replace=False)
-    return _augmented(memory, rows_B, rng=rng, settings=settings)
+    return _augmented(memory, rows_B if there is None else there[rows_B], rng=rng, settings=settings)
 
 
 def _augmented(

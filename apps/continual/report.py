@@ -31,9 +31,10 @@ _ACCURACY: _Drawing = (
     accuracy_figure,
     "Accuracy as classes arrive",
     "Each panel is one learner and each line one memory, the mean over its complete cells; bands are one standard "
-    "deviation over class orders and seeds. Later points have more classes to tell apart, so lines fall even where "
-    "nothing is forgotten. "
-    "A thin line has no complete cell and ends early.",
+    "deviation over class orders and seeds. A thin line has no complete cell and ends early.",
+)
+_MORE_CLASSES = (
+    " Later points have more classes to tell apart, so lines fall even where nothing is forgotten."
 )
 _FORGETTING: _Drawing = (
     forgetting_figure,
@@ -73,7 +74,11 @@ def render_continual(
     ]
     parts += _gain_table(results)
     if any(result.steps for result in results.cells):
-        parts.append(_drawn(results, _ACCURACY))
+        draw, heading, caption = _ACCURACY
+        if results.classes_grow:
+            parts.append(_drawn(results, (draw, heading, caption + _MORE_CLASSES)))
+        else:
+            parts.append(_drawn(results, (draw, "Accuracy step by step", caption)))
     if results.summaries:
         parts += [
             _drawn(results, one) for one in (_FORGETTING, _SIZE) if one is _SIZE or results.num_steps > 1
@@ -193,7 +198,9 @@ def _arrivals(results: ContinualResults) -> str:
         [str(order), *(escape(", ".join(names)) for names in steps)] for order, steps in results.steps.items()
     ]
     heads = ["class order", *(f"step {step + 1}" for step in range(results.num_steps))]
-    return f"<details><summary>The classes of each step</summary>{table(heads, rows, kind='wide tall')}</details>"
+    return (
+        f"<details><summary>What comes at each step</summary>{table(heads, rows, kind='wide tall')}</details>"
+    )
 
 
 def _classes(results: ContinualResults) -> Iterable[str]:

@@ -16,6 +16,7 @@ from apps.continual.metrics import (
     forgetting_first,
     forgetting_max,
 )
+from apps.continual.stream import PLAIN
 from atom.errors import ArtifactError
 
 WITHOUT_MEMORY = ("finetune", "joint")
@@ -185,9 +186,10 @@ class ContinualResults:
         facts: what a reader needs to judge and repeat the run.
         failures: (cell, reason).
         score_on: "test" or "validation", the images that accuracies are measured on.
-        steps: names of the classes of each step, by class order.
+        steps: names of what comes at each step, classes, or the look or session of all of them; by class order.
         class_images: images that accuracies are measured on, by name of the class.
         whitening_bytes: of the matrices of the whitening, which memories do not count; 0 without one.
+        protocol: of the stream, such as "domain-incremental" or "class-incremental, online".
     """
 
     stream: str
@@ -202,6 +204,12 @@ class ContinualResults:
     steps: Mapping[int, tuple[tuple[str, ...], ...]] = field(kw_only=True)
     class_images: Mapping[str, int] = field(default_factory=dict)
     whitening_bytes: int = 0
+    protocol: str = PLAIN
+
+    @property
+    def classes_grow(self) -> bool:
+        """Whether each step brings classes of its own and nothing else."""
+        return self.protocol.startswith(PLAIN)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` is the inverse."""
@@ -251,6 +259,7 @@ class ContinualResults:
             score_on=value.get("score_on", "test"),
             class_images=dict(value.get("class_images", {})),
             whitening_bytes=value.get("whitening_bytes", 0),
+            protocol=value.get("protocol", PLAIN),
         )
 
 

@@ -21,6 +21,8 @@ _HEADER_FIELDS = {
     "reservoir": ("capacity", "seed", "compress", "max_bytes", "end"),
     "buffer": ("num_experiences", "tasks", "labels_are_tensors", "preprocess"),
 }
+_OPTIONAL_FIELDS = {"buffer": ("options",)}
+"""Those that files of before do not have; None there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,8 @@ class Saved:
     header: dict[str, Any]
     exemplars: dict[int, Exemplars]
     keys: dict[int, np.ndarray]
-    """Random numbers of the images of each class, float64 [N]; only of a reservoir."""
+    """A number of each image by class, float64 [N]: random ones of a reservoir, of a buffer how much an image counts
+    where that is known."""
 
 
 def pack(
@@ -45,7 +48,7 @@ def pack(
     Args:
         kind: "memory", "reservoir" or "buffer".
         exemplars: in any order.
-        keys: of a reservoir.
+        keys: see `Saved`.
         header: of a reservoir, what makes it; of a buffer, what its `SavedBuffer` holds beside images.
     """
     from safetensors.numpy import save
@@ -94,8 +97,10 @@ def unpack(data: bytes, kind: str) -> Saved:
             for name, factor in header["factors"].items()
             for images, files in [_images(arrays, name)]
         }
-        keys = {class_id: arrays[f"keys/{class_id}"] for class_id in exemplars if kind == "reservoir"}
-        return Saved({name: header[name] for name in fields}, exemplars, keys)
+        keyed = [c for c in exemplars if kind == "reservoir" or f"keys/{c}" in arrays]
+        keys = {class_id: arrays[f"keys/{class_id}"] for class_id in keyed}
+        optional = {name: header.get(name) for name in _OPTIONAL_FIELDS.get(kind, ())}
+        return Saved({name: header[name] for name in fields} | optional, exemplars, keys)
     except (SafetensorError, ShapeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"saved memory: expected a {kind} of version {FORMAT_VERSIONS[kind]}, but reading it failed ({error});"

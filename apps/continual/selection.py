@@ -54,9 +54,24 @@ def select(
     number = min(number, len(white_NCHW))
     if kind == "random":
         # Not `rng.choice`: its draw of a smaller number is no prefix of its draw of a larger one.
-        return stream(seed, "continual/random", 0, class_id).permutation(len(white_NCHW))[:number]
+        return _permutation(len(white_NCHW), seed=seed, class_id=class_id)[:number]
     features_ND = _embed(white_NCHW, network, seed=seed, device=device, precision=precision)
     return coreset.select(kind, features_ND, count=number)
+
+
+def random_places(num_images: int, *, seed: int, class_id: int) -> np.ndarray:
+    """Place of each image of a class in the order of the kind "random", int64 [N]: smaller ones are kept longer.
+
+    Example:
+        >>> rows = select("random", torch.zeros(5, 1, 2, 2), number=5, seed=0, class_id=3)
+        >>> random_places(5, seed=0, class_id=3)[rows].tolist()
+        [0, 1, 2, 3, 4]
+    """
+    return np.argsort(_permutation(num_images, seed=seed, class_id=class_id))
+
+
+def _permutation(num_images: int, *, seed: int, class_id: int) -> np.ndarray:
+    return stream(seed, "continual/random", 0, class_id).permutation(num_images)
 
 
 def order_distilled(
@@ -124,4 +139,4 @@ def _embed(
     return features_ND.double().numpy()
 
 
-__all__ = ["KINDS", "keep_distilled", "order_distilled", "select"]
+__all__ = ["KINDS", "keep_distilled", "order_distilled", "random_places", "select"]

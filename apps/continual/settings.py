@@ -93,6 +93,16 @@ class ContinualSettings(Settings):
     """Steps the classes arrive in; default that of seq-cifar10, seq-cifar100 and the like."""
     step_classes: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Classes of each step, such as 50 10 10 10 10 10; default equal steps."""
+    looks: tuple[str, ...] | None = None
+    """All classes at every step, each time under another look, one a step: plain, invert, rotate, blur, contrast,
+    noise."""
+    blurred: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the images of a class that comes in other steps, such as 0.1. Source: Rainbow Memory."""
+    return_after: Annotated[int, Field(ge=1)] | None = None
+    """Every class comes in two halves, the second so many steps after the first."""
+    online: bool = False
+    """One pass: each image is seen once, in mini-batches, and the memory changes after each; for reservoir and
+    random."""
     budget: str = "20/class"
     """Size of each memory: "20/class", "2000 images", or bytes as stored, "600kB" or "60kB/class". Source of the
     default: DM."""

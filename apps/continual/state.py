@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from apps.continual.passing import Passing
 from atom.errors import ArtifactError, ConfigError, DataError, ShapeError
 
 # N images, C channels, H height, W width, K classes, n images of one class in memory
@@ -35,6 +36,9 @@ class StepData:
         everything_seen: real training images of all classes seen; of joint.
         soft_targets: probabilities [M, K] of the images of `memory_after`, which gdumb trains on in place of their
             classes; None where there are none.
+        lots_before, lots_after: int64 [M], lot of each image of the memories, by which der++ knows it in place of its
+            class, see `apps.continual.stream`; None: its class.
+        passing: in a stream of one pass, how the memory changes while images pass; of er, er-ace and der++.
 
     Raises:
         ShapeError: images and labels of a part do not fit together.
@@ -50,6 +54,9 @@ class StepData:
     memory_after: Labelled | None = None
     everything_seen: Labelled | None = None
     soft_targets: Tensor | None = None
+    lots_before: Tensor | None = None
+    lots_after: Tensor | None = None
+    passing: Passing | None = None
 
     def __post_init__(self) -> None:
         if self.step < 0 or not set(self.step_classes) <= set(self.seen_classes) <= {
@@ -98,7 +105,7 @@ class LearnerState:
     Attributes:
         step: the step it has learned last, from 0.
         weights: parameters and buffers of the network by name.
-        logits: of der++, what the network answered for the images in memory, by class id: float32 [n, K] in
+        logits: of der++, what the network answered for the images in memory, by class or lot: float32 [n, K] in
             the memory's order. A class's answers are recorded once, and lose their last rows when the class does.
 
     Example:

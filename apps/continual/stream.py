@@ -1,9 +1,15 @@
-"""Class-incremental streams: which classes arrive at which step, in an order decided by a seed."""
+"""Streams: what arrives at which step, in an order decided by a seed.
+
+What arrives is a *lot*, images of one class that come together. Its number is part * K + class: in the simplest stream,
+class-incremental, a class is one lot, part 0, and lots are classes. `apps.continual.lots` says which image is in which
+lot, the makers here when each lot comes: under other looks (`domain_stream`), across a blurred border
+(`blurred_stream`) or in a second half (`returning_stream`).
+"""
 
 # K classes, S steps
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +17,14 @@ import numpy as np
 
 from atom.errors import ConfigError
 
+PLAIN, DOMAINS, BLURRED, RETURNING = (
+    "class-incremental",
+    "domain-incremental",
+    "blurred borders",
+    "returning classes",
+)
+"""Protocols, by what arrives at a step: classes; all classes, one part of each; classes and parts of others; classes
+and second halves of others."""
 PREFIX = "seq-"
 DEFAULT_STEPS = {
     "cifar10": 5,
@@ -27,7 +41,7 @@ sources have ten classes and get two a step likewise."""
 
 @dataclass(frozen=True)
 class ClassStream:
-    """The classes of each step; steps are counted from 0, and a class keeps the label of its source.
+    """The lots of each step; steps are counted from 0, and a class keeps the label of its source.
 
     Example:
         >>> stream = ClassStream((3, 0, 2, 1), ((3, 0), (2, 1)))
@@ -36,13 +50,20 @@ class ClassStream:
     """
 
     order: tuple[int, ...]
-    """All K classes in the order they arrive."""
+    """All lots in the order they arrive: of a class-incremental stream the K classes."""
     steps: tuple[tuple[int, ...], ...]
-    """The same classes, cut into steps."""
+    """The same lots, cut into steps."""
+    classes: int | None = None
+    """K where lots are not classes; None: every class is one lot."""
+    judged: tuple[tuple[int, ...], ...] | None = None
+    """Lots of the test images that a step is asked about, its column of the accuracy matrix; None: those of `steps`."""
 
     def __post_init__(self) -> None:
-        joined = tuple(class_id for step in self.steps for class_id in step)
-        if joined != self.order or sorted(self.order) != list(range(len(self.order))):
+        joined = tuple(lot for step in self.steps for lot in step)
+        whole = len(set(self.order)) == len(self.order) and all(self.steps)
+        if self.classes is None:
+            whole = sorted(self.order) == list(range(len(self.order)))
+        if joined != self.order or not whole:
             raise ConfigError(
                 f"class stream: steps {self.steps} do not cut the order {self.order} of the classes 0 to"
                 f" {len(self.order) - 1} into parts; make streams with class_stream."
@@ -56,10 +77,19 @@ class ClassStream:
     @property
     def num_classes(self) -> int:
         """K."""
-        return len(self.order)
+        return len(self.order) if self.classes is None else self.classes
+
+    @property
+    def columns(self) -> tuple[tuple[int, ...], ...]:
+        """Lots of the test images of each step."""
+        return self.steps if self.judged is None else self.judged
+
+    def classes_of(self, lots: Iterable[int]) -> tuple[int, ...]:
+        """Classes of some lots, each once, in that order."""
+        return tuple(dict.fromkeys(lot % self.num_classes for lot in lots))
 
     def seen(self, step: int) -> tuple[int, ...]:
-        """Classes that have arrived once `step` is over, 0 <= step < S, in the order of their arrival.
+        """Lots that have arrived once `step` is over, 0 <= step < S, in the order of their arrival.
 
         Raises:
             ConfigError: there is no such step.
@@ -170,6 +200,77 @@ def cut(order: Sequence[int], sizes: Sequence[int]) -> ClassStream:
     )
 
 
+def domain_stream(lots: Collection[int], num_classes: int, *, order: Sequence[int]) -> ClassStream:
+    """Domain-incremental: at every step all there is of one part, a look or a session, classes ascending.
+
+    Args:
+        lots: those that hold images.
+        num_classes: K.
+        order: the parts, each once.
+
+    Example:
+        >>> domain_stream({0, 1, 2, 3}, 2, order=(1, 0)).steps
+        ((2, 3), (0, 1))
+    """
+    steps = tuple(tuple(sorted(lot for lot in lots if lot // num_classes == part)) for part in order)
+    return _of_lots(steps, num_classes)
+
+
+def blurred_stream(stream: ClassStream, lots: Collection[int]) -> ClassStream:
+    """A class-incremental stream whose classes come in other steps too: part p of a class, p steps after its own.
+
+    After the last step the first one follows. A step's test images are those of its own classes. Source of the
+    protocol: *Rainbow Memory* (Bang et al., CVPR 2021), whose tasks share classes.
+
+    Args:
+        stream: of classes.
+        lots: those that hold images; part 0 of a class comes at the class's own step.
+
+    Example:
+        >>> blurred_stream(cut((0, 1), (1, 1)), {0, 1, 2, 3}).steps
+        ((0, 3), (1, 2))
+    """
+    steps: list[list[int]] = [list(classes) for classes in stream.steps]
+    for part in range(1, stream.num_steps):
+        for step, classes in enumerate(stream.steps):
+            of_part = (part * stream.num_classes + class_id for class_id in classes)
+            steps[(step + part) % stream.num_steps] += [lot for lot in of_part if lot in lots]
+    return _of_lots(steps, stream.num_classes, judged=stream.steps)
+
+
+def returning_stream(stream: ClassStream, *, after: int) -> ClassStream:
+    """A class-incremental stream in which every class comes back, its part 1, so many steps after its first part.
+
+    The stream is `after` steps longer. A step's test images are those of all its classes, so those of a class are asked
+    for in two columns. Chosen; a fixed gap, where *class-incremental with repetition* (Hemati et al., 2023) draws.
+
+    Raises:
+        ConfigError: a gap that would leave a step empty.
+
+    Example:
+        >>> returning_stream(cut((0, 1), (1, 1)), after=1).steps
+        ((0,), (1, 2), (3,))
+    """
+    if not 1 <= after <= stream.num_steps:
+        raise ConfigError(
+            f"--return-after {after}: between 1 and the {stream.num_steps} steps of the stream; later ones would be"
+            " empty."
+        )
+    steps: list[list[int]] = [[] for _ in range(stream.num_steps + after)]
+    for part in range(2):
+        for step, classes in enumerate(stream.steps):
+            steps[step + part * after] += [part * stream.num_classes + class_id for class_id in classes]
+    judged = tuple(tuple(lot % stream.num_classes for lot in step) for step in steps)
+    return _of_lots(steps, stream.num_classes, judged=judged)
+
+
+def _of_lots(
+    steps: Iterable[Iterable[int]], num_classes: int, *, judged: tuple[tuple[int, ...], ...] | None = None
+) -> ClassStream:
+    cut_steps = tuple(tuple(step) for step in steps)
+    return ClassStream(sum(cut_steps, ()), cut_steps, num_classes, judged)
+
+
 def parse_order(given: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
     """A class order as a user writes it, as labels.
 
@@ -220,12 +321,20 @@ def _lines(path: Path) -> list[str]:
 
 
 __all__ = [
+    "BLURRED",
     "DEFAULT_STEPS",
+    "DOMAINS",
+    "PLAIN",
+    "PREFIX",
+    "RETURNING",
     "ClassStream",
+    "blurred_stream",
     "class_order",
     "class_stream",
     "cut",
+    "domain_stream",
     "parse_order",
     "parse_stream",
+    "returning_stream",
     "step_sizes",
 ]

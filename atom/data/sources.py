@@ -8,7 +8,7 @@ from atom.data.cifar import read_cifar
 from atom.data.decode import resize_images
 from atom.data.digits import read_digits
 from atom.data.download import OnDownload
-from atom.data.folder import read_folder
+from atom.data.folder import read_folder, read_sessions
 from atom.data.idx import read_idx
 from atom.data.image_set import ImageSet, RealData
 from atom.data.imagenet_subsets import SUBSETS, read_imagenet_subset
@@ -19,6 +19,7 @@ from atom.data.svhn import read_svhn
 from atom.data.tinyimagenet import read_tinyimagenet
 from atom.errors import ConfigError
 
+SESSIONS = "sessions"
 READERS: dict[str, Callable[[Request], RealData]] = {
     "digits": read_digits,
     "cifar10": read_cifar,
@@ -29,17 +30,18 @@ READERS: dict[str, Callable[[Request], RealData]] = {
     "tinyimagenet": read_tinyimagenet,
     **dict.fromkeys(SUBSETS, read_imagenet_subset),
     "folder": read_folder,
+    SESSIONS: read_sessions,
     "parquet": read_parquet,
     "npz": read_npz,
 }
-OWN = ("folder", "parquet", "npz")
+OWN = ("folder", SESSIONS, "parquet", "npz")
 """A user's own images, of which nothing is known."""
 NEED_PATH = (*SUBSETS, *OWN)
 NO_PATH = ("digits",)
 TAKERS = {
     "--image-column": ("parquet",),
     "--label-column": ("parquet",),
-    "--test-part": OWN,
+    "--test-part": ("folder", "parquet", "npz"),
     "--class-names": ("npz",),
 }
 """Which sources have a choice; those with class names of their own keep them."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from apps.continual.lots import Lots
 from apps.continual.settings import LearnerSettings
+from apps.continual.stream import DOMAINS
 from atom.data import ImageSet, RealData
 from atom.methods.settings import DistillSettings
 from atom.resolve import resolve_evaluation, resolve_settings
@@ -42,7 +44,7 @@ class ContinualCase:
         self.command = command
         self.plan = decided
         self.given = given
-        self.real = real
+        self.real, self.lots = real, decided.lots
         self.store = store
         self.size = size
         self.learner_size = learner_size
@@ -56,8 +58,8 @@ class ContinualCase:
         # Only the whitening counts here: the method that asks least of the network.
         self.preprocess_settings = self.distil_settings(method="dm", ipc=1)
         self.preprocessed = Preprocessed(
-            real,
-            self.judged,
+            self.lots,
+            self.judged_name,
             settings=self.preprocess_settings,
             streams=decided.streams,
             shared=command.stream.preprocess_on == ALL,
@@ -66,30 +68,39 @@ class ContinualCase:
         )
 
     @property
+    def judged_name(self) -> str:
+        """Of the images that accuracies are measured on."""
+        return "test" if self.real.validation is None else self.command.stream.score_on
+
+    @property
     def judged(self) -> ImageSet:
         """The images that accuracies are measured on."""
-        if self.command.stream.score_on == "validation" and self.real.validation is not None:
-            return self.real.validation
-        return self.real.test
+        return self.real.test if self.judged_name == "test" else cast(ImageSet, self.real.validation)
 
     def _learner_settings(self, order: int, step: int) -> LearnerSettings:
         """Settings of the learners in a step of a class order, resolved: where it has few images, more epochs."""
-        counts_K = self.real.train.per_class_counts()
-        return self.command.learner.resolved(
+        settings = self.command.learner.resolved(
             device_kind=self.device_kind,
-            step_images=int(counts_K[list(self.plan.streams[order].steps[step])].sum()),
+            step_images=sum(self.plan.counts[lot] for lot in self.plan.streams[order].steps[step]),
             seen_images=len(self.real.train.labels),
             symbols=self.real.symbols,
         )
+        return settings.model_copy(update={"step_epochs": 1}) if self.command.stream.online else settings
 
     def all_learner_settings(self) -> dict[str, str]:
         """Settings of the learners in all steps and class orders, as of `together`."""
         places = [(order, step) for order in self.plan.streams for step in range(self.plan.num_steps)]
         return together([self.learner_settings(*place) for place in places])
 
+    @property
+    def protocol(self) -> str:
+        """Of the stream, for people."""
+        return f"{self.lots.protocol}{', online' if self.command.stream.online else ''}"
+
     def data_key(self, order: int) -> dict[str, Any]:
         """The images of a class order, as keys of results hold them."""
         return {
+            **self.lots.key,
             "train": self.real.train.fingerprint,
             "judged": self.judged.fingerprint,
             "preprocess": self.preprocessed.digest(self.preprocessed.name(order)),
@@ -129,8 +140,10 @@ def together(settings: Sequence[Settings]) -> dict[str, str]:
     }
 
 
-def orders_text(command: ContinualCommand) -> str:
+def orders_text(command: ContinualCommand, lots: Lots) -> str:
     """Which class orders are run, for people."""
+    if lots.protocol == DOMAINS and command.stream.order_seeds is None:
+        return "1, as they are named"
     if command.stream.class_order is not None:
         return "1, given by --class-order"
     seeds = range(command.stream.orders) if command.stream.order_seeds is None else command.stream.order_seeds

@@ -42,12 +42,14 @@ class Recipe:
         method: of distillation.
         ipc: stored images a class.
         order: the class order, where several classes are distilled together; else None, for all orders.
+        part: of their classes, see `apps.continual.stream`; 0 where they come whole.
     """
 
     preprocessing: str
     method: str
     ipc: int
     order: int | None = None
+    part: int = 0
 
     @property
     def name(self) -> str:
@@ -57,6 +59,8 @@ class Recipe:
             parts.append(self.preprocessing)
         elif self.order is not None:
             parts.append(f"order{self.order}")
+        if self.part:
+            parts.append(f"part{self.part}")
         return "-".join(parts)
 
 
@@ -74,24 +78,31 @@ class Distiller:
         self.failed: dict[tuple[Recipe, int], str] = {}
         self._settings: dict[tuple[str, int], DistillSettings] = {}
 
-    def recipe(self, memory: str, order: int, step: int, class_id: int) -> Recipe:
-        """Where the images of a class that comes at a step are from."""
+    def recipe(self, memory: str, order: int, step: int, lot: int) -> Recipe:
+        """Where the images of a lot that comes at a step are from; it may be none of them, `ipc` 0."""
         method = distils_by(memory, self._case.command)
-        ipc = self._case.plan.ipc(memory, order, step, class_id)
+        ipc, part = self._case.plan.ipc(memory, order, step, lot), lot // self._case.real.train.num_classes
+        if not ipc:
+            return Recipe(self._case.preprocessed.name(order), method, ipc, part=part)
         # Alone a class does not depend on the order; one unit of two classes tells that it would not be alone, and
         # preparations are made from all classes of the step.
         prepared = find_method(method).preparations(self._resolved(method, ipc))
         together = bool(prepared) or len(self._units(method, ipc, (0, 1))) == 1
-        return Recipe(self._case.preprocessed.name(order), method, ipc, order if together else None)
+        return Recipe(self._case.preprocessed.name(order), method, ipc, order if together else None, part)
 
     def recipes_of(self, memory: str, order: int, step: int) -> dict[Recipe, list[Unit]]:
-        """The recipes of a step's classes, and the units of each: a rare class has fewer images, so another recipe."""
-        plan = self._case.plan
-        number = {c: plan.ipc(memory, order, step, c) for c in plan.streams[order].steps[step]}
+        """The recipes of a step's classes, and the units of each: a rare class has fewer images, so another recipe.
+
+        So have the parts of a class. A unit holds classes, whatever the part: methods draw and label by class.
+        """
+        plan, num_classes = self._case.plan, self._case.real.train.num_classes
+        ipc = {lot: plan.ipc(memory, order, step, lot) for lot in plan.streams[order].steps[step]}
         found = {}
-        for classes in by_images(number).values():
-            recipe = self.recipe(memory, order, step, classes[0])
-            found[recipe] = self._units(recipe.method, recipe.ipc, classes)
+        for part in sorted({lot // num_classes for lot in ipc}):
+            number = {lot: images for lot, images in ipc.items() if images and lot // num_classes == part}
+            for lots in by_images(number).values():
+                recipe = self.recipe(memory, order, step, lots[0])
+                found[recipe] = self._units(recipe.method, recipe.ipc, [lot % num_classes for lot in lots])
         return found
 
     def settings(self, recipe: Recipe) -> DistillSettings:
@@ -118,6 +129,7 @@ class Distiller:
             "preprocess": case.preprocessed.digest(recipe.preprocessing),
             "device": case.device_kind,
             "order": recipe.order,
+            **({} if case.lots.plain else {"part": recipe.part, **case.lots.key}),
             "images_version": images_version(settings.method),
             **CHECKPOINTS_VERSION,
             **experts_identity(find_method(settings.method).preparations(settings)),
@@ -206,14 +218,21 @@ class Distiller:
 
         classes = [class_id for group in groups for class_id in group]
         # Preparations see the step, whatever of it is done already.
-        seen = classes if recipe.order is None else case.plan.streams[recipe.order].steps[step]
+        num_classes = case.real.train.num_classes
+        seen = [recipe.part * num_classes + class_id for class_id in classes]
+        if recipe.order is not None:
+            seen = [
+                lot
+                for lot in case.plan.streams[recipe.order].steps[step]
+                if lot // num_classes == recipe.part
+            ]
         train = case.preprocessed.images(recipe.preprocessing).train
         # A run of its own for the losses: two steps, or two sizes, would write into one curve.
         with tracker.child(_run_name(recipe, step), params={"classes": len(classes)}) as child:
             outcome = distil_classes(
                 problem,
                 groups,
-                {class_id: train[class_id] for class_id in seen},
+                {lot % num_classes: train[lot] for lot in seen},
                 checkpoints,
                 size=size,
                 checkpoint_every=case.command.checkpoint_every,

@@ -18,8 +18,8 @@ from atom.device import use_threads
 from atom.errors import AtomError, StoreError
 from pipelines.incremental.distillation import Distiller
 from pipelines.incremental.picture import memory_picture
-from pipelines.incremental.plan import DISTILLED, DRAWN, RESERVOIR, SET
-from pipelines.incremental.remote import StoredMemory
+from pipelines.incremental.protocol import DISTILLED, DRAWN, RESERVOIR, SET
+from pipelines.incremental.remote import PassingMemory, StoredMemory
 from pipelines.incremental.selection import Selections
 from pipelines.output.ownership import settings_hash
 from pipelines.real_images import network_identity
@@ -74,6 +74,8 @@ class Memories:
             "quota": case.plan.quota(memory, order, step),
             "embedding": network_identity(case.command.distil_network, case.real),
         }
+        if not case.lots.plain:
+            found["kept"] = sorted(case.plan.kept(memory, order, step).items())
         if memory == SET:
             return {**found, "set": self._set_digest, "storage": case.plan.storage}
         if memory.startswith(DISTILLED):
@@ -84,8 +86,14 @@ class Memories:
             return {**found, "memory": DISTILLED, "lots": identities, "storage": case.plan.storage}
         return found
 
+    def passing(self, key: Key, step: int) -> PassingMemory:
+        """How a memory takes in the images of a step while they pass."""
+        memory, order, _ = key
+        kept = {} if memory == RESERVOIR else self._case.plan.kept(memory, order, step)
+        return PassingMemory(self._seed(key), kept)
+
     def advance(self, step: int) -> None:
-        """Take the classes of a step into every memory; steps come in order."""
+        """Take the lots of a step into every memory; steps come in order."""
         self.before, self.after = self.after, {}
         for key in self.keys:
             memory, order, _ = key
@@ -115,7 +123,8 @@ class Memories:
 
     def _draw(self, key: Key, step: int, kept: Memory | Reservoir) -> None:
         preprocess = self._case.preprocessed.preprocess(self._case.preprocessed.name(key[1]))
-        png = memory_picture(kept, preprocess, self._case.real.train.class_names)
+        names = {lot: self._case.lots.name(lot) for lot in kept.classes}
+        png = memory_picture(kept, preprocess, names)
         self._case.store.write_bytes(self.picture_name(key[0], step), png)
 
     def _made(self, key: Key, step: int) -> Memory | Reservoir:
@@ -128,20 +137,21 @@ class Memories:
                 "max_bytes": self._case.plan.room(memory, order, step),
             }
             kept = self._reservoirs.setdefault(key, Reservoir(capacity, seed=self._seed(key), **limits))
-            for class_id in stream.steps[step]:
-                kept.add(class_id, Exemplars(self._pixels(class_id)))
+            for lot in stream.steps[step]:
+                kept.add(lot, Exemplars(self._pixels(lot)))
             return kept
-        quota, room = self._case.plan.quota(memory, order, step), self._case.plan.room(memory, order, step)
+        numbers, room = self._case.plan.kept(memory, order, step), self._case.plan.room(memory, order, step)
         return Memory(
             {
-                class_id: self._exemplars(key, earlier, class_id).head(quota, room)
-                for earlier, classes in enumerate(stream.steps[: step + 1])
-                for class_id in classes
+                lot: self._exemplars(key, earlier, lot).head(numbers[lot], room)
+                for earlier, lots in enumerate(stream.steps[: step + 1])
+                for lot in lots
+                if numbers[lot]
             }
         )
 
     def _exemplars(self, key: Key, step: int, class_id: int) -> Exemplars:
-        """A class as it was when it came, at `step`, or with more images: in order, so that a head is enough."""
+        """A lot as it was when it came, at `step`, or with more images: in order, so that a head is enough."""
         memory, order, _ = key
         preprocessing = self._case.preprocessed.name(order)
         if memory == SET:
@@ -186,8 +196,9 @@ class Memories:
                 device=torch.device("cpu"),
             )
 
-    def _distilled(self, recipe: Any, class_id: int) -> Exemplars:
-        case, name = self._case, self._case.real.train.class_names[class_id]
+    def _distilled(self, recipe: Any, lot: int) -> Exemplars:
+        case, name = self._case, self._case.lots.name(lot)
+        class_id = lot % case.real.train.num_classes
         if (recipe, class_id) not in self._distiller.parts:
             reason = self._distiller.failed.get((recipe, class_id), "it was not distilled")
             raise _MissingError(f"class {name!r} has no distilled images: {reason}")
@@ -219,14 +230,11 @@ class Memories:
         selection = self.selections.of(kind, preprocessing, class_id)
         if selection not in self.selections.rows:
             reason = self.selections.failed.get(selection, "they were not chosen")
-            raise _MissingError(
-                f"class {self._case.real.train.class_names[class_id]!r} has no images: {reason}"
-            )
+            raise _MissingError(f"class {self._case.lots.name(class_id)!r} has no images: {reason}")
         return self.selections.rows[selection]
 
-    def _pixels(self, class_id: int) -> Any:
-        train = self._case.real.train
-        return train.images[train.indices_of(class_id)]
+    def _pixels(self, lot: int) -> Any:
+        return self._case.real.train.images[self._case.lots.train() == lot]
 
     def _seed(self, key: Key) -> int:
         # Distinct run seeds far apart, so that no draw of one run is a draw of the next.

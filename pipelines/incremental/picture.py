@@ -2,7 +2,7 @@
 
 # N images, M decoded images, C channels, H height, W width
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from PIL import Image
@@ -15,7 +15,7 @@ from atom.sheet import draw, needs_stretching, png_bytes
 _COLUMNS = 20
 
 
-def memory_picture(kept: Memory | Reservoir, preprocess: Preprocess, class_names: Sequence[str]) -> bytes:
+def memory_picture(kept: Memory | Reservoir, preprocess: Preprocess, class_names: Mapping[int, str]) -> bytes:
     """PNG of a memory that holds an image: the first decoded ones of every class, the most important first.
 
     Where they are cut off by much, a sheet stretched for display stands below, see `atom.sheet.needs_stretching`.
@@ -23,7 +23,7 @@ def memory_picture(kept: Memory | Reservoir, preprocess: Preprocess, class_names
     Args:
         kept: the memory; rows of classes with fewer images than others end early.
         preprocess: of the run, to undo.
-        class_names: of all classes, by label.
+        class_names: of the classes it holds, or their parts, by number.
     """
     contents = kept.contents(preprocess)
     assert contents is not None, "budgets of less than one image a class are refused"

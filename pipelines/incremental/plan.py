@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from apps.continual import lossless
-from apps.continual.budget import Budget, num_distilled, parse_budget
+from apps.continual.budget import Budget, apportion, num_distilled, parse_budget
 from apps.continual.exemplars import Storage, expected_bytes, image_bytes
 from apps.continual.learner import LEARNERS
+from apps.continual.lots import Lots
 from apps.continual.results import WITHOUT_MEMORY, Cell
 from apps.continual.selection import KINDS
-from apps.continual.stream import ClassStream, class_order, cut, parse_order, parse_stream, step_sizes
+from apps.continual.stream import ClassStream, parse_stream
 from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
@@ -20,10 +21,16 @@ from atom.methods.registry import NAMES as METHODS
 from atom.settings import INITS
 from atom.soundness import check_even
 from pipelines.console.commands import ContinualCommand
+from pipelines.incremental.protocol import (
+    DISTILLED,
+    NONE,
+    RESERVOIR,
+    SET,
+    by_step,
+    check_protocol,
+    streams_of,
+)
 
-NONE, RESERVOIR, SET, DISTILLED = "none", "reservoir", "set", "distilled"
-DRAWN = ("random", RESERVOIR)
-"""Memories drawn anew for every class order and training seed, so that their spread holds that of the draw."""
 _REPLAYS_NOTHING = ("er", "der++")
 """Learners that are finetune, bit for bit, where the memory is empty; er-ace is not, it masks its logits."""
 MOST_ORDERS = 100
@@ -40,7 +47,9 @@ class Plan:
         cells: without those that would repeat another.
         budget: of every memory.
         shape: (C, H, W) of the images.
-        most: images that the real ones of each class suffice to distil, whatever the budget.
+        lots: of the images, see `apps.continual.stream`.
+        counts: training images of each lot.
+        most: images that the real ones of each lot suffice to distil, whatever the budget.
         storage: of distilled images.
         compress: whether all memories keep lossless files.
         expected: bytes that a distilled image of each class is expected to take in such a file; empty where they do
@@ -53,7 +62,9 @@ class Plan:
     cells: tuple[Cell, ...]
     budget: Budget
     shape: tuple[int, int, int]
-    most: tuple[int, ...]
+    lots: Lots
+    counts: Mapping[int, int]
+    most: Mapping[int, int]
     storage: Storage
     compress: bool = False
     expected: tuple[int, ...] = ()
@@ -72,7 +83,7 @@ class Plan:
 
     @property
     def step_sizes(self) -> tuple[int, ...]:
-        """Classes of each step, the same in all orders."""
+        """Lots of each step, the same in all orders but where borders are blurred."""
         return tuple(len(classes) for classes in self.streams[self.first].steps)
 
     @property
@@ -98,8 +109,24 @@ class Plan:
 
     def quota(self, memory: str, order: int, step: int) -> int:
         """Images a class may keep after `step`; compressed ones only as far as they fit into `room`."""
-        seen = len(self.streams[order].seen(step))
-        return self.budget.quota(seen, self._least_bytes(memory))
+        stream = self.streams[order]
+        return self.budget.quota(len(stream.classes_of(stream.seen(step))), self._least_bytes(memory))
+
+    def kept(self, memory: str, order: int, step: int) -> dict[int, int]:
+        """Images each lot seen may keep after `step`: its class's quota, shared by the lots as `apportion` has it."""
+        stream, quota = self.streams[order], self.quota(memory, order, step)
+        limits = self.most if memory in self.distilled else self.counts
+        found: dict[int, int] = {}
+        of_class: dict[int, list[int]] = {}
+        for lot in stream.seen(step):
+            of_class.setdefault(lot % stream.num_classes, []).append(lot)
+        for lots in of_class.values():
+            if len(lots) == 1:
+                found[lots[0]] = quota
+            else:
+                shares = apportion(quota, [self.counts[lot] for lot in lots], [limits[lot] for lot in lots])
+                found |= zip(lots, shares, strict=True)
+        return found
 
     def room(self, memory: str, order: int, step: int) -> int | None:
         """Bytes that the compressed images of a class, or those of a reservoir, may take; None: `quota` decides."""
@@ -109,28 +136,29 @@ class Plan:
             return self.budget.all_bytes(self.streams[self.first].num_classes)
         return self.budget.share(len(self.streams[order].seen(step)))
 
-    def largest_room(self, memory: str, class_id: int) -> int | None:
-        """The room of a class at its arrival in the class order that gives it most."""
-        rooms = [self.room(memory, order, step) for order, step in self.arrivals(class_id).items()]
+    def largest_room(self, memory: str, lot: int) -> int | None:
+        """The room of a lot at its arrival in the class order that gives it most."""
+        rooms = [self.room(memory, order, step) for order, step in self.arrivals(lot).items()]
         return max((room for room in rooms if room is not None), default=None)
 
-    def ipc(self, memory: str, order: int, step: int, class_id: int) -> int:
-        """Images that a class of `step` is distilled into: what it may keep when it arrives, as far as it has them."""
+    def ipc(self, memory: str, order: int, step: int, lot: int) -> int:
+        """Images that a lot of `step` is distilled into: what it may keep when it arrives, as far as it has them."""
         room = self.room(memory, order, step)
-        expected = 0 if room is None else self.expected[class_id] + self.label_bytes.get(memory, 0)
-        number = self.quota(memory, order, step) if room is None else room // expected
-        return min(number, self.most[class_id])
+        expected = 0 if room is None else self.expected[lot] + self.label_bytes.get(memory, 0)
+        quota = self.quota(memory, order, step)
+        number = self.kept(memory, order, step).get(lot, quota) if room is None else room // expected
+        return min(number, self.most[lot])
 
-    def arrivals(self, class_id: int) -> dict[int, int]:
-        """The step at which a class comes, by class order."""
+    def arrivals(self, lot: int) -> dict[int, int]:
+        """The step at which a lot comes, by class order."""
         return {
-            order: next(step for step, classes in enumerate(stream.steps) if class_id in classes)
+            order: next(step for step, lots in enumerate(stream.steps) if lot in lots)
             for order, stream in self.streams.items()
         }
 
-    def largest_quota(self, memory: str, class_id: int) -> int:
-        """Images of a class that any class order keeps at its arrival."""
-        return max(self.quota(memory, order, step) for order, step in self.arrivals(class_id).items())
+    def largest_quota(self, memory: str, lot: int) -> int:
+        """Images of a lot that any class order keeps at its arrival."""
+        return max(self.kept(memory, order, step)[lot] for order, step in self.arrivals(lot).items())
 
     def capacity(self) -> int:
         """Images of a reservoir."""
@@ -148,6 +176,9 @@ def source_of(command: ContinualCommand) -> tuple[str, int]:
         ConfigError: see `parse_stream`, or --step-classes has another number of steps.
     """
     sizes = command.stream.step_classes
+    if by_step(command) is not None:
+        # Nothing but a source: the steps are known when the images are.
+        return parse_stream(command.data.dataset, 1)[0], 1
     if sizes is not None and command.stream.steps not in (None, len(sizes)):
         raise ConfigError(
             f"--steps {command.stream.steps}: --step-classes has {len(sizes)} steps; leave --steps out."
@@ -177,6 +208,7 @@ def check_names(command: ContinualCommand) -> Budget:
         raise ConfigError(
             f"--set {command.set or 'is missing'}: the memory {SET!r} and --set go together; {missing}."
         )
+    check_protocol(command)
     if command.distill.init not in INITS:
         raise ConfigError(
             f"--init {command.distill.init}: memories start from one of {', '.join(INITS)}; only atom-distill starts"
@@ -216,9 +248,21 @@ def check_names(command: ContinualCommand) -> Budget:
 
 
 def plan(
-    command: ContinualCommand, real: RealData, *, num_steps: int, given: DistilledSet | None = None
+    command: ContinualCommand,
+    real: RealData,
+    *,
+    num_steps: int,
+    given: DistilledSet | None = None,
+    lots: Lots | None = None,
 ) -> Plan:
     """Check what was asked for against the images, and settle it.
+
+    Args:
+        command: what was asked for.
+        real: the images, labels are classes.
+        num_steps: in which all classes come, see `source_of`; of looks and sessions there are as many steps as these.
+        given: the set of --set.
+        lots: of the images; None: every class is one.
 
     Raises:
         ConfigError: steps or an order that do not fit the classes, a budget below one image a class, a class with too
@@ -227,40 +271,48 @@ def plan(
     budget = check_names(command)
     if given is not None:
         check_even(given, f"--set {command.set}", "a memory keeps")
+    lots = Lots(real) if lots is None else lots
     num_classes = real.train.num_classes
     channels, height, width = real.train.images.shape[1:]
-    streams = _streams(command, real.train.class_names, num_steps=num_steps)
+    streams, on_orders = streams_of(command, lots, num_steps=num_steps)
     memories, same = _distinct(command.stream.memories, command.distill.method)
     cells, notes = _cells(
         memories, command.stream.learners, orders=tuple(streams), seeds=command.stream.seeds
     )
     soft = [memory for memory in memories if _has_soft_labels(memory, command, given)]
-    counts = [int(count) for count in real.train.per_class_counts()]
+    counts = lots.counts()
     decided = Plan(
         streams=streams,
         cells=cells,
         budget=budget,
         shape=(channels, height, width),
-        most=tuple(
-            num_distilled(n, n, factor=command.distill.factor, init=command.distill.init) for n in counts
-        ),
+        lots=lots,
+        counts=counts,
+        most={
+            lot: num_distilled(n, n, factor=command.distill.factor, init=command.distill.init)
+            for lot, n in counts.items()
+        },
         storage=command.stream.storage,
         compress=command.stream.compress,
         expected=_expected(command, real) if command.stream.compress and budget.share(1) else (),
         label_bytes=dict.fromkeys(soft, 4 * num_classes),
-        notes=(*same, *notes),
+        notes=(*on_orders, *same, *notes),
     )
     for memory in decided.memories:
         budget.check(num_classes, decided.bytes_per_image(memory))
-    if decided.distilled and not min(decided.most):
-        rare = decided.most.index(0)
+    # A few images of a class that come apart may be too few, where others of it are not.
+    largest = {
+        c: max(n for lot, n in decided.most.items() if lot % num_classes == c) for c in range(num_classes)
+    }
+    if decided.distilled and not min(largest.values()):
+        rare = next(c for c, n in largest.items() if not n)
         raise ConfigError(
             f"--memories {decided.distilled[0]}: class {real.train.class_names[rare]!r} of {real.spec} has"
             f" {counts[rare]} training images, but one distilled image with --factor {command.distill.factor} starts"
             f" from {command.distill.factor**2}; pass a smaller --factor, or --init noise."
         )
     limits = {memory: decided.most if memory in decided.distilled else counts for memory in decided.by_class}
-    capped = _capped(decided, limits, real.train.class_names)
+    capped = _capped(decided, limits, lots)
     coarse = on_factor(command.distill.factor, command.stream.learners) if decided.distilled else ()
     classes_alone = _on_soft_labels(soft, command.stream.learners)
     told = (*decided.notes, *_on_sizes(decided), *coarse, *classes_alone, *dict.fromkeys(capped))
@@ -301,17 +353,6 @@ def on_factor(factor: int, learners: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _streams(
-    command: ContinualCommand, class_names: tuple[str, ...], *, num_steps: int
-) -> dict[int, ClassStream]:
-    num_classes = len(class_names)
-    sizes = command.stream.step_classes or step_sizes(num_classes, num_steps)
-    if command.stream.class_order is not None:
-        return {0: cut(parse_order(command.stream.class_order, class_names), sizes)}
-    seeds = range(command.stream.orders) if command.stream.order_seeds is None else command.stream.order_seeds
-    return {seed: cut(class_order(num_classes, order_seed=seed), sizes) for seed in seeds}
-
-
 def _expected(command: ContinualCommand, real: RealData) -> tuple[int, ...]:
     """Bytes of a distilled image of each class in its file."""
     classes = [real.train.images[real.train.indices_of(c)] for c in range(real.train.num_classes)]
@@ -344,17 +385,17 @@ def _on_sizes(decided: Plan) -> Iterator[str]:
         )
 
 
-def _capped(decided: Plan, limits: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> Iterator[str]:
+def _capped(decided: Plan, limits: Mapping[str, Mapping[int, int]], lots: Lots) -> Iterator[str]:
     """Where classes have too few images for the budget, a line for each memory."""
     # Of compressed images at least as many fit.
     plain = replace(decided, compress=False)
     for memory, most in limits.items():
-        wanted = {c: plain.largest_quota(memory, c) for c in range(len(most))}
+        wanted = {lot: plain.largest_quota(memory, lot) for lot in most}
         short = [c for c in wanted if most[c] < wanted[c]]
         if not short:
             continue
         kind = "distilled" if memory in decided.distilled else "real"
-        few = ", ".join(f"{class_names[c]} ({most[c]})" for c in short[:3])
+        few = ", ".join(f"{lots.name(c)} ({most[c]})" for c in short[:3])
         more = f" and {len(short) - 3} more" if len(short) > 3 else ""
         yield (
             f"the budget holds up to {max(wanted.values())} {kind} images of a class; classes whose own images are"

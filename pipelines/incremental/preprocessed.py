@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from apps.continual.lots import Lots
 from apps.continual.stream import ClassStream
 from atom.data import ImageSet, RealData
 from atom.methods.settings import DistillSettings
@@ -29,7 +30,7 @@ class PreprocessedImages:
 
     Attributes:
         tensors: Ray reference to the preprocessing's arrays by name.
-        train: Ray reference to the training images of each class, float32 [n, C, H, W].
+        train: Ray reference to the training images of each lot, float32 [n, C, H, W].
         judged: the same for the images that accuracies are measured on.
     """
 
@@ -42,8 +43,8 @@ class Preprocessed:
     """The images under one preprocessing for all class orders, or one for each: fitted at once, applied when asked for.
 
     Args:
-        real: all images.
-        judged: those that accuracies are measured on.
+        lots: all images, and which lot each is in.
+        judged: name of those that accuracies are measured on, "test" or "validation".
         settings: resolved; whether to whiten, and how.
         streams: by class order.
         shared: whether all orders share one, fitted on all training images; else each is fitted on its first step.
@@ -53,8 +54,8 @@ class Preprocessed:
 
     def __init__(
         self,
-        real: RealData,
-        judged: ImageSet,
+        lots: Lots,
+        judged: str,
         *,
         settings: DistillSettings,
         streams: Mapping[int, ClassStream],
@@ -62,14 +63,15 @@ class Preprocessed:
         store: Store,
         cache: Path,
     ) -> None:
-        self._real, self._judged, self._shared = real, judged, shared
+        self._lots, self._judged, self._shared = lots, judged, shared
+        real = lots.real
         self._images: dict[str, PreprocessedImages] = {}
         if shared:
             self._fitted = {ALL: preprocessing(real, settings, store, cache)}
         else:
             self._fitted = {
                 f"order{order}": preprocessing(
-                    first_step(real, stream),
+                    first_step(lots, stream),
                     settings,
                     store.inside(f"{PREPROCESSED_NAME}/order{order}"),
                     None,
@@ -94,11 +96,14 @@ class Preprocessed:
         """The images, put into Ray's store at the first call."""
         if name not in self._images:
             preprocess = self._fitted[name]
-            classes = [
-                put_classes(preprocess.apply(part.images).numpy(), part.labels, part.num_classes)
-                for part in (self._real.train, self._judged)
+            by_lot = [
+                put_classes(preprocess.apply(images.images).numpy(), lots_N, int(lots_N.max()) + 1)
+                for images, lots_N in (
+                    (self._lots.real.train, self._lots.train()),
+                    (getattr(self._lots.real, self._judged), self._lots.judged(self._judged)),
+                )
             ]
-            self._images[name] = PreprocessedImages(ray.put(_arrays(preprocess)), *classes)
+            self._images[name] = PreprocessedImages(ray.put(_arrays(preprocess)), *by_lot)
         return self._images[name]
 
 
@@ -106,15 +111,18 @@ def _arrays(preprocess: Preprocess) -> dict[str, np.ndarray]:
     return {part: tensor.contiguous().numpy() for part, tensor in sorted(preprocess.tensors().items())}
 
 
-def first_step(real: RealData, stream: ClassStream) -> RealData:
+def first_step(lots: Lots, stream: ClassStream) -> RealData:
     """The source as far as the first step knows it: its classes alone, numbered from 0."""
-    return real.with_images(*(_only(part, stream.steps[0]) for part in (real.train, real.test)))
+    real, kept = lots.real, stream.steps[0]
+    return real.with_images(
+        _only(real.train, np.isin(lots.train(), kept)),
+        _only(real.test, np.isin(real.test.labels, stream.classes_of(kept))),
+    )
 
 
-def _only(images: ImageSet, classes: tuple[int, ...]) -> ImageSet:
-    kept = sorted(classes)
-    rows = np.flatnonzero(np.isin(images.labels, kept))
-    labels = np.searchsorted(kept, images.labels[rows])
+def _only(images: ImageSet, chosen_N: np.ndarray) -> ImageSet:
+    rows = np.flatnonzero(chosen_N)
+    kept, labels = np.unique(images.labels[rows], return_inverse=True)
     return ImageSet.create(images.images[rows], labels, tuple(images.class_names[c] for c in kept))
 
 

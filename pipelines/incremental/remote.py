@@ -6,7 +6,7 @@ Thin shells over `apps.continual`; torch is imported inside, so that importing t
 # N images, C channels, H height, W width, T images asked about
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from apps.continual.memory import Memory, Reservoir
+    from apps.continual.passing import Passing
     from apps.continual.settings import LearnerSettings
     from apps.continual.state import Labelled, LearnerState, StepData
 
@@ -67,15 +68,18 @@ class StepInputs:
     """What one cell needs for one step.
 
     Attributes:
-        steps: classes of all steps so far, this one included.
+        steps: lots of all steps so far, this one included.
+        columns: lots of the test images of each of them.
         tensors: reference to the arrays of the preprocessing.
-        train, judged: references to the images by class, see `PreprocessedImages`.
+        train, judged: references to the images by lot, see `PreprocessedImages`.
         before, after: the memory when the step begins and ends.
         state: reference to the learner's bytes after the step before, or None.
         settings: of the learner in this step, resolved.
+        passing: in a stream of one pass, how the memory changes in the step.
     """
 
     steps: tuple[tuple[int, ...], ...]
+    columns: tuple[tuple[int, ...], ...]
     tensors: Any
     train: Mapping[int, Any]
     judged: Mapping[int, Any]
@@ -83,6 +87,20 @@ class StepInputs:
     after: StoredMemory
     state: Any
     settings: "LearnerSettings"
+    passing: "PassingMemory | None" = None
+
+
+@dataclass(frozen=True)
+class PassingMemory:
+    """How a memory takes in the images of a step while they pass, in a stream of one pass.
+
+    Attributes:
+        seed: that it is drawn with.
+        kept: images of each lot that it holds at most; empty for a reservoir, which has one size.
+    """
+
+    seed: int
+    kept: Mapping[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,15 +138,14 @@ def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, byt
             **common,
         )
         seconds = time.perf_counter() - begun_s
-        seen = [class_id for classes in inputs.steps for class_id in classes]
-        judged = _labelled(inputs.judged, seen)
-        trained, of_step = _measure(after, judged, inputs.steps, context), None
+        judged = _labelled(inputs.judged, {lot for column in inputs.columns for lot in column})
+        trained, of_step = _measure(after, judged, inputs.columns, context), None
         if cell.learner not in WITHOUT_MEMORY:
             images_NCHW, _ = _labelled(inputs.train, inputs.steps[-1])
             restated = with_statistics_of(
                 after, images_NCHW=images_NCHW, num_classes=len(context.class_names), device=device, **common
             )
-            of_step = None if restated is None else _measure(restated, judged, inputs.steps, context)
+            of_step = None if restated is None else _measure(restated, judged, inputs.columns, context)
     shown, other = trained, of_step
     if of_step is not None and cell.learner not in RESTARTING:
         # A fresh network has seen all classes in equal shares, the images of a step know its own classes alone.
@@ -151,31 +168,31 @@ def run_cell_step(item: CellStep, context: StepContext) -> tuple[StepResult, byt
 
 @dataclass(frozen=True)
 class Selection:
-    """Which real images of a class a memory keeps: the unit of work of `select_rows`."""
+    """Which real images of a lot, a class or part of one, a memory keeps: the unit of work of `select_rows`."""
 
     kind: str
     preprocessing: str
-    class_id: int
+    lot: int
     number: int
 
     def __str__(self) -> str:
-        return f"{self.kind} of class {self.class_id} ({self.preprocessing})"
+        return f"{self.kind} of lot {self.lot} ({self.preprocessing})"
 
 
 def select_rows(
     item: Selection, train: Mapping[str, Mapping[int, Any]], seed: int, network: str, device_kind: DeviceKind
 ) -> list[int]:
-    """Rows of the class's training images, the most important first; see `apps.continual.selection.select`."""
+    """Rows of the lot's training images, the most important first; see `apps.continual.selection.select`."""
     from apps.continual.selection import select
     from atom.device import resolve_device, use_threads
 
     with use_threads(1):
         rows = select(
             item.kind,
-            as_tensor(_fetch(train[item.preprocessing][item.class_id])),
+            as_tensor(_fetch(train[item.preprocessing][item.lot])),
             number=item.number,
             seed=seed,
-            class_id=item.class_id,
+            class_id=item.lot,
             network=network,
             device=resolve_device(device_kind),
         )
@@ -188,19 +205,61 @@ def _step_data(item: CellStep, inputs: StepInputs, context: StepContext) -> "Ste
 
     arrays = _fetch(inputs.tensors)
     preprocess = Preprocess.from_tensors({name: as_tensor(array) for name, array in arrays.items()})
-    seen = tuple(class_id for classes in inputs.steps for class_id in classes)
-    learner = item.cell.learner
+    learner, num_classes = item.cell.learner, len(context.class_names)
+    seen = [lot for lots in inputs.steps for lot in lots]
     before, after = _memory(inputs.before), _memory(inputs.after)
+
+    def of_classes(lots: Iterable[int]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(lot % num_classes for lot in lots))
+
+    def labelled(part: "Labelled | None") -> "Labelled | None":
+        return None if part is None else (part[0], part[1] % num_classes)
+
+    current = None if learner in ("gdumb", "joint") else _labelled(inputs.train, inputs.steps[-1])
+    memory_before = None if before is None else before.contents(preprocess)
+    memory_after = None if after is None else after.contents(preprocess)
     return StepData(
         step=item.step,
-        step_classes=inputs.steps[-1],
-        seen_classes=seen,
-        num_classes=len(context.class_names),
-        current=None if learner in ("gdumb", "joint") else _labelled(inputs.train, inputs.steps[-1]),
-        memory_before=None if before is None else before.contents(preprocess),
-        memory_after=None if after is None else after.contents(preprocess),
-        soft_targets=None if after is None else after.soft_targets(len(context.class_names)),
-        everything_seen=_labelled(inputs.train, seen) if learner == "joint" else None,
+        step_classes=of_classes(inputs.steps[-1]),
+        seen_classes=of_classes(seen),
+        num_classes=num_classes,
+        current=labelled(current),
+        memory_before=labelled(memory_before),
+        memory_after=labelled(memory_after),
+        soft_targets=None if after is None else after.soft_targets(num_classes),
+        everything_seen=labelled(_labelled(inputs.train, seen)) if learner == "joint" else None,
+        lots_before=None if memory_before is None else memory_before[1],
+        lots_after=None if memory_after is None else memory_after[1],
+        passing=_passing(inputs, before, after, None if current is None else current[1]),
+    )
+
+
+def _passing(
+    inputs: StepInputs,
+    before: "Memory | Reservoir | None",
+    after: "Memory | Reservoir | None",
+    lots_N: "Tensor | None",
+) -> "Passing | None":
+    """The random numbers by which images stay in a memory while others pass; those of the memory made at the end."""
+    from apps.continual.memory import Reservoir
+    from apps.continual.passing import Passing
+    from apps.continual.selection import random_places
+
+    if inputs.passing is None or after is None or lots_N is None:
+        return None
+    seed, counts = inputs.passing.seed, dict(zip(*np.unique(lots_N, return_counts=True), strict=True))
+    if isinstance(after, Reservoir):
+        drawn = {lot: after.draw(lot, number) for lot, number in counts.items()}
+        held = {lot: before.keys_of(lot) for lot in before.classes} if isinstance(before, Reservoir) else {}
+    else:
+        drawn = {lot: random_places(number, seed=seed, class_id=lot) for lot, number in counts.items()}
+        held = {} if before is None else {lot: np.arange(before[lot].num_images) for lot in before.classes}
+    return Passing(
+        keys_before=np.concatenate([*held.values(), np.empty(0)]),
+        keys_current=np.concatenate(list(drawn.values())),
+        lots_current=lots_N.numpy(),
+        kept=inputs.passing.kept,
+        capacity=after.capacity if isinstance(after, Reservoir) else None,
     )
 
 
@@ -215,30 +274,48 @@ class _Accuracies:
 
 
 def _measure(
-    state: "LearnerState", judged: "Labelled", steps: Sequence[Sequence[int]], context: StepContext
+    state: "LearnerState", judged: "Labelled", columns: Sequence[Sequence[int]], context: StepContext
 ) -> _Accuracies:
+    """Accuracies on images whose lots are given, and on those of each step, lots as well."""
     from apps.continual.learner import predict_seen
     from apps.continual.metrics import predictions_to_row
     from atom.device import resolve_device
 
-    images_TCHW, labels = judged
+    images_TCHW, lots = judged
+    num_classes = len(context.class_names)
     logits_TK = predict_seen(
         state,
         context.network,
         images_TCHW=images_TCHW,
-        num_classes=len(context.class_names),
+        num_classes=num_classes,
         train_settings=context.train_settings,
         device=resolve_device(context.device_kind),
     ).numpy()
-    labels_T = labels.numpy()
-    class_row = predictions_to_row(logits_TK, labels_T, steps, masked=False)
-    task_row = predictions_to_row(logits_TK, labels_T, steps, masked=True)
-    seen = [class_id for classes in steps for class_id in classes]
+    lots_T = lots.numpy()
+    labels_T = lots_T % num_classes
+
+    def row(of_steps: Sequence[Sequence[int]], *, masked: bool = False) -> np.ndarray:
+        return predictions_to_row(logits_TK, labels_T, of_steps, masked=masked, lots_T=lots_T)
+
+    class_row, task_row = row(columns), row(columns, masked=True)
+    seen = list(dict.fromkeys(lot % num_classes for column in columns for lot in column))
     class_percent = predictions_to_row(logits_TK, labels_T, [(c,) for c in seen], masked=False).tolist()
     by_class = {context.class_names[c]: value for c, value in zip(seen, class_percent, strict=True)}
-    counts = [np.isin(labels_T, classes).sum() for classes in steps]
-    on_seen = float(np.average(class_row, weights=counts))
+    # An image that two steps are asked about is counted once.
+    first = _without_repetition(columns)
+    counts = [np.isin(lots_T, column).sum() for column in first]
+    whole = first == [list(column) for column in columns]
+    on_seen = float(np.average(class_row if whole else row(first), weights=counts))
     return _Accuracies(tuple(class_row.tolist()), tuple(task_row.tolist()), by_class, on_seen)
+
+
+def _without_repetition(columns: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The columns without lots that an earlier one has; those that are left with none are dropped."""
+    found: list[list[int]] = []
+    for column in columns:
+        known = {lot for earlier in found for lot in earlier}
+        found.append([lot for lot in column if lot not in known])
+    return [column for column in found if column]
 
 
 def _memory(memory: StoredMemory) -> "Memory | Reservoir | None":
@@ -250,12 +327,12 @@ def _memory(memory: StoredMemory) -> "Memory | Reservoir | None":
     return Reservoir.from_bytes(content) if memory.reservoir else Memory.from_bytes(content)
 
 
-def _labelled(classes: Mapping[int, Any], class_ids: Sequence[int]) -> "tuple[Tensor, Tensor]":
-    """Images and labels of some classes, by ascending class."""
+def _labelled(images: Mapping[int, Any], lots: Iterable[int]) -> "tuple[Tensor, Tensor]":
+    """Images of some lots and the lot of each, by ascending lot."""
     import torch
 
-    kept = sorted(class_ids)
-    arrays = ray.get([classes[class_id] for class_id in kept], timeout=FETCH_TIMEOUT_S)
+    kept = sorted(lots)
+    arrays = ray.get([images[lot] for lot in kept], timeout=FETCH_TIMEOUT_S)
     images_NCHW = torch.cat([as_tensor(array) for array in arrays])
     return images_NCHW, torch.tensor(kept).repeat_interleave(torch.tensor([len(a) for a in arrays]))
 

@@ -1,6 +1,6 @@
 """What an experiment tells: the table on the screen, JSON, the HTML page, and the runs in MLflow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apps.continual import lossless
@@ -14,10 +14,12 @@ from apps.continual.results import (
     on_whitening,
     summarise,
 )
+from apps.continual.stream import BLURRED, DOMAINS, PLAIN, RETURNING
+from apps.page import listed
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration, format_table, print_table
 from pipelines.incremental.case import metric_name, orders_text, together
-from pipelines.incremental.plan import SET
+from pipelines.incremental.protocol import SET
 from pipelines.incremental.run import ContinualRun
 from pipelines.output.provenance import command_line
 from pipelines.output.records import DISTILL_WORKER_S, maker_facts, times
@@ -61,14 +63,11 @@ def collect(run: ContinualRun) -> ContinualResults:
     seconds = {memory: found for memory, found in spent.items() if found is not None}
     if run.case.given is not None and run.case.given[1] is not None:
         seconds[SET] = run.case.given[1]
-    sizes = run.case.plan.step_sizes
-    each = " or ".join(map(str, sorted({*sizes}, reverse=True)))
-    if sorted(sizes, reverse=True) != list(sizes) or max(sizes) > min(sizes) + 1:
-        each = " + ".join(map(str, sizes))
     names = run.case.real.train.class_names
     whitening = run.case.preprocessed.preprocess(run.case.preprocessed.name(run.case.plan.first)).zca
     return ContinualResults(
-        stream=f"{run.case.real.source.title} in {run.case.plan.num_steps} steps of {each} classes",
+        stream=f"{run.case.real.source.title} in {_in_steps(run)}",
+        protocol=run.case.protocol,
         num_steps=run.case.plan.num_steps,
         num_classes=run.case.real.train.num_classes,
         cells=tuple(cells),
@@ -78,12 +77,37 @@ def collect(run: ContinualRun) -> ContinualResults:
         failures=tuple((cell.name, reason) for cell, reason in run.trainings.failed.items()),
         score_on=_judged(run),
         steps={
-            order: tuple(tuple(names[c] for c in classes) for classes in stream.steps)
+            order: tuple(_arriving(run, step) for step in stream.steps)
             for order, stream in run.case.plan.streams.items()
         },
         class_images=dict(zip(names, run.case.judged.per_class_counts().tolist(), strict=True)),
         whitening_bytes=0 if whitening is None else whitening.num_bytes,
     )
+
+
+def _in_steps(run: ContinualRun) -> str:
+    """The steps of the stream, for its title."""
+    case, number = run.case, run.case.plan.num_steps
+    online = " in one pass" if case.command.stream.online else ""
+    if case.lots.protocol == DOMAINS:
+        return f"{number} steps of all classes, {listed(case.lots.names)}{online}"
+    asked = case.command.stream
+    sizes = tuple(map(len, case.plan.streams[case.plan.first].columns))
+    if asked.return_after is not None:
+        return f"{number} steps, each class again {asked.return_after} steps after it came{online}"
+    each = " or ".join(map(str, sorted({*sizes}, reverse=True)))
+    if sorted(sizes, reverse=True) != list(sizes) or max(sizes) > min(sizes) + 1:
+        each = " + ".join(map(str, sizes))
+    border = f", {100 * asked.blurred:g} % of their images in other steps" if asked.blurred else ""
+    return f"{number} steps of {each} classes{border}{online}"
+
+
+def _arriving(run: ContinualRun, step: Sequence[int]) -> tuple[str, ...]:
+    """What comes at a step, for people: the look or session where it has all classes; else classes or their parts."""
+    lots = run.case.lots
+    if lots.protocol == DOMAINS:
+        return (lots.names[step[0] // run.case.real.train.num_classes],)
+    return tuple(lots.name(lot) for lot in step)
 
 
 def table(summaries: tuple[Summary, ...]) -> tuple[list[str], list[list[str]]]:
@@ -116,6 +140,25 @@ def remarks(results: ContinualResults) -> list[str]:
     return [*([ON_STATISTICS] if restated else []), *whitening, *told]
 
 
+_PROTOCOLS = {
+    PLAIN: "every class comes once, whole; the test images of a step are those of its classes",
+    DOMAINS: "every step brings all classes in one look or session; its test images are those of that one",
+    BLURRED: (
+        "a share of the images of every class comes in other steps than its own; the test images of a step are those of"
+        " the classes whose own it is"
+    ),
+    RETURNING: (
+        "every class comes in two halves; the test images of a step are those of all its classes, so those of a class"
+        " count in two steps, but once in the accuracy on all that was seen"
+    ),
+}
+_ONCE = (
+    "; in one pass: every image is trained on once, in mini-batches, and the memory changes after each of them (gdumb"
+    " trains on what is left at the end of a step, joint on all images as often as ever)"
+)
+"""What the protocols mean, for people."""
+
+
 def facts(run: ContinualRun) -> dict[str, str]:
     """What a reader needs to judge and repeat the run."""
     case = run.case
@@ -124,11 +167,12 @@ def facts(run: ContinualRun) -> dict[str, str]:
     whole = "all training images, those of classes to come among them, as the published protocols do"
     on_first = "the training images of the first step, so differently for each class order"
     found = {
+        "protocol": f"{case.protocol}: {_PROTOCOLS[case.lots.protocol]}{_ONCE if command.stream.online else ''}",
         "images": (
             f"{real.source.title}: {len(real.train.labels)} training, {validation} validation,"
             f" {len(real.test.labels)} test images; accuracies are on the {_judged(run)} images of classes seen"
         ),
-        "class orders": orders_text(command),
+        "class orders": orders_text(command, run.case.lots),
         "trainings": f"{command.stream.seeds} of each class order, each from random weights of its own",
         "spread": (
             "standard deviation over class orders and trainings; random and reservoir are drawn anew for each, herding,"

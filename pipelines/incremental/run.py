@@ -7,7 +7,7 @@ from pipelines.console.signals import StopSignal
 from pipelines.incremental.case import ContinualCase, metric_name, orders_text, together
 from pipelines.incremental.distillation import Distiller
 from pipelines.incremental.memories import Memories
-from pipelines.incremental.plan import SET
+from pipelines.incremental.protocol import SET
 from pipelines.incremental.trainings import Trainings
 from pipelines.output.records import log_distilled, log_real, start_tracker
 from pipelines.real_images import not_whitened
@@ -42,8 +42,9 @@ class ContinualRun:
             "continual.learners": " ".join(command.stream.learners),
             "continual.network": command.network,
             "continual.steps": self.case.plan.num_steps,
-            "continual.orders": orders_text(command),
+            "continual.orders": orders_text(command, self.case.lots),
             "continual.step_classes": " ".join(map(str, self.case.plan.step_sizes)),
+            "continual.protocol": self.case.protocol,
             "continual.seeds": command.stream.seeds,
             "continual.budget": command.stream.budget,
             "continual.storage": command.stream.storage,

@@ -48,7 +48,6 @@ class Selections:
 
             names = {selection.preprocessing for selection in left}
             train = {name: case.preprocessed.images(name).train for name in names}
-            counts_K = case.real.train.per_class_counts()
             with stop.polling():
                 outcome = run_tasks(
                     select_rows,
@@ -57,7 +56,7 @@ class Selections:
                     num_cpus=case.learner_size.cpus,
                     num_gpus=case.learner_size.gpus,
                     max_in_flight=case.learner_size.num_actors,
-                    kind=lambda selection: (selection.kind, int(counts_K[selection.class_id])),
+                    kind=lambda selection: (selection.kind, case.plan.counts[selection.lot]),
                     limits=case.limits,
                     on_result=keep,
                     stop=stop,
@@ -65,27 +64,29 @@ class Selections:
         self.failed = {selection: failure.reason for selection, failure in outcome.failed.items()}
         return outcome.stopped
 
-    def of(self, kind: str, preprocessing: str, class_id: int) -> Selection:
+    def of(self, kind: str, preprocessing: str, lot: int) -> Selection:
         """The selection that serves every class order."""
-        return Selection(kind, preprocessing, class_id, self._case.plan.largest_quota(kind, class_id))
+        return Selection(kind, preprocessing, lot, self._case.plan.largest_quota(kind, lot))
 
     def _selections(self) -> list[Selection]:
         plan, case = self._case.plan, self._case
         preprocessings = dict.fromkeys(case.preprocessed.name(order) for order in plan.streams)
-        return [
-            self.of(kind, preprocessing, class_id)
+        found = [
+            self.of(kind, preprocessing, lot)
             for kind in plan.memories
             if kind in _KINDS
             for preprocessing in preprocessings
-            for class_id in range(case.real.train.num_classes)
+            for lot in plan.counts
         ]
+        return [selection for selection in found if selection.number]
 
     def _name(self, selection: Selection) -> str:
         case = self._case
         key = {
             "kind": selection.kind,
             "view": selection.preprocessing,
-            "class_id": selection.class_id,
+            "class_id": selection.lot,
+            **case.lots.key,
             "number": selection.number,
             "seed": case.command.distill.seed,
             "embedding": network_identity(case.command.distil_network, case.real),
@@ -93,7 +94,7 @@ class Selections:
             "fingerprint": case.real.train.fingerprint,
             "device": case.device_kind,
         }
-        name = f"{selection.kind}-{selection.preprocessing}-class{selection.class_id:03d}"
+        name = f"{selection.kind}-{selection.preprocessing}-class{selection.lot:03d}"
         return f"choices/{name}-{settings_hash(key)}.json"
 
     def _stored(self, name: str) -> list[int] | None:

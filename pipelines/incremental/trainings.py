@@ -156,8 +156,13 @@ class Trainings:
         if cell.memory != NONE:
             key = self._memories.key(cell.memory, cell.order, cell.seed)
             before, after = self._memories.before.get(key, before), self._memories.after[key]
+        stream, passing = self._case.plan.streams[cell.order], None
+        if self._case.command.stream.online and cell.memory != NONE:
+            key = self._memories.key(cell.memory, cell.order, cell.seed)
+            passing = self._memories.passing(key, item.step)
         return StepInputs(
-            steps=self._case.plan.streams[cell.order].steps[: item.step + 1],
+            steps=stream.steps[: item.step + 1],
+            columns=stream.columns[: item.step + 1],
             tensors=images.tensors,
             train=images.train,
             judged=images.judged,
@@ -165,6 +170,7 @@ class Trainings:
             after=after,
             state=self._states.get(cell),
             settings=self._case.learner_settings(cell.order, item.step),
+            passing=passing,
         )
 
     def _names_of(self, cell: Cell) -> list[str]:
@@ -177,6 +183,8 @@ class Trainings:
             **initial_key(case.command.network, case.train_settings),
             "learner": cell.learner,
             "version": TRAINING_VERSION,
+            # What is trained on the memory alone, at the end of a step, does not see how it came about.
+            **({"online": True} if case.command.stream.online and cell.learner not in RESTARTING else {}),
         }
         for step in range(case.plan.num_steps):
             memory: dict[str, Any] = {"memory": NONE}

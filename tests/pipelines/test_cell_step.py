@@ -38,7 +38,7 @@ def judged(memory: str, learner: str, network: str) -> StepResult:
     references = {c: ray.put(np.ascontiguousarray(images)) for c, images in of.items()}
     tensors = ray.put({name: tensor.numpy() for name, tensor in SPACE.tensors().items()})
     cell = Cell(memory, learner, order=0, seed=0)
-    inputs = StepInputs(STEPS, tensors, references, references, StoredMemory(), held, None, REPLAY)
+    inputs = StepInputs(STEPS, STEPS, tensors, references, references, StoredMemory(), held, None, REPLAY)
     context = StepContext({cell: inputs}, network, NAMES, TRAIN, "cpu")
     return run_cell_step(CellStep(cell, 0), context)[0]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from command_runs import RUN_S, fingerprints, iteration_of, kill_workers, run, run_here, start, wait_for
 
+from apps.continual.lots import Lots
 from apps.continual.results import ContinualResults
 from apps.continual.stream import class_order, class_stream
 from atom import data
@@ -308,7 +309,7 @@ def test_bad_input_ends_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.C
 
 def test_first_step_knows_its_own_classes_only() -> None:
     stream = planned().streams[0]
-    known = first_step(digits(), stream)
+    known = first_step(Lots(digits()), stream)
     assert known.train.class_names == tuple(digits().train.class_names[c] for c in sorted(stream.steps[0]))
     assert len(known.train) == sum(digits().train.per_class_counts()[c] for c in stream.steps[0])
 
