@@ -1,18 +1,21 @@
 """A storage policy of Avalanche that keeps distilled images of every class seen, within a fixed size."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.storage_policy import ExemplarsBuffer
 
-from apps.avalanche.datasets import DsaTransform, check_space, make_dataset, read_experience
+from apps.avalanche.datasets import Arrived, DsaTransform, check_space, make_dataset, read_experience
 from apps.avalanche.distilling import DistilledHere
-from apps.avalanche.saved_buffer import SavedBuffer, check_empty, load_buffer, save_buffer
+from apps.avalanche.saved_buffer import SavedBuffer, check_empty, load_buffer, read_options, save_buffer
 from apps.avalanche.sources import DistilledBefore, Source
 from apps.avalanche.statistics import warn_without_statistics
-from apps.continual.budget import Budget
-from apps.continual.exemplars import STORAGES, Storage
+from apps.continual.budget import Budget, priorities
+from apps.continual.exemplars import STORAGES, Exemplars, Storage
 from apps.continual.memory import Memory
 from atom.device import resolve_device
 from atom.distilled import DistilledSet
@@ -38,9 +41,14 @@ class DistilledBuffer(ExemplarsBuffer):
     **What goes first.** The images of a class are kept in an order of importance, `selection.order_distilled`,
     and leave from its end, as many of every class.
 
+    **A class that comes again** is distilled from its new images alone, and merged: old and new share the room of the
+    class in proportion to the real images they stand for, see `apps.continual.budget.apportion`. With `from_set` it
+    keeps what it has.
+
     **Restart.** With `directory`, every experience leaves one safetensors file, and the buffer as it stands another,
     `buffer.safetensors`. A directory that holds some is opened in one of two ways. `restore=True` goes on after the
-    last experience without any of its real images: the next ones are `train_stream[buffer.num_experiences:]`.
+    last experience without any of its real images: the next ones are `train_stream[buffer.num_experiences:]`;
+    `DistilledBuffer.open(directory)` does so with all that the buffer was made with.
     `restore=False` runs a script from its start: the buffer is empty, and an experience whose file is found is read,
     bit for bit the same, and not distilled. A file of other images or settings is left alone, and the classes are
     distilled again; a damaged one is refused. What was under way at a kill is lost.
@@ -71,6 +79,8 @@ class DistilledBuffer(ExemplarsBuffer):
             stored. The images to train on are held beside it as float32.
         buffer: the same as an AvalancheDataset.
         num_experiences: taken so far, those restored among them.
+        buffer_groups, buffer_datasets, seen_classes, total_num_classes: as of `ClassBalancedBuffer`, where plugins look
+            for them: a group a class, whose `buffer` has its images.
 
     Raises:
         ConfigError: no classes; a size that leaves a class without an image or, without `adaptive_size`, does not
@@ -109,9 +119,13 @@ class DistilledBuffer(ExemplarsBuffer):
             )
         self.adaptive_size, self.num_classes = adaptive_size, num_classes
         self.memory = Memory()
+        self.total_num_classes = None if adaptive_size else num_classes
+        self.buffer_groups: dict[int, ClassGroup] = {}
         self.num_experiences = 0
+        # How much each image of a class counts when the class comes again; of all that is in memory.
+        self._counts: dict[int, np.ndarray] = {}
         self._budget = self._budget_of(max_size)
-        self._preprocess = preprocess
+        self._preprocess, self._storage = preprocess, storage
         self._train_transform = DsaTransform(train_dsa_strategy)
         # What an item of the training data looks like, see `Arrived`.
         self._tasks: dict[int, int] | None = None
@@ -172,6 +186,37 @@ class DistilledBuffer(ExemplarsBuffer):
         buffer._source = DistilledBefore(given, storage=storage, preprocess=space, seed=seed, network=network)
         return buffer
 
+    @classmethod
+    def open(
+        cls,
+        directory: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> "DistilledBuffer":
+        """The buffer of a directory as it stood, made with what it was made with; no real image is needed.
+
+        Args:
+            directory: see the class.
+            device: where to distil what comes.
+
+        Raises:
+            ConfigError: the directory holds no buffer, or one of an older version.
+            ArtifactError: one of its files is damaged.
+        """
+        options, preprocess = read_options(Path(directory).expanduser())
+        options["settings"] = DistillSettings.model_validate(options["settings"])
+        return cls(**options, preprocess=preprocess, device=device, directory=directory, restore=True)
+
+    @property
+    def seen_classes(self) -> set[int]:
+        """Classes in memory."""
+        return set(self.memory.classes)
+
+    @property
+    def buffer_datasets(self) -> list[AvalancheDataset]:
+        """The images of each class, by ascending class."""
+        return [group.buffer for group in self.buffer_groups.values()]
+
     @property
     def seconds(self) -> float:
         """Time spent on distillation by this object; classes read from files or a set cost none."""
@@ -190,7 +235,8 @@ class DistilledBuffer(ExemplarsBuffer):
             exp: its images are read once, through the eval transforms of its dataset.
 
         Raises:
-            ConfigError: a class that came before, or see `datasets.read_experience` and `DistilledHere.take`.
+            ConfigError: a class that came before with another task label, or see `datasets.read_experience` and
+                `DistilledHere.take`.
             ArtifactError, StoreError: see `DistilledHere.take`.
         """
         warn_without_statistics(agent_state)
@@ -198,19 +244,18 @@ class DistilledBuffer(ExemplarsBuffer):
         arrived = read_experience(
             exp, name=name, num_classes=self.num_classes, limit=self._source.real_images
         )
-        again = sorted(set(arrived.images) & set(self.memory.classes))
-        if again:
-            raise ConfigError(
-                f"{name} brings class {again[0]}, which has come before; classes must arrive once, whole, each with a"
-                " label of its own, as in nc_benchmark without class_ids_from_zero_in_each_exp."
-            )
+        self._check_tasks(arrived, name)
         if self._preprocess is not None:
             check_space(arrived, self._preprocess, name=name)
-        quota = self.quota(len(self.memory.classes) + len(arrived.images))
-        exemplars = self._source.take(arrived.images, quota=quota, experience=self.num_experiences)
-        for class_id, kept in exemplars.items():
-            self.memory.add(class_id, kept)
-        self.memory.shrink(quota)
+        quota = self.quota(len(self.seen_classes | set(arrived.images)))
+        room = {
+            class_id: self._room(class_id, len(images), quota) for class_id, images in arrived.images.items()
+        }
+        new = {class_id: images for class_id, images in arrived.images.items() if room[class_id]}
+        taken = self._source.take(new, quota=room, experience=self.num_experiences) if new else {}
+        for class_id, kept in taken.items():
+            self._merge(class_id, kept, priorities(len(new[class_id]), kept.num_images))
+        self._shrink(quota)
         self._tasks = None if arrived.tasks is None else {**(self._tasks or {}), **arrived.tasks}
         self._labels_are_tensors = arrived.labels_are_tensors
         self.num_experiences += 1
@@ -227,17 +272,20 @@ class DistilledBuffer(ExemplarsBuffer):
         """
         self._budget, self.max_size = self._budget_of(new_size), new_size
         if self.memory.classes:
-            self.memory.shrink(self.quota(len(self.memory.classes)))
+            self._shrink(self.quota(len(self.memory.classes)))
             self._renew()
             self._save()
 
     def __getstate__(self) -> dict[str, Any]:
-        # The dataset is made from the memory, and Avalanche's does not go through torch.save.
-        return {name: value for name, value in self.__dict__.items() if name != "_buffer"}
+        # The datasets are made from the memory, and Avalanche's do not go through torch.save.
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_buffer", "buffer_groups")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__init__(state["max_size"])
         self.__dict__.update(state)
+        self.buffer_groups = {}
         if self.memory.classes:
             self._renew()
 
@@ -249,8 +297,10 @@ class DistilledBuffer(ExemplarsBuffer):
                 self._tasks,
                 self._labels_are_tensors,
                 _digest(self._preprocess),
+                self._counts,
+                self._options(),
             )
-            save_buffer(saved, self._directory)
+            save_buffer(saved, self._directory, self._preprocess)
 
     def _open(self, directory: Path, restore: bool | None) -> None:
         if restore is None:
@@ -263,10 +313,59 @@ class DistilledBuffer(ExemplarsBuffer):
                 f"{directory} holds images of another preprocessing than the one given; pass as preprocess what its"
                 " experiences were transformed by, in the benchmark too."
             )
-        self.memory, self.num_experiences = saved.memory, saved.num_experiences
+        self.memory, self.num_experiences, self._counts = saved.memory, saved.num_experiences, saved.counts
         self._tasks, self._labels_are_tensors = saved.tasks, saved.labels_are_tensors
-        self.memory.shrink(self.quota(len(self.memory.classes)))
+        self._shrink(self.quota(len(self.memory.classes)))
         self._renew()
+
+    def _options(self) -> dict[str, Any]:
+        source = self._source.options if isinstance(self._source, DistilledHere) else {}
+        return {
+            "max_size": self.max_size,
+            "num_classes": self.num_classes,
+            "adaptive_size": self.adaptive_size,
+            "storage": self._storage,
+            "train_dsa_strategy": "_".join(self._train_transform.operations) or "none",
+            **source,
+        }
+
+    def _check_tasks(self, arrived: Arrived, name: str) -> None:
+        known = self._tasks or {}
+        for class_id, task in (arrived.tasks or {}).items():
+            if known.get(class_id, task) != task:
+                raise ConfigError(
+                    f"{name}: class {class_id} comes again with task label {task}, it had {known[class_id]}; a memory"
+                    " by class keeps one."
+                )
+
+    def _known_counts(self, class_id: int, num_real: int) -> np.ndarray:
+        # A file of before does not say what its images stand for: then for as many as those that come.
+        kept = self.memory[class_id].num_images
+        return self._counts.get(class_id, priorities(num_real, kept))
+
+    def _room(self, class_id: int, num_real: int, quota: int) -> int:
+        """Images that a class which arrives is distilled into: all its room, or its share where it comes again."""
+        if class_id not in self.memory.classes:
+            return quota
+        if not self._source.again:
+            return 0
+        counts_N = np.concatenate([self._known_counts(class_id, num_real), priorities(num_real, quota)])
+        taken = np.argsort(-counts_N, kind="stable")[:quota]
+        return int((taken >= self.memory[class_id].num_images).sum())
+
+    def _merge(self, class_id: int, kept: Exemplars, counts_N: np.ndarray) -> None:
+        if class_id not in self.memory.classes:
+            self.memory.add(class_id, kept)
+            self._counts[class_id] = counts_N
+            return
+        both_N = np.concatenate([self._known_counts(class_id, int(counts_N[0])), counts_N])
+        order_N = np.argsort(-both_N, kind="stable")
+        self.memory.replace(class_id, self.memory[class_id].joined(kept).at(order_N))
+        self._counts[class_id] = both_N[order_N]
+
+    def _shrink(self, quota: int) -> None:
+        self.memory.shrink(quota)
+        self._counts = {c: counts_N[: self.memory[c].num_images] for c, counts_N in self._counts.items()}
 
     def _budget_of(self, max_size: int) -> Budget:
         if self.num_classes < 1:
@@ -290,12 +389,35 @@ class DistilledBuffer(ExemplarsBuffer):
         space = self._preprocess or Preprocess(torch.zeros(channels), torch.ones(channels))
         contents = self.memory.contents(space)
         assert contents is not None, "the budget leaves every class an image"
-        self.buffer = make_dataset(
-            *contents,
-            tasks=self._tasks,
-            labels_are_tensors=self._labels_are_tensors,
-            train_transform=self._train_transform,
-        )
+        images_MCHW, labels_M = contents
+
+        def dataset(rows_M: torch.Tensor) -> AvalancheDataset:
+            return make_dataset(
+                images_MCHW[rows_M],
+                labels_M[rows_M],
+                tasks=self._tasks,
+                labels_are_tensors=self._labels_are_tensors,
+                train_transform=self._train_transform,
+            )
+
+        self.buffer = dataset(torch.arange(len(labels_M)))
+        self.buffer_groups = {
+            class_id: ClassGroup(class_id, dataset((labels_M == class_id).nonzero().flatten()))
+            for class_id in self.memory.classes
+        }
+
+
+@dataclass(frozen=True)
+class ClassGroup:
+    """The images of one class, as plugins take them from `buffer_groups`."""
+
+    class_id: int
+    buffer: AvalancheDataset
+
+    @property
+    def max_size(self) -> int:
+        """Images of the class."""
+        return len(self.buffer)
 
 
 def _digest(preprocess: Preprocess | None) -> str | None:

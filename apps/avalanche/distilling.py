@@ -52,6 +52,7 @@ class DistilledHere:
     """
 
     real_images: int | None = None
+    again = True
 
     def __init__(
         self,
@@ -77,7 +78,9 @@ class DistilledHere:
         self._preprocess, self._device, self._directory = preprocess, device, directory
         self._method: Method | None = None
 
-    def take(self, real: Mapping[int, Tensor], *, quota: int, experience: int) -> dict[int, Exemplars]:
+    def take(
+        self, real: Mapping[int, Tensor], *, quota: Mapping[int, int], experience: int
+    ) -> dict[int, Exemplars]:
         """As `sources.Source.take`; from the file of the experience, where there is one for exactly this work.
 
         The name of a file holds a digest of the images, the settings, the kind of device and all else that
@@ -89,7 +92,7 @@ class DistilledHere:
             ArtifactError: the file is damaged.
             StoreError: the file cannot be written.
         """
-        settings = {class_id: self._resolved(class_id, images, quota) for class_id, images in real.items()}
+        settings = {c: self._resolved(c, images, quota[c]) for c, images in real.items()}
         path = None
         if self._directory is not None:
             key = self._key(settings, real)
@@ -170,6 +173,11 @@ class DistilledHere:
                 device=self._device,
             )
         return known
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Settings and symbols as plain values, to make it once more."""
+        return {"settings": self._settings.model_dump(mode="json"), "symbols": self._symbols}
 
     def __getstate__(self) -> dict[str, Any]:
         # A compiled step is this process's own.

@@ -2,13 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from safetensors import SafetensorError
 
 from apps.continual.memory import Memory
 from apps.continual.saved import pack, unpack
 from atom import atomic
 from atom.errors import ArtifactError, ConfigError
+from atom.preprocess import Preprocess
 
-FILE = "buffer.safetensors"
+FILE, PREPROCESS_FILE = "buffer.safetensors", "preprocess.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +26,8 @@ class SavedBuffer:
         num_experiences: that brought them.
         tasks, labels_are_tensors: see `datasets.Arrived`.
         preprocess: digest of the preprocessing that the buffer was given, or None.
+        counts: how much each image of a class counts, float64 [N], see `apps.continual.budget.priorities`.
+        options: with which the buffer was made, plain values; None in files of before.
     """
 
     memory: Memory
@@ -27,10 +35,12 @@ class SavedBuffer:
     tasks: dict[int, int] | None
     labels_are_tensors: bool
     preprocess: str | None
+    counts: dict[int, np.ndarray]
+    options: dict[str, Any] | None
 
 
-def save_buffer(saved: SavedBuffer, directory: Path) -> None:
-    """Replace the file of a directory, in one step.
+def save_buffer(saved: SavedBuffer, directory: Path, preprocess: Preprocess | None) -> None:
+    """Replace the file of a directory, in one step; before it that of the preprocessing, if there is one.
 
     Raises:
         StoreError: it cannot be written.
@@ -38,11 +48,16 @@ def save_buffer(saved: SavedBuffer, directory: Path) -> None:
     content = pack(
         "buffer",
         {class_id: saved.memory[class_id] for class_id in saved.memory.classes},
+        keys=saved.counts,
+        options=saved.options,
         num_experiences=saved.num_experiences,
         tasks=None if saved.tasks is None else sorted(saved.tasks.items()),
         labels_are_tensors=saved.labels_are_tensors,
         preprocess=saved.preprocess,
     )
+    if preprocess is not None and not (directory / PREPROCESS_FILE).exists():
+        tensors = {name: tensor.contiguous() for name, tensor in preprocess.tensors().items()}
+        atomic.write_file(directory / PREPROCESS_FILE, safetensors.torch.save(tensors))
     atomic.write_file(directory / FILE, content)
 
 
@@ -77,7 +92,40 @@ def load_buffer(directory: Path, *, num_classes: int) -> SavedBuffer | None:
         None if header["tasks"] is None else dict(header["tasks"]),
         header["labels_are_tensors"],
         header["preprocess"],
+        {class_id: counts_N for class_id, counts_N in saved.keys.items()},
+        header["options"],
     )
+
+
+def read_options(directory: Path) -> tuple[dict[str, Any], Preprocess | None]:
+    """With what the last buffer on a directory was made, as `DistilledBuffer` takes it but for plain values.
+
+    Raises:
+        ArtifactError: a file is damaged, or is missing.
+        ConfigError: there is none, or an older version wrote it.
+    """
+    path = directory / FILE
+    if not path.exists():
+        raise ConfigError(
+            f"{directory} holds no {FILE}; pass the directory of a buffer that took an experience."
+        )
+    try:
+        header = unpack(path.read_bytes(), "buffer").header
+    except (ArtifactError, OSError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    options, preprocess = header["options"], None
+    if options is None:
+        raise ConfigError(
+            f"{path} does not say how its buffer was made; an older version wrote it. Pass restore=True to"
+            " DistilledBuffer with what it was made with."
+        )
+    if header["preprocess"] is not None:
+        path = directory / PREPROCESS_FILE
+        try:
+            preprocess = Preprocess.from_tensors(safetensors.torch.load(path.read_bytes()))
+        except (ArtifactError, OSError, SafetensorError) as error:
+            raise ArtifactError(f"{path}: {error}") from error
+    return options, preprocess
 
 
 def check_empty(directory: Path) -> None:
@@ -97,4 +145,4 @@ def _experiences(directory: Path) -> bool:
     return any(directory.glob("experience-*.safetensors"))
 
 
-__all__ = ["FILE", "SavedBuffer", "check_empty", "load_buffer", "save_buffer"]
+__all__ = ["FILE", "SavedBuffer", "check_empty", "load_buffer", "read_options", "save_buffer"]

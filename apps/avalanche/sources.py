@@ -26,18 +26,22 @@ class Source(Protocol):
 
     Attributes:
         real_images: how many real images of a class it wants to see; None: all.
+        again: whether it has other images for a class that comes again.
         seconds: spent on distillation so far.
     """
 
     real_images: int | None
+    again: bool
     seconds: float
 
-    def take(self, real: Mapping[int, Tensor], *, quota: int, experience: int) -> dict[int, Exemplars]:
+    def take(
+        self, real: Mapping[int, Tensor], *, quota: Mapping[int, int], experience: int
+    ) -> dict[int, Exemplars]:
         """At most `quota` exemplars of each class, most important first.
 
         Args:
             real: images of each class, float32 [N, C, H, W], in the space of the networks.
-            quota: 1 or more.
+            quota: of each class, 1 or more.
             experience: its number, for the name of a file.
         """
         ...
@@ -58,6 +62,7 @@ class DistilledBefore:
 
     real_images: int | None = 10
     """Enough to see their shape and their range."""
+    again = False
 
     def __init__(
         self, distilled: DistilledSet, *, storage: Storage, preprocess: Preprocess, seed: int, network: str
@@ -70,7 +75,9 @@ class DistilledBefore:
         self._distilled, self._storage, self._preprocess = distilled, storage, preprocess
         self._seed, self._network = seed, network
 
-    def take(self, real: Mapping[int, Tensor], *, quota: int, experience: int) -> dict[int, Exemplars]:
+    def take(
+        self, real: Mapping[int, Tensor], *, quota: Mapping[int, int], experience: int
+    ) -> dict[int, Exemplars]:
         """As `Source.take`; fewer than the quota where the set has fewer.
 
         Raises:
@@ -88,7 +95,7 @@ class DistilledBefore:
                 seed=self._seed,
                 network=self._network,
             )
-        return {class_id: kept.head(quota) for class_id, kept in exemplars.items()}
+        return {class_id: kept.head(quota[class_id]) for class_id, kept in exemplars.items()}
 
 
 __all__ = ["DistilledBefore", "Source"]

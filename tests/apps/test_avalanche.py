@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from torch.utils.data import TensorDataset
 pytest.importorskip("avalanche", reason="avalanche-lib is not installed: pip install '.[avalanche]'")
 
 from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
-from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.benchmarks.utils import as_classification_dataset, concat_datasets
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.models import MultiTaskModule
-from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, ReplayPlugin
+from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, MIRPlugin, ReplayPlugin
+from avalanche.training.storage_policy import ClassBalancedBuffer
 from avalanche.training.supervised import ER_ACE, Naive
 
 from apps.avalanche import (
@@ -29,6 +31,8 @@ from apps.avalanche import (
     RealStatisticsPlugin,
     distilled_memory_metrics,
 )
+from apps.avalanche.saved_buffer import load_buffer, save_buffer
+from apps.continual.budget import apportion, priorities
 from apps.continual.selection import order_distilled
 from atom import DistilledSet, Preprocess, load, resolve_settings
 from atom.errors import ArtifactError, ConfigError
@@ -640,13 +644,202 @@ def test_experiences_that_do_not_fit_are_refused(exp, options, message):
         buffer_of(**options).post_adapt(None, exp())
 
 
-def test_a_class_that_comes_again_is_refused_before_anything_is_distilled():
-    buffer, exp = buffer_of(), benchmark().train_stream[1]
-    buffer.post_adapt(None, exp)
-    seconds = buffer.seconds
-    with pytest.raises(ConfigError, match="experience 1 brings class 1, which has come before"):
+def parts_of(class_ids, *shares):
+    """An experience for each share of the images of some classes: rows by class, in their order."""
+    made = []
+    for low, high in shares:
+        rows = torch.cat([(c == LABELS).nonzero().flatten()[low:high] for c in class_ids])
+        made.append(SimpleNamespace(dataset=as_classification_dataset(dataset(WHITE[rows], LABELS[rows]))))
+    return made
+
+
+def test_a_class_that_comes_again_shares_its_room_by_real_images():
+    buffer = buffer_of(16, storage="float32")
+    first, second, third = parts_of([1, 2], (0, 30), (30, 40), (10, 40))
+    buffer.post_adapt(None, first)
+    before = buffer.memory[1].images_NCHW
+    assert buffer.quota(2) == 8 == len(before)
+    buffer.post_adapt(None, second)
+    alone = buffer_of(4, storage="float32")
+    alone.post_adapt(None, second)
+    kept = buffer.memory[1].images_NCHW
+    old = [row for row in kept if any(np.array_equal(row, image) for image in before)]
+    # Of 8 images for 30 and 10 real ones.
+    assert (len(old), len(kept)) == (6, 8)
+    assert np.array_equal(np.stack(old), before[:6])
+    new = np.stack([row for row in kept if not any(np.array_equal(row, image) for image in before)])
+    assert np.array_equal(new, alone.memory[1].images_NCHW)
+    assert list(buffer.buffer.targets) == [1] * 8 + [2] * 8
+    buffer.post_adapt(None, third)
+    assert buffer.memory.num_images == 16
+    buffer.resize(None, 4)
+    assert [buffer.memory[c].num_images for c in (1, 2)] == [2, 2]
+
+
+def test_merging_is_the_rule_of_apportioned_lots():
+    buffer = buffer_of(14, storage="float32")
+    shares = [(0, 23), (23, 34), (34, 40)]
+    for exp in parts_of([0, 3], *shares):
         buffer.post_adapt(None, exp)
+    sizes = [high - low for low, high in shares]
+    counts = buffer._counts[0]
+    of_lots = [int(np.isin(counts, priorities(size, 7)).sum()) for size in sizes]
+    assert of_lots == apportion(7, sizes, sizes)
+    assert (np.diff(counts) <= 0).all()
+
+
+def test_a_few_images_of_a_class_that_comes_again_may_have_no_room():
+    buffer = buffer_of(4)
+    many, one = parts_of([1, 2], (0, 39), (39, 40))
+    buffer.post_adapt(None, many)
+    before = buffer.memory.to_bytes()
+    buffer.post_adapt(None, one)
+    assert buffer.memory.to_bytes() == before
+    assert buffer.num_experiences == 2
+
+
+def test_a_class_of_a_set_keeps_what_it_has_when_it_comes_again():
+    given = DistilledSet(
+        images_NCHW=torch.from_numpy(np.random.default_rng(0).normal(size=(8, 1, 8, 8)).astype(np.float32)),
+        labels=torch.arange(4).repeat_interleave(2),
+        class_names=NAMES,
+        ipc=2,
+        method="noise",
+        preprocess=PREPROCESS,
+    )
+    buffer = DistilledBuffer.from_set(given, 8, network=TINY.network)
+    first, second = parts_of([1, 2], (0, 20), (20, 40))
+    buffer.post_adapt(None, first)
+    before = buffer.memory.to_bytes()
+    buffer.post_adapt(None, second)
+    assert buffer.memory.to_bytes() == before
+
+
+@pytest.mark.parametrize("storage", ["uint8", "uint8-scaled"])
+def test_open_needs_the_directory_alone_and_goes_on_with_a_class_that_comes_back(storage, tmp_path):
+    shares = parts_of([1, 2], (0, 25), (25, 40))
+    options = {"storage": storage, "preprocess": PREPROCESS, "train_dsa_strategy": "crop"}
+    whole = buffer_of(12, **options)
+    kept = buffer_of(12, directory=tmp_path, **options)
+    for exp in shares[:1]:
+        whole.post_adapt(None, exp)
+        kept.post_adapt(None, exp)
+    opened = DistilledBuffer.open(tmp_path)
+    for name in ("max_size", "adaptive_size", "num_classes", "num_experiences", "seen_classes"):
+        assert getattr(opened, name) == getattr(whole, name), name
+    assert opened.memory.to_bytes() == whole.memory.to_bytes()
+    for exp in shares[1:]:
+        whole.post_adapt(None, exp)
+        opened.post_adapt(None, exp)
+    assert opened.memory.to_bytes() == whole.memory.to_bytes()
+
+
+ONE_MONTH = """
+import sys
+import numpy as np, torch
+from types import SimpleNamespace
+from avalanche.benchmarks.utils import as_classification_dataset, concat_datasets
+from torch.utils.data import TensorDataset
+from apps.avalanche import DistilledBuffer
+from atom.methods.settings import DistillSettings
+
+directory, images, first = sys.argv[1:]
+if first == "first":
+    settings = DistillSettings(iterations=3, network="convnet-w8-d2", batch_real=8, compile="off", precision="float32",
+                               classes_per_group=1)
+    buffer = DistilledBuffer(12, num_classes=4, settings=settings, symbols=True, directory=directory, restore=False)
+else:
+    buffer = DistilledBuffer.open(directory)
+held = np.load(images)
+data = TensorDataset(torch.from_numpy(held["images"]), torch.from_numpy(held["labels"]))
+data.targets = held["labels"].tolist()
+buffer.post_adapt(None, SimpleNamespace(dataset=as_classification_dataset(data)))
+print(buffer.memory.classes, buffer.memory.num_images, buffer.num_experiences)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_with_a_class_that_comes_back_give_the_buffer_of_one(tmp_path):
+    """Month 1 has classes 0 and 1, its images are deleted; month 2 has class 2, and class 1 in other images."""
+    months = [{0: (0, 40), 1: (0, 25)}, {2: (0, 40), 1: (25, 40)}]
+    whole = buffer_of(12)
+    for number, month in enumerate(months):
+        rows = torch.cat([(c == LABELS).nonzero().flatten()[low:high] for c, (low, high) in month.items()])
+        images = tmp_path / "images.npz"
+        np.savez(images, images=WHITE[rows].numpy(), labels=LABELS[rows].numpy())
+        finished = subprocess.run(
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                ONE_MONTH,
+                tmp_path / "kept",
+                images,
+                ("first", "next")[number],
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
+        assert finished.returncode == 0, finished.stderr
+        images.unlink()
+        exp = SimpleNamespace(dataset=as_classification_dataset(dataset(WHITE[rows], LABELS[rows])))
+        whole.post_adapt(None, exp)
+    assert finished.stdout == "(0, 1, 2) 12 2\n"
+    opened = DistilledBuffer.open(tmp_path / "kept")
+    assert opened.memory.to_bytes() == whole.memory.to_bytes()
+    assert torch.equal(images_of(opened), images_of(whole))
+
+
+def test_open_refuses_a_directory_without_a_buffer_or_of_an_older_version(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no buffer\.safetensors; pass the directory of a buffer"):
+        DistilledBuffer.open(tmp_path)
+    filled(buffer_of(directory=tmp_path, preprocess=PREPROCESS))
+    (tmp_path / "preprocess.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ArtifactError, match=r"preprocess\.safetensors"):
+        DistilledBuffer.open(tmp_path)
+    saved = load_buffer(tmp_path, num_classes=CLASSES)
+    save_buffer(replace(saved, options=None), tmp_path, None)
+    with pytest.raises(ConfigError, match="an older version wrote it"):
+        DistilledBuffer.open(tmp_path)
+
+
+def test_a_class_that_comes_again_in_another_task_is_refused_before_anything_is_distilled():
+    buffer = buffer_of()
+    for exp in benchmark(task_labels=True).train_stream:
+        buffer.post_adapt(None, exp)
+    seconds = buffer.seconds
+    other = benchmark(task_labels=True, fixed_class_order=[1, 3, 0, 2]).train_stream[0]
+    with pytest.raises(ConfigError, match="class 1 comes again with task label 0, it had 1"):
+        buffer.post_adapt(None, other)
     assert buffer.seconds == seconds
+
+
+def test_groups_are_those_that_plugins_ask_a_class_balanced_buffer_for():
+    buffer = filled(buffer_of(9))
+    theirs = ClassBalancedBuffer(9)
+    for exp in benchmark().train_stream:
+        theirs.post_adapt(None, exp)
+    assert buffer.seen_classes == theirs.seen_classes
+    assert set(buffer.buffer_groups) == set(theirs.buffer_groups)
+    assert buffer.total_num_classes == theirs.total_num_classes is None
+    assert [list(one.targets) for one in buffer.buffer_datasets] == [[c, c] for c in range(CLASSES)]
+    for class_id, group in buffer.buffer_groups.items():
+        assert group.max_size == 2 == len(group.buffer)
+        assert group.buffer[0][1] == class_id
+    # MIR joins the groups of all classes but those at hand, and SCR and ER_AML load each.
+    joined = concat_datasets([buffer.buffer_groups[key].buffer for key in (0, 2)])
+    assert list(joined.targets) == [0, 0, 2, 2]
+
+
+def test_mir_takes_the_buffer():
+    buffer, plugin = buffer_of(), MIRPlugin(batch_size_mem=2, mem_size=8, subsample=4)
+    plugin.storage_policy = buffer
+    strategy_with(plugin).train(benchmark().train_stream)
+    assert len(buffer.buffer) == 8
 
 
 def test_a_transform_without_operations_changes_nothing():
