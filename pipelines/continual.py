@@ -127,7 +127,8 @@ def identity_of(
 
     own: dict[str, object] = {}
     if not decided.lots.plain:
-        own = {"protocol": decided.lots.protocol, **decided.lots.key}
+        columns = decided.streams[decided.first].columns
+        own = {"stream": decided.lots.protocol, "columns": tuple(map(len, columns)), **decided.lots.key}
     elif decided.step_sizes != step_sizes(real.train.num_classes, decided.num_steps):
         own["step_classes"] = decided.step_sizes
     if command.stream.class_order is not None:

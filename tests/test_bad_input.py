@@ -617,6 +617,52 @@ class TestContinual:
             ),
             (["--score-on", "validation"], "there are no validation images; pass --validation-frac"),
             (
+                ["--looks", "sepia", "plain"],
+                "--looks sepia: unknown; known are plain, invert, rotate, blur, contrast",
+            ),
+            (["--looks", "plain"], "--looks plain: pass two or more, each once"),
+            (
+                ["--looks", "plain", "blur", "--steps", "2"],
+                "--steps: a step brings all classes of one of the looks",
+            ),
+            (
+                ["--looks", "plain", "blur", "--class-order", "0"],
+                "--class-order: a step brings all classes of one",
+            ),
+            (
+                ["--looks", "plain", "blur", "--blurred", "0.1"],
+                "--looks and --blurred: each is a protocol of its own",
+            ),
+            (["--blurred", "0.5", "--steps", "1"], "--blurred 0.5: with 1 step there is no border"),
+            (["--blurred", "0.001"], "--blurred 0.001: of no class that is one whole image"),
+            (["--return-after", "6"], "--return-after 6: between 1 and the 5 steps of the stream"),
+            (
+                ["--return-after", "2", "--compress"],
+                "--compress with --return-after: how the parts of a class share",
+            ),
+            (
+                ["--blurred", "0.1", "--set", "x", "--memories", "set"],
+                "--set with --blurred: a set holds a class whole, but it comes in parts here",
+            ),
+            (
+                ["--online", "--memories", "random", "herding"],
+                "--online: herding is made of all images of a class at once.* pass --memories random reservoir",
+            ),
+            (["--online"], "--online: herding is made of all images of a class at once"),
+            (
+                ["--online", "--memories", "random", "--step-epochs", "2"],
+                "--step-epochs 2: with --online every image",
+            ),
+            (
+                ["--online", "--memories", "random", "--compress"],
+                "--online with --compress: what the next image takes",
+            ),
+            (
+                ["--looks", "plain", "blur", "--memories", "distilled-idc"],
+                "--memories distilled-idc: idc trains networks on whole classes first, but they come in parts here",
+            ),
+            (["--dataset", "sessions:nowhere"], "sessions:nowhere: nowhere does not exist"),
+            (
                 ["--method", "datm", "--images-in-all", "5"],
                 "--images-in-all 5: --budget says how many images a memory has",
             ),

@@ -20,7 +20,7 @@ class DataSettings(Settings):
 
     dataset: str = "digits"
     """Source: digits, cifar10, cifar100, mnist, fashionmnist, svhn, tinyimagenet, imagenette:PATH and others of its
-    kind, folder:PATH, parquet:PATH or npz:PATH."""
+    kind, folder:PATH, sessions:PATH, parquet:PATH or npz:PATH."""
     data_dir: Path = Path("data")
     """Where official files lie or are downloaded to, and where decoded images are cached."""
     image_size: Annotated[int, Field(ge=4)] | None = None
@@ -354,8 +354,8 @@ class StreamData(DataSettings):
     """Where the stream of classes comes from."""
 
     dataset: str = "seq-digits"
-    """Stream: seq-digits, seq-mnist, seq-fashionmnist, seq-svhn, seq-cifar10, seq-cifar100, seq-tinyimagenet, or with
-    --steps any source: digits, cifar10, ..., folder:PATH, parquet:PATH or npz:PATH."""
+    """Stream: seq-digits, seq-mnist, seq-fashionmnist, seq-svhn, seq-cifar10, seq-cifar100, seq-tinyimagenet,
+    sessions:PATH, or with --steps any source: cifar10, folder:PATH, parquet:PATH, npz:PATH."""
 
 
 class MemoryDistillation(DistillSettings):

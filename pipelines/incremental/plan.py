@@ -122,7 +122,8 @@ class Plan:
             of_class.setdefault(lot % stream.num_classes, []).append(lot)
         for lots in of_class.values():
             if len(lots) == 1:
-                found[lots[0]] = quota
+                # Of whole classes the quota is part of keys, whatever they have.
+                found[lots[0]] = quota if self.lots.plain else min(quota, limits[lots[0]])
             else:
                 shares = apportion(quota, [self.counts[lot] for lot in lots], [limits[lot] for lot in lots])
                 found |= zip(lots, shares, strict=True)
@@ -312,11 +313,28 @@ def plan(
             f" from {command.distill.factor**2}; pass a smaller --factor, or --init noise."
         )
     limits = {memory: decided.most if memory in decided.distilled else counts for memory in decided.by_class}
+    if not lots.plain:
+        _check_preparations(decided, command)
     capped = _capped(decided, limits, lots)
     coarse = on_factor(command.distill.factor, command.stream.learners) if decided.distilled else ()
     classes_alone = _on_soft_labels(soft, command.stream.learners)
     told = (*decided.notes, *_on_sizes(decided), *coarse, *classes_alone, *dict.fromkeys(capped))
     return replace(decided, notes=told)
+
+
+def _check_preparations(decided: Plan, command: ContinualCommand) -> None:
+    """Refuse methods that train networks beforehand: theirs are known by their classes, not by parts of these.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for memory in decided.distilled:
+        settings = command.distill.changed(method=distils_by(memory, command))
+        if find_method(settings.method).preparations(settings):
+            raise ConfigError(
+                f"--memories {memory}: {settings.method} trains networks on whole classes first, but they come in parts"
+                " here; pass another --method, such as atom."
+            )
 
 
 def distils_by(memory: str, command: ContinualCommand) -> str:
@@ -378,7 +396,9 @@ def _on_sizes(decided: Plan) -> Iterator[str]:
             f"distilled images are expected to take {min(decided.expected)} to {max(decided.expected)} bytes, by their"
             " class, which decides how many are made; those that do not fit are left out, and the rest is counted."
         )
-    if RESERVOIR in decided.memories and decided.budget.by_class:
+    stream = decided.streams[decided.first]
+    grows = len(stream.classes_of(stream.steps[0])) < stream.num_classes
+    if RESERVOIR in decided.memories and decided.budget.by_class and grows:
         yield (
             f"{RESERVOIR} holds {decided.capacity()} images from the first step on, more than the others until the"
             " last: its mean of the steps and its forgetting are not to be compared with theirs."

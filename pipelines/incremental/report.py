@@ -167,7 +167,9 @@ def facts(run: ContinualRun) -> dict[str, str]:
     whole = "all training images, those of classes to come among them, as the published protocols do"
     on_first = "the training images of the first step, so differently for each class order"
     found = {
-        "protocol": f"{case.protocol}: {_PROTOCOLS[case.lots.protocol]}{_ONCE if command.stream.online else ''}",
+        "protocol of the stream": (
+            f"{case.protocol}: {_PROTOCOLS[case.lots.protocol]}{_ONCE if command.stream.online else ''}"
+        ),
         "images": (
             f"{real.source.title}: {len(real.train.labels)} training, {validation} validation,"
             f" {len(real.test.labels)} test images; accuracies are on the {_judged(run)} images of classes seen"

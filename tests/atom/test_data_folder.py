@@ -452,3 +452,45 @@ def test_class_names_in_two_unicode_forms_are_one_class(root):
     )
     with pytest.raises(DataError, match=both):
         load_folder(root)
+
+
+def sessions(tmp_path, parts=("",), counts=(("a", "cup", 4), ("a", "pen", 10), ("b", "cup", 7))):
+    root = tmp_path / "My Shop"
+    for part in parts:
+        for session, name, count in counts:
+            for i in range(count):
+                write_image(root / part / session / name / f"{i}.png", seed=ord(session) + 10 * len(name) + i)
+    return root
+
+
+def load_sessions(root):
+    return load(f"sessions:{root}", data_dir=root.parent / "data")
+
+
+def test_sessions_and_classes_are_classes_and_a_share_of_each_is_the_test_part(tmp_path):
+    data = load_sessions(sessions(tmp_path))
+    assert data.train.class_names == ("a/cup", "a/pen", "b/cup")
+    assert (data.train.per_class_counts() + data.test.per_class_counts()).tolist() == [4, 10, 7]
+    assert data.test.per_class_counts().tolist() == [1, 3, 2]
+    assert load_sessions(tmp_path / "My Shop").test.fingerprint == data.test.fingerprint
+    assert data.source.title == "my-shop (sessions)"
+
+
+def test_sessions_may_have_a_test_part_of_their_own(tmp_path):
+    data = load_sessions(sessions(tmp_path, ("train", "test")))
+    assert data.train.per_class_counts().tolist() == data.test.per_class_counts().tolist() == [4, 10, 7]
+
+
+def test_a_session_that_cannot_be_tested_is_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match=r"'b/cup' has 1 image\(s\); a validation split needs at least 2"):
+        load_sessions(sessions(tmp_path, counts=(("a", "cup", 4), ("b", "cup", 1))))
+    write_image(tmp_path / "My Shop" / "loose.png")
+    with pytest.raises(DataError, match=r"loose\.png: a file where class directories are expected"):
+        load_sessions(tmp_path / "My Shop")
+
+
+def test_a_session_that_has_a_test_part_only_is_refused_by_name(tmp_path):
+    root = sessions(tmp_path, ("train", "test"))
+    write_image(root / "test" / "c" / "cup" / "0.png")
+    with pytest.raises(DataError, match=r"test/c/cup: has no training images beside it"):
+        load_sessions(root)
