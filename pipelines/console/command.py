@@ -87,7 +87,7 @@ def say_header(
     # What is the method's own is shown like all else.
     flat = {**settings, **options} if isinstance(options, Mapping) else settings
     shown = " ".join(
-        f"{name}={','.join(value) if isinstance(value, tuple) else value}"
+        f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in flat.items()
         if not isinstance(value, Mapping)
     )

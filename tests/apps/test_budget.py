@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.continual.budget import Budget, parse_budget
+from apps.continual.budget import Budget, apportion, parse_budget
 from apps.continual.exemplars import Exemplars
 from apps.continual.memory import Memory
 from atom.errors import ConfigError
@@ -130,3 +130,26 @@ def test_budget_of_nothing_is_refused(text):
 )
 def test_budget_says_what_it_is(budget, text):
     assert str(budget) == text
+
+
+LOTS = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 60)), min_size=1, max_size=6)
+
+
+@given(LOTS, st.integers(0, 30))
+def test_lots_share_a_quota_in_proportion_as_far_as_they_have_images(lots, quota):
+    sizes = [size for size, _ in lots]
+    most = [min(own, size) for size, own in lots]
+    shares = apportion(quota, sizes, most)
+    assert sum(shares) == min(quota, sum(most))
+    assert all(share <= own for share, own in zip(shares, most, strict=True))
+    if all(own == size for own, size in zip(most, sizes, strict=True)):
+        ideal = [min(quota, sum(sizes)) * size / sum(sizes) for size in sizes]
+        assert all(abs(share - part) < len(sizes) for share, part in zip(shares, ideal, strict=True))
+
+
+@given(LOTS, st.integers(1, 60), st.integers(0, 30), st.integers(0, 10))
+def test_no_lot_gets_back_what_it_lost_to_another_or_to_a_smaller_quota(lots, new, quota, less):
+    sizes, most = [size for size, _ in lots], [min(own, size) for size, own in lots]
+    before = apportion(quota, sizes, most)
+    after = apportion(max(0, quota - less), [*sizes, new], [*most, new])
+    assert all(now <= then for now, then in zip(after, before, strict=False))

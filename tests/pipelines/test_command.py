@@ -99,6 +99,13 @@ def test_first_lines_name_version_settings_resources_and_output(
     assert lines[-1] == f"output: {tmp_path}"
 
 
+def test_first_lines_name_lists_of_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Such as --order-seeds and --step-classes."""
+    cluster = ClusterInfo("local", cpus=1, gpus=0, num_nodes=1, node_cpus=(1.0,), node_gpus=(0.0,))
+    say_header("atom", {"order_seeds": (1993, 7)}, cluster, ActorSize(1, 1.0, 0.0), Store.open(tmp_path))
+    assert "order_seeds=1993,7" in capsys.readouterr().out
+
+
 def test_signal_before_the_work_begins_ends_the_process_quietly() -> None:
     script = (
         # A shell that starts a job in the background has it ignore Ctrl-C.
