@@ -93,7 +93,8 @@ def learn(
     parameters included, unless `train_settings.initial_weights` is "drawn".
 
     The bits depend on the arguments, the kind of device and PyTorch's number of CPU threads, which is the
-    caller's to set. In the first step there is nothing to replay: all learners but gdumb and joint are one.
+    caller's to set. In the first step there is nothing to replay: all learners but gdumb and joint are one. But where
+    images pass once (`data.passing`), er, er-ace and der++ replay those that have passed, from the second batch on.
 
     Args:
         learner: one of LEARNERS.

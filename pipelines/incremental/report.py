@@ -94,7 +94,8 @@ def _in_steps(run: ContinualRun) -> str:
     asked = case.command.stream
     sizes = tuple(map(len, case.plan.streams[case.plan.first].columns))
     if asked.return_after is not None:
-        return f"{number} steps, each class again {asked.return_after} steps after it came{online}"
+        later = f"{asked.return_after} step{'s' if asked.return_after > 1 else ''}"
+        return f"{number} steps, each class again {later} after it came{online}"
     each = " or ".join(map(str, sorted({*sizes}, reverse=True)))
     if sorted(sizes, reverse=True) != list(sizes) or max(sizes) > min(sizes) + 1:
         each = " + ".join(map(str, sizes))
