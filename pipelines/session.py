@@ -58,6 +58,7 @@ class Session:
         shown: Mapping[str, object] | None = None,
         notes: Iterable[str] = (),
         scratch: Sequence[str] = (),
+        flag: str = "--output",
     ) -> Store:
         """The output, claimed for what decides its results and locked against other drivers; says the first lines.
 
@@ -68,11 +69,12 @@ class Session:
             shown: settings to print; default `identity`.
             notes: lines to print below them.
             scratch: see `lock`.
+            flag: what named the place, for messages.
 
         Raises:
             StoreError: it belongs to other settings, or another driver is at work there.
         """
-        self.store = Store.open(location)
+        self.store = Store.open(location, flag=flag)
         self._stack.enter_context(lock(self.store, scratch=scratch))
         self.digest = claim(self.store, identity)
         say_header(self.command.prog, identity if shown is None else shown, self.cluster, size, self.store)

@@ -79,6 +79,7 @@ def learn(
     seed: int,
     device: torch.device,
     symbols: bool | None = None,
+    start: LearnerState | None = None,
 ) -> LearnerState:
     """The learner after one more step.
 
@@ -107,6 +108,7 @@ def learn(
         device: where to compute.
         symbols: whether the images show written symbols, which are not mirrored; needed where an augmentation is left
             at "auto".
+        start: weights that a fresh network begins with, such as pretrained ones; None: as above. Its step is not asked.
 
     Raises:
         ConfigError: unknown learner or network, a part of the data that it needs is missing, or a state that
@@ -125,6 +127,7 @@ def learn(
         resolve_evaluation(train_settings, device_kind=kind_of(device), symbols=symbols),
         seed,
         device,
+        start,
     )
     try:
         with deterministic(device):
@@ -215,9 +218,11 @@ class _Job:
     train_settings: EvaluateSettings
     seed: int
     device: torch.device
+    start: LearnerState | None = None
 
     def net(self, images_NCHW: Tensor, data: StepData, state: LearnerState | None) -> nn.Module:
         """The network of a state, or a fresh one of the step's own, see `atom.nets.begin`."""
+        state = self.start if state is None else state
         if state is None:
             net = nets.begin(
                 partial(_build, self.network, images_NCHW, data.num_classes),

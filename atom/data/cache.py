@@ -62,6 +62,8 @@ def cached(
         build: reads and decodes.
         facts: whatever else was found beside the files and is part of the answer, as JSON can hold it.
     """
+    if not request.keep_decoded:
+        return build()
     entry = request.data_dir / "cache" / f"{name}-{_key(request, root, files, facts)}"
     if entry.is_dir():
         try:

@@ -54,8 +54,8 @@ def read_sessions(request: Request) -> RealData:
     found = {
         folder: {
             f"{session}/{class_name}": path
-            for session, directory in _classes(request, folder, skipped).items()
-            for class_name, path in _classes(request, directory, skipped).items()
+            for session, directory in class_folders(request, folder, skipped).items()
+            for class_name, path in class_folders(request, directory, skipped).items()
         }
         for folder in dict.fromkeys((train_dir, test_dir))
     }
@@ -65,7 +65,7 @@ def read_sessions(request: Request) -> RealData:
         raise DataError(
             f"{test_dir / stranger}: has no training images beside it, in {train_dir / stranger}."
         )
-    parts = [_entries(classes, folder, names) for folder, classes in found.items()]
+    parts = [entries_of(classes, folder, names) for folder, classes in found.items()]
 
     def build() -> RealData:
         decoded = [decode_all(part, request.decoding, num_entries=len(part)) for part in parts]
@@ -108,9 +108,9 @@ def read_class_folders(
     root = required_directory(request)
     train_dir = _parts(request, root, TRAIN_FOLDERS)[0]
     skipped: list[str] = []
-    train_classes = _classes(request, train_dir, skipped)
+    train_classes = class_folders(request, train_dir, skipped)
     test_dir, remarks = _test_part(request, root, train_dir, set(train_classes))
-    test_classes = _classes(request, test_dir, skipped)
+    test_classes = class_folders(request, test_dir, skipped)
     if chosen is not None:
         _check_chosen(request, chosen, {train_dir: train_classes, test_dir: test_classes})
         train_classes, test_classes = (
@@ -123,7 +123,7 @@ def read_class_folders(
         raise DataError(_unknown_class(test_classes[unknown[0]], train_dir, len(train_classes)))
     folders = tuple(sorted(train_classes) if chosen is None else chosen)
     class_names = folders if chosen is None else tuple(chosen.values())
-    parts = [_entries(train_classes, train_dir, folders), _entries(test_classes, test_dir, folders)]
+    parts = [entries_of(train_classes, train_dir, folders), entries_of(test_classes, test_dir, folders)]
 
     def build() -> RealData:
         train, test = (decode_all(part, request.decoding, num_entries=len(part)) for part in parts)
@@ -242,7 +242,7 @@ def _unknown_class(directory: Path, train_dir: Path, num_classes: int) -> str:
     )
 
 
-def _classes(request: Request, part: Path, skipped: list[str]) -> dict[str, Path]:
+def class_folders(request: Request, part: Path, skipped: list[str]) -> dict[str, Path]:
     """The class directories of a part by their names in one Unicode form: archives of macOS use another."""
     classes: dict[str, Path] = {}
     for path in visible(part):
@@ -267,15 +267,25 @@ def _classes(request: Request, part: Path, skipped: list[str]) -> dict[str, Path
     return classes
 
 
-def _entries(classes: dict[str, Path], part: Path, class_names: tuple[str, ...]) -> list[Entry]:
-    """Every file of every class; an empty class is found here, before anything is decoded."""
+def entries_of(
+    classes: Mapping[str, Path],
+    part: Path,
+    class_names: tuple[str, ...],
+    *,
+    needed: str = "every class needs images in train and test",
+) -> list[Entry]:
+    """Every file of every class; an empty class is found here, before anything is decoded.
+
+    Raises:
+        DataError: a class has no directory or no file, which ends with what is needed, or holds directories.
+    """
     entries: list[Entry] = []
     for label, class_name in enumerate(class_names):
         directory = images_folder(classes.get(class_name, part / class_name))
         files = visible(directory) if directory.is_dir() else []
         if not files:
             what = "is empty" if directory.is_dir() else "does not exist"
-            raise DataError(f"{directory}: the directory {what}; every class needs images in train and test.")
+            raise DataError(f"{directory}: the directory {what}; {needed}.")
         nested = next((file for file in files if file.is_dir()), None)
         if nested is not None:
             raise DataError(

@@ -28,6 +28,8 @@ class Request:
     test_part: str | None = None
     class_names: tuple[str, ...] | None = None
     on_download: OnDownload | None = None
+    keep_decoded: bool = True
+    """Whether the decoded images may stay in the cache, for the next run to begin at once."""
 
     @property
     def may_download(self) -> bool:

@@ -65,6 +65,7 @@ def load(
     test_part: str | None = None,
     class_names: tuple[str, ...] | None = None,
     on_download: OnDownload | None = None,
+    keep_decoded: bool = True,
 ) -> RealData:
     """Real images with their official split.
 
@@ -82,6 +83,7 @@ def load(
             of test, validation and their other names.
         class_names: of npz:, in the order of the labels; None calls the classes by their numbers.
         on_download: called while a file is downloaded, with its name, the bytes received, and all its bytes if known.
+        keep_decoded: whether decoded images stay in the cache under `data_dir`.
 
     Raises:
         ConfigError: the spec or the size is not understood.
@@ -114,6 +116,7 @@ def load(
         test_part=test_part,
         class_names=class_names,
         on_download=on_download,
+        keep_decoded=keep_decoded,
     )
     data = READERS[name](request)
     return data if image_size is None else _resized(data, image_size)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import pydantic
 import tyro
@@ -64,12 +64,16 @@ class CommandSettings(Settings):
         decided: settings of parts, as "part.name", that the command decides itself, and that are no flags; with a
             method of distillation its options.
         refused: settings of single methods that such a command cannot use, and what ends the sentence that says so.
+        hidden: settings and parts that all commands have and this one has no use for.
+        positional: settings that are words of the line instead of flags, in order.
     """
 
     prog: ClassVar[str] = ""
     first: ClassVar[tuple[str, ...]] = ()
     decided: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[Mapping[str, str]] = {}
+    hidden: ClassVar[frozenset[str]] = frozenset()
+    positional: ClassVar[tuple[str, ...]] = ()
 
     config: Path | None = None
     """YAML file that sets any of these flags; flags on the command line win."""
@@ -124,10 +128,12 @@ class CommandSettings(Settings):
         return {name: flag.value for name, flag in self.flags().items()}
 
     def _names(self) -> list[str]:
-        return [name for name, value in self if not isinstance(value, Settings)]
+        return [name for name, value in self if not isinstance(value, Settings) and name not in self.hidden]
 
     def _parts(self) -> list[tuple[str, Settings]]:
-        parts = [(name, value) for name, value in self if isinstance(value, Settings)]
+        parts = [
+            (name, value) for name, value in self if isinstance(value, Settings) and name not in self.hidden
+        ]
         # What only this command has comes first.
         return sorted(parts, key=lambda part: part[0] in CommandSettings.model_fields)
 
@@ -246,10 +252,13 @@ def parse(command: type[C], argv: Sequence[str] | None = None) -> C:
 
 def _line(command: type[CommandSettings], flags: Mapping[str, Flag]) -> _Line:
     """The flags as tyro shows them: the first ones, then group by group."""
-    fields = {
+    fields: dict[str, Any] = {
         name: (flag.info.annotation, Field(default=flag.value, description=_one_line(flag.info.description)))
         for name, flag in flags.items()
     }
+    for name in command.positional:
+        kind, about = fields[name]
+        fields[name] = (Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=name.upper())], about)
     # A method of a user's own may leave one of the first flags out.
     order = [name for name in command.first if name in flags]
     order += [name for name in flags if not flags[name].group and name not in order]

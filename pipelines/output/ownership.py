@@ -56,7 +56,7 @@ def lock(store: Store, *, scratch: Sequence[str] = ()) -> Iterator[None]:
     except OSError as error:
         raise store_error("write", str(path), error) from error
     try:
-        if _take_lock(descriptor, path):
+        if _take_lock(descriptor, path, flag=store.flag):
             store.remove_partial()
         try:
             yield
@@ -98,7 +98,7 @@ def _forget_remote(store: Store, scratch: Sequence[str]) -> None:
                 store.delete(name)
 
 
-def _take_lock(descriptor: int, path: Path) -> bool:
+def _take_lock(descriptor: int, path: Path, *, flag: str) -> bool:
     """Whether the file system knows locks, and this one is ours."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +106,7 @@ def _take_lock(descriptor: int, path: Path) -> bool:
         holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
         raise StoreError(
             f"The output {path.parent} is being written by {holder}; wait for it to end, "
-            "or pass another --output."
+            f"or pass another {flag}."
         ) from error
     except OSError as error:
         logger.warning("No lock on %s (%s): do not start a second driver on this output.", path.parent, error)

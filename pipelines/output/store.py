@@ -103,6 +103,11 @@ class Store:
         local = None if self.local_path is None else self.local_path / name
         return Store(self._filesystem, self._path(name), local=local, flag=self._flag)
 
+    @property
+    def flag(self) -> str:
+        """What named it, for messages."""
+        return self._flag
+
     def __str__(self) -> str:
         return str(self.local_path) if self.local_path else f"{self._filesystem.type_name}://{self._root}"
 
