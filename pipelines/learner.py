@@ -123,6 +123,9 @@ def show(command: ShowCommand) -> int:
     ]
     for title, columns, rows in tables:
         print_table(title, list(columns), [tuple(row) for row in rows])
+    for one in learner.versions:
+        if one.note or one.removed:
+            say(f"Version {one.number}: {one.note or one.removed}.")
     return 0
 
 

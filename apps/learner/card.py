@@ -48,8 +48,13 @@ def privacy_rows(learner: Learner, version: Version) -> list[list[str]]:
         rows.append([f"{_images(version, made)} images made from real ones", _names(made), "memory/"])
     first = learner.versions[0] if learner.versions else version
     first_names = _names(list(first.learned))
+    whitened = learner.settings["distill"]["zca"] == "on"
     rows += [
-        ["mean and spread of pixels, of whitening covariances", first_names, PREPROCESS],
+        [
+            f"mean and spread of pixels{', covariances, a mean image' if whitened else ''}",
+            first_names,
+            PREPROCESS,
+        ],
         ["weights that were trained on the images", _names(version.classes), f"versions/*/{MODEL}"],
     ]
     if ANSWERS in version.sha256:
@@ -80,17 +85,25 @@ def _names(names: Sequence[str], most: int = 12) -> str:
 
 
 def history_rows(learner: Learner, current: int) -> list[list[str]]:
-    """Version, the one before, what was done, accuracy and what became of it, the oldest first."""
+    """Version, the one before, what was done to how many classes, real images, accuracy and state, the oldest first."""
     rows = []
     for one in learner.versions:
-        done = ", ".join(f"{name} ({number})" for name, number in one.learned.items())
-        mean = accuracy_rows(one.classes, one.accuracies)[-1][2]
-        state = "current" if one.number == current else one.removed or one.note
-        rows.append([str(one.number), str(one.parent or "–"), f"{one.step} {done}".strip(), mean, state])
+        state = "refused" if one.note else "deleted" if one.removed else ""
+        rows.append(
+            [
+                str(one.number),
+                str(one.parent or "–"),
+                f"{one.step}, {len(one.learned)} classes" if one.learned else one.step,
+                str(sum(one.learned.values()) or ""),
+                str(len(one.classes)),
+                accuracy_rows(one.classes, one.accuracies)[-1][2],
+                "current" if one.number == current else state,
+            ]
+        )
     return rows
 
 
-HISTORY_COLUMNS = ("version", "after", "step (images)", "accuracy, %", "")
+HISTORY_COLUMNS = ("version", "after", "step", "images", "classes then", "accuracy, %", "")
 
 
 def readme(learner: Learner, version: Version) -> str:

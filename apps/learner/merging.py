@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from apps.continual.exemplars import Exemplars
-from atom.errors import ConfigError
 
 
 def repeats(total: int, number: int) -> list[int]:
@@ -66,19 +65,8 @@ def interleaved(
     return order
 
 
-def merged(
-    old: Exemplars, new: Exemplars, *, old_weight: int, new_weight: int, most: int, name: str
-) -> Exemplars:
-    """The real images of both that a class keeps; see `interleaved`.
-
-    Raises:
-        ConfigError: the old ones are no real images.
-    """
-    if old.storage != "uint8" or old.factor != 1 or new.storage != "uint8":
-        raise ConfigError(
-            f"class {name!r} is remembered by distilled images, which a memory of real ones cannot take in; pass"
-            " --memory distilled."
-        )
+def merged(old: Exemplars, new: Exemplars, *, old_weight: int, new_weight: int, most: int) -> Exemplars:
+    """The real images of both that a class keeps, as plain pixels; see `interleaved`."""
     order = interleaved(
         old.num_images, new.num_images, old_weight=old_weight, new_weight=new_weight, most=most
     )

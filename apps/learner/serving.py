@@ -4,6 +4,7 @@
 
 import importlib.util
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,7 +175,9 @@ def _write(served: Served, example: Tensor, form: str, file: Path) -> None:
                 " --format torchscript."
             )
     try:
-        with torch.no_grad():
+        # Tracing is deprecated in favour of what only Python reads; programs in C++ and on phones read this.
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             if form == "onnx":
                 names = {"input_names": ["images"], "output_names": ["probabilities"]}
                 batch = torch.export.Dim("batch")

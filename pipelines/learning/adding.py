@@ -75,7 +75,7 @@ def known_already(step: Step) -> int | None:
     """The version, the current one or one that it goes on from, that learned these very images; or None."""
     version = step.parent
     while version is not None:
-        if version.images == step.real.fingerprint:
+        if version.images == step.real.fingerprint and not version.removed:
             return version.number
         version = None if version.parent is None else step.learner.version(version.parent)
     return None

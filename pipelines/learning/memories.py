@@ -128,6 +128,10 @@ class Plan:
         """Whether a class of the step comes back with images in memory."""
         return label in self.old and self.old[label].num_images > 0
 
+    def takes_real(self, label: int) -> bool:
+        """Whether a memory of real images of a class of the step can be had: its old images, if any, are real too."""
+        return not self.remembers(label) or self.kinds[label] != DISTILLED
+
     def to_keep(self, label: int, kind: str) -> int:
         """Images that a class of the step is made into, or that are chosen for it.
 
@@ -135,6 +139,11 @@ class Plan:
             ConfigError: the budget has no room for one, or the class too few images to begin one.
         """
         images_NCHW, factor = self.real.train[label], self.asked.factor if kind == DISTILLED else 1
+        if kind != DISTILLED and not self.takes_real(label):
+            raise ConfigError(
+                f"class {self.real.classes[label]!r} is remembered by distilled images, which a memory of real ones"
+                " cannot take in; pass --memory distilled."
+            )
         if self.room is None:
             most = self.quota(kind)
         else:
@@ -278,11 +287,7 @@ def white_of(plan: Plan, label: int) -> torch.Tensor:
 
 
 def chosen(plan: Plan, kind: str, number: Mapping[int, int]) -> dict[int, Exemplars]:
-    """So many real images of each class of the step, by herding or at random, old ones of a returning class among them.
-
-    Raises:
-        ConfigError: a class that comes back is remembered by distilled images.
-    """
+    """So many real images of each class of the step, by herding or at random, with old ones of a returning class."""
     found = {}
     for label, most in number.items():
         images_NCHW = plan.real.train[label]
@@ -297,14 +302,8 @@ def chosen(plan: Plan, kind: str, number: Mapping[int, int]) -> dict[int, Exempl
             )
         kept = Exemplars(images_NCHW[rows])
         if plan.remembers(label):
-            name = plan.real.classes[label]
-            if plan.kinds[label] == DISTILLED:
-                raise ConfigError(
-                    f"class {name!r} is remembered by distilled images, which a memory of real ones cannot take in;"
-                    " pass --memory distilled."
-                )
             weights = {"old_weight": plan.stands_for[label], "new_weight": len(images_NCHW)}
-            kept = merged(plan.old[label], kept, **weights, most=most, name=name)
+            kept = merged(plan.old[label], kept, **weights, most=most)
         found[label] = kept.compressed(plan.room) if plan.choices.compress else kept
     return found
 
@@ -328,7 +327,7 @@ def mixed_tests(
 ) -> Exemplars:
     """Test images of a class that came back, in proportion to the real images of then and now."""
     weights = {"old_weight": old_weight, "new_weight": new_weight}
-    return merged(old, Exemplars(new_NCHW), **weights, most=most, name="")
+    return merged(old, Exemplars(new_NCHW), **weights, most=most)
 
 
 __all__ = [

@@ -220,15 +220,15 @@ class _Making:
         step, plan = self.step, self.plan
         made = self._remembered(step.kind, number)
         rivals: dict[str, dict[int, Exemplars]] = {}
-        if step.real.validation is not None:
-            other = "herding" if step.kind == DISTILLED else DISTILLED
-            most = {label: min(one.num_bytes, 2**62) for label, one in made.items()}
-            wanted = {label: plan.within(label, other, most[label]) for label in made}
+        if step.real.validation is not None and comparable(step, plan):
+            other = other_kind(step.kind)
+            most = {label: one.num_bytes for label, one in made.items() if label in comparable(step, plan)}
+            wanted = {label: plan.within(label, other, num_bytes) for label, num_bytes in most.items()}
             rival = self._remembered(other, wanted)
             fitting = {label: one.head(one.num_images, most[label]) for label, one in rival.items()}
             # Where not one fits, its bytes are told as they are.
             rivals = {
-                step.kind: made,
+                step.kind: {label: made[label] for label in most},
                 other: {
                     label: one if one.num_images else rival[label].head(1) for label, one in fitting.items()
                 },
@@ -281,6 +281,16 @@ class _Making:
         if outcome.failed:
             raise _FailedError(outcome.failed)
         return found[0]
+
+
+def other_kind(kind: str) -> str:
+    """The form of memory that is compared with one."""
+    return "herding" if kind == DISTILLED else DISTILLED
+
+
+def comparable(step: Step, plan: Plan) -> list[int]:
+    """Classes of the step that can be remembered in either form."""
+    return [label for label in step.real.train if plan.takes_real(label)]
 
 
 def _job(
