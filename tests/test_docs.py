@@ -30,6 +30,7 @@ from pipelines.console.commands import (
     EvaluateCommand,
     NasCommand,
 )
+from pipelines.console.learner_commands import SUB_COMMANDS
 from pipelines.console.options import CommandSettings, parse
 from pipelines.incremental.plan import DISTILLED, NONE, RESERVOIR, SET
 
@@ -51,6 +52,8 @@ PROGRAMS: dict[str, type[CommandSettings]] = {
 }
 COMMANDS = {f"pipelines/{name}.py": kind for name, kind in PROGRAMS.items()}
 COMMANDS |= {f"atom-{name}": kind for name, kind in PROGRAMS.items()}
+LEARNER = ("pipelines/learner.py", "atom-learner")
+"""A program whose next word is a command."""
 # Flags of other programs that the pages name.
 OTHERS = {
     "ray start": {"--address", "--block", "--head", "--num-cpus", "--num-gpus", "--start"},
@@ -80,11 +83,14 @@ def commands(page):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True) if "'" not in line or line.count("'") % 2 == 0 else []
             # `ray submit` puts "--" between the script and its flags.
-            place = next((i for i, word in enumerate(words) if word in COMMANDS), None)
+            place = next((i for i, word in enumerate(words) if word in {*COMMANDS, *LEARNER}), None)
             if place is not None and not any("…" in word or "..." in word for word in words):
                 rest = words[place + 1 :]
                 ends = [i for i, word in enumerate(rest) if word in ("&&", "|", ">", ";")]
                 rest = rest[: ends[0]] if ends else rest
+                if words[place] in LEARNER:
+                    yield SUB_COMMANDS[rest[0]], rest[1:]
+                    continue
                 yield COMMANDS[words[place]], rest[1:] if rest[:1] == ["--"] else rest
 
 
@@ -110,7 +116,7 @@ def flags_of_methods():
 def known_flags():
     """Flags of the commands, of the benchmarks' scripts, and of other programs."""
     scripts = " ".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
-    own = flags_of_methods().union(*map(flags_of, PROGRAMS.values()))
+    own = flags_of_methods().union(*map(flags_of, [*PROGRAMS.values(), *SUB_COMMANDS.values()]))
     return own | set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', scripts)) | set().union(*OTHERS.values())
 
 
@@ -176,6 +182,23 @@ def test_every_flag_is_explained():
     assert {flag for flag in flags_of_methods() if f"`{flag}`" not in explained} == set()
     for name in ("compare", "nas", "continual", "audit"):
         assert unexplained(PROGRAMS[name], explained + (ROOT / "docs" / f"{name}.md").read_text()) == []
+
+
+def test_every_flag_of_a_learner_is_explained():
+    pages = {
+        name: (ROOT / "docs" / f"{name}.md").read_text()
+        for name in ("distil", "evaluate", "continual", "learner")
+    }
+    for command in SUB_COMMANDS.values():
+        words = set(command.positional)
+        assert [name for name in unexplained(command, "".join(pages.values())) if name not in words] == []
+        own = {
+            name
+            for name, flag in command().flags().items()
+            if flag.group in {"", "images", "choices", "gate"}
+        }
+        own -= {*CommandSettings().flags(), *words}
+        assert [name for name in unexplained(command, pages["learner"]) if name in own] == []
 
 
 @pytest.mark.parametrize(

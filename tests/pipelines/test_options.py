@@ -23,6 +23,7 @@ from pipelines.console.commands import (
     EvaluateCommand,
     NasCommand,
 )
+from pipelines.console.learner_commands import SUB_COMMANDS
 from pipelines.console.options import CommandSettings, parse
 
 COMMANDS = {
@@ -131,12 +132,15 @@ def test_settings_are_frozen() -> None:
         parsed().distill.ipc = 2  # pyrefly: ignore[read-only]
 
 
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
+EVERY = {**COMMANDS, **{kind.prog: kind for kind in SUB_COMMANDS.values()}}
+
+
+@pytest.mark.parametrize("command", EVERY.values(), ids=EVERY.keys())
 def test_no_two_parts_of_a_command_have_a_flag_of_one_name(command: type[CommandSettings]) -> None:
     whole = command()
-    own = [name for name, value in whole if not isinstance(value, Settings)]
+    own = [name for name, value in whole if not isinstance(value, Settings) and name not in command.hidden]
     for part, value in whole:
-        if isinstance(value, Settings):
+        if isinstance(value, Settings) and part not in command.hidden:
             inner = value.model_dump()
             options = inner.pop("options", {})
             names = inner if "distill.method" in command.decided else {**inner, **options}
@@ -237,6 +241,16 @@ def test_help_imports_neither_torch_nor_ray_nor_mlflow(module: str) -> None:
         f"import sys\nfrom pipelines.{module} import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as stopped:\n    code = stopped.code\n"
         f"print('CODE', code, [name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "CODE 0 []", done.stderr
+
+
+def test_help_of_a_learner_imports_neither_torch_nor_ray_nor_mlflow() -> None:
+    script = (
+        "import sys\nfrom pipelines.learner import main\nmain(['--help'])\n"
+        "try:\n    main(['init', '--help'])\nexcept SystemExit as stopped:\n    code = stopped.code\n"
+        "print('CODE', code, [name for name in ('torch', 'ray', 'mlflow', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "CODE 0 []", done.stderr
