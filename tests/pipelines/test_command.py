@@ -88,8 +88,10 @@ def test_first_lines_name_version_settings_resources_and_output(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     cluster = ClusterInfo("local", cpus=4, gpus=0, num_nodes=1, node_cpus=(4.0,), node_gpus=(0.0,))
-    settings = {f"setting_{number}": "x-y" * 5 for number in range(12)}
-    say_header("atom-distill", settings, cluster, ActorSize(2, 2.0, 0.0), Store.open(tmp_path))
+    settings = {f"setting_{number}": "x-y" * 5 for number in range(12)} | {"sizes": "8,2"}
+    say_header(
+        "atom-distill", {**settings, "sizes": (8, 2)}, cluster, ActorSize(2, 2.0, 0.0), Store.open(tmp_path)
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"atom-distill {project_version()}"
     assert lines[1].startswith("settings: setting_0=")
