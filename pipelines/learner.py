@@ -56,7 +56,7 @@ def _usage() -> str:
 
 def init(command: InitCommand) -> int:
     """The first version of a learner."""
-    from apps.learner.directory import INITIAL, LEARNER, PREPROCESS, read_learner
+    from apps.learner.directory import LEARNER, read_learner
     from pipelines.learning.beginning import begin
     from pipelines.learning.dry_run import say_needs
     from pipelines.learning.run import make_version
@@ -66,8 +66,7 @@ def init(command: InitCommand) -> int:
     if command.dry_run:
         step, _ = begin(command, store, known=None)
         return say_needs(step)
-    scratch = (LEARNER, PREPROCESS, INITIAL, "memory", "tests", "versions")
-    with lock(store, scratch=() if store.exists(LEARNER) else scratch):
+    with lock(store):
         known = read_learner(_local(store)) if store.exists(LEARNER) else None
         step, files = begin(command, store, known=known)
         return make_version(step, files)

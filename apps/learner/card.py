@@ -80,7 +80,7 @@ def _images(version: Version, names: Sequence[str]) -> int:
     return sum(version.memory[name].images for name in names)
 
 
-def _names(names: Sequence[str], most: int = 12) -> str:
+def _names(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

@@ -46,9 +46,9 @@ class FirstImages(StepImages):
 class LearnerChoices(Settings):
     """What the learner is, for good."""
 
-    learner: Literal["er", "er-ace", "der++", "gdumb"] = "er"
-    """er, er-ace and der++ go on with the network, on the new images beside the memory; gdumb trains a new one on the
-    memory alone."""
+    learner: Literal["er-ace", "er", "der++", "gdumb"] = "er-ace"
+    """er-ace, er and der++ go on with the network, on the new images beside the memory; gdumb trains a new one on the
+    memory alone. Default chosen, measured: see docs/learner.md."""
     memory: Memory = "distilled"
     """What stands for the images of a class from now on: distilled ones, or real ones, by herding or at random."""
     budget: str = "20/class"
