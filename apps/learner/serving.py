@@ -1,6 +1,6 @@
 """A version of a learner in use: loaded, asked about photos, written as one file for other programs."""
 
-# N images, C channels, H height, W width, K classes, D = C*H*W
+# N images, C channels, H height, W width, K classes
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from apps.continual.state import load_weights
 from apps.learner.directory import (
@@ -23,6 +23,7 @@ from apps.learner.directory import (
 from apps.learner.growth import Body
 from apps.learner.merging import fit_channels
 from apps.learner.record import Learner
+from apps.served import Served, torchscript
 from atom.data.decode import Entry, decode_one
 from atom.data.folder import visible
 from atom.errors import ConfigError, DataError
@@ -113,29 +114,6 @@ def probabilities(net: nn.Module, preprocess: Preprocess, images_NCHW: np.ndarra
     return logits_of(net, preprocess.apply(images_NCHW)).softmax(dim=1).numpy()
 
 
-class Served(nn.Module):
-    """A network with its preprocessing inside: pixels 0 to 255, any type [N, C, H, W], to probabilities [N, K]."""
-
-    def __init__(self, net: nn.Module, preprocess: Preprocess) -> None:
-        super().__init__()
-        self.net = net
-        self.register_buffer("mean", preprocess.mean_C.view(1, -1, 1, 1))
-        self.register_buffer("std", preprocess.std_C.view(1, -1, 1, 1))
-        zca = preprocess.zca
-        self.whitens = zca is not None
-        if zca is not None:
-            self.register_buffer("zca_mean", zca.mean_D)
-            self.register_buffer("zca_whiten", zca.whiten_DD)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Probabilities."""
-        white = (images.float() / 255 - self.mean) / self.std
-        if self.whitens:
-            flat_ND = (white.flatten(1) - self.zca_mean) @ self.zca_whiten
-            white = flat_ND.view(white.shape)
-        return self.net(white).softmax(dim=1)
-
-
 def export(
     net: nn.Module, preprocess: Preprocess, classes: list[str], *, form: str, file: Path, learner: Learner
 ) -> None:
@@ -151,12 +129,12 @@ def export(
         ConfigError: packages for ONNX are missing, or the network cannot be written in that form.
     """
     served = Served(net, preprocess).eval()
-    shape = (learner.channels, *learner.image_size)
-    example = torch.zeros(2, *shape, dtype=torch.uint8)
+    height, width = learner.image_size
+    shape = (learner.channels, height, width)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".partial-{file.name}")
     try:
-        _write(served, example, form, partial)
+        _write(served, shape, form, partial)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -166,7 +144,7 @@ def export(
     )
 
 
-def _write(served: Served, example: Tensor, form: str, file: Path) -> None:
+def _write(served: Served, shape: tuple[int, int, int], form: str, file: Path) -> None:
     if form == "onnx":
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
         if missing:
@@ -175,23 +153,21 @@ def _write(served: Served, example: Tensor, form: str, file: Path) -> None:
                 " --format torchscript."
             )
     try:
-        # Tracing is deprecated in favour of what only Python reads; programs in C++ and on phones read this.
+        if form == "torchscript":
+            file.write_bytes(torchscript(served, shape))
+            return
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if form == "onnx":
-                names = {"input_names": ["images"], "output_names": ["probabilities"]}
-                batch = torch.export.Dim("batch")
-                torch.onnx.export(
-                    served,
-                    (example,),
-                    file,
-                    dynamo=True,
-                    dynamic_shapes=({0: batch},),
-                    external_data=False,
-                    **names,
-                )
-            else:
-                torch.jit.save(torch.jit.trace(served, example, check_trace=False), str(file))
+            torch.onnx.export(
+                served,
+                (torch.zeros(2, *shape, dtype=torch.uint8),),
+                file,
+                input_names=["images"],
+                output_names=["probabilities"],
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+            )
     except OSError:
         raise
     except Exception as error:  # whatever a user's network makes the exporter say
@@ -202,4 +178,4 @@ def _write(served: Served, example: Tensor, form: str, file: Path) -> None:
         ) from error
 
 
-__all__ = ["Served", "body_of", "export", "fitting", "load_version", "probabilities", "read_photos"]
+__all__ = ["body_of", "export", "fitting", "load_version", "probabilities", "read_photos"]

@@ -31,6 +31,7 @@ from apps.learner.gate import fallen, refusal
 from apps.learner.growth import Body
 from apps.learner.merging import fit_channels, interleaved, new_order, repeats, weighted
 from apps.learner.record import FORMAT_VERSION, Accuracy, Kept, Learner, Version
+from apps.served import Served
 from atom.errors import ArtifactError, ConfigError, DataError
 from atom.preprocess import Preprocess
 from atom.streams import stream
@@ -189,11 +190,12 @@ def test_names_of_classes_are_safe_names_of_files_and_do_not_meet() -> None:
     assert safe_name("mug") == "mug"
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")
 def test_served_probabilities_are_those_of_network_and_preprocessing(shop: Path, tmp_path: Path) -> None:
     net, preprocess, classes = serving.load_version(shop)
     expected = serving.probabilities(net, preprocess, images(3))
     torch.testing.assert_close(
-        serving.Served(net, preprocess)(torch.from_numpy(images(3))).detach().numpy(),
+        Served(net, preprocess)(torch.from_numpy(images(3))).detach().numpy(),
         expected,
         atol=1e-5,
         rtol=1e-4,
