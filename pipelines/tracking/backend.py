@@ -33,6 +33,8 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # It would put the lock file of whatever project one stands in into every model.
+    "MLFLOW_UV_AUTO_DETECT": "false",
 }
 
 

@@ -25,6 +25,7 @@ from atom.redact import without_secrets
 from pipelines.output.provenance import continued_tags, run_tags
 from pipelines.tracking.backend import answering, dataset_input, describe_run, open_client
 from pipelines.tracking.history import History
+from pipelines.tracking.models import Model, Registered, point, publish
 from pipelines.tracking.opening import child_run, open_run, take_up
 from pipelines.tracking.sender import END_S, Point, RefusedError, Sender
 from pipelines.tracking.uri import trouble_at
@@ -303,6 +304,14 @@ class Tracker:
                 self._client.log_artifacts(self.run_id, folder, path)
 
         self._put("log artifacts", upload)
+
+    def log_model(self, model: Model, at: Registered) -> None:
+        """Log a network as a model and register it under the alias `candidate`; see `models.publish`."""
+        self._put("log the model", lambda: publish(self._client, self.run_id, self._experiment_id, model, at))
+
+    def use_model(self, at: Registered) -> None:
+        """Move the alias `current` to a registered version."""
+        self._put("move the alias of the model", lambda: point(self._client, at))
 
     def log_dict(self, value: dict[str, Any], file: str) -> None:
         """Store a JSON-compatible value as an artifact, YAML or JSON by the file's ending."""
