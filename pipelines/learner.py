@@ -148,7 +148,7 @@ def predict(command: PredictCommand) -> int:
 def rollback(command: RollbackCommand) -> int:
     """Another version made current."""
     from apps.learner.directory import folder_of, read_state
-    from pipelines.learning.run import move_current
+    from pipelines.learning.run import move_current, use_model
     from pipelines.output.ownership import lock
 
     store, _ = _learner(command)
@@ -165,6 +165,7 @@ def rollback(command: RollbackCommand) -> int:
             raise ConfigError(f"--to {why}; this learner has {', '.join(map(str, known))}.")
         read_state(_local(store), found)
         move_current(store, found.number)
+        use_model(command, _local(store), learner, found)
     say(f"Version {found.number} is current: {len(found.classes)} classes.")
     say(store.where(f"{folder_of(found.number)}/report.html"))
     return 0
@@ -173,12 +174,15 @@ def rollback(command: RollbackCommand) -> int:
 def forget(command: ForgetCommand) -> int:
     """A version without a class, and nothing left of its images."""
     from pipelines.learning.forgetting import forget_class
+    from pipelines.learning.run import replace_versions
     from pipelines.output.ownership import lock
 
     store, _ = _learner(command)
     with lock(store):
         store, learner = _learner(command)
-        return forget_class(store, learner, command.name)
+        code = forget_class(store, learner, command.name)
+        replace_versions(command, _local(store), learner)
+        return code
 
 
 def export(command: ExportCommand) -> int:

@@ -58,7 +58,7 @@ LEARNER = ("pipelines/learner.py", "atom-learner")
 OTHERS = {
     "ray start": {"--address", "--block", "--head", "--num-cpus", "--num-gpus", "--start"},
     "ray job": {"--entrypoint-num-cpus", "--runtime-env", "--submission-id", "--working-dir"},
-    "mlflow": {"--backend-store-uri", "--host", "--port"},
+    "mlflow": {"--backend-store-uri", "--env-manager", "--host", "--port"},
     "the method of docs/add-a-method.md": {"--pull"},
     "any": {"--help"},
 }

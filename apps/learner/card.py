@@ -55,7 +55,11 @@ def privacy_rows(learner: Learner, version: Version) -> list[list[str]]:
             first_names,
             PREPROCESS,
         ],
-        ["weights that were trained on the images", _names(version.classes), f"versions/*/{MODEL}"],
+        [
+            "weights that were trained on the images",
+            _names(version.classes),
+            f"versions/*/{MODEL}, MLflow",
+        ],
     ]
     if ANSWERS in version.sha256:
         rows.append(

@@ -117,6 +117,7 @@ class PredictCommand(OnNetwork):
 class RollbackCommand(OnLearner):
     """Make another version the current one; none is deleted."""
 
+    hidden = _PLAIN - {"tracking"}
     prog = "atom-learner rollback"
 
     to: Annotated[int, Field(ge=1)] | None = None
@@ -132,6 +133,7 @@ _OfClass = create_model(
 class ForgetCommand(_OfClass):
     """Remove a class: its memory, its test images, its output, and the versions that know it."""
 
+    hidden = _PLAIN - {"tracking"}
     prog = "atom-learner forget"
 
     @property

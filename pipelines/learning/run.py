@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from apps.learner.directory import (
     class_file,
     folder_of,
     learner_json,
+    read_current,
+    read_learner,
     read_state,
     state_files,
     unused_files,
@@ -39,15 +42,16 @@ from apps.learner.directory import (
 from apps.learner.gate import COLUMNS, accuracy_rows, fallen, refusal
 from apps.learner.growth import Weights
 from apps.learner.record import Accuracy, Kept, Learner, Version
-from apps.learner.serving import body_of
+from apps.learner.serving import body_of, load_version
 from apps.learner.settings import DISTILLED, StepImages
 from apps.learner.step import Pixels, StepJob, StepOutcome
+from apps.served import Served, torchscript
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
 from atom.train import TRAINING_VERSION
 from pipelines.console.command import EXIT_FAILED, say, stopped
-from pipelines.console.learner_commands import AddCommand, InitCommand
+from pipelines.console.learner_commands import AddCommand, InitCommand, OnLearner
 from pipelines.console.progress import print_table
 from pipelines.learning.images import StepReal, joined
 from pipelines.learning.memories import Plan, chosen, distilled, mixed_tests, read_memory
@@ -55,8 +59,9 @@ from pipelines.learning.remote import learn_version
 from pipelines.output.ownership import settings_hash
 from pipelines.output.records import report_failures, start_tracker
 from pipelines.output.store import Store
+from pipelines.serving import served_model
 from pipelines.session import Session
-from pipelines.tracking import Tracker, default_tracking_uri
+from pipelines.tracking import Model, Registered, Tracker, default_tracking_uri, point_current, replace_models
 from pipelines.workers.faults import Failure
 from pipelines.workers.remote import network_slug
 from pipelines.workers.resources import ActorSize
@@ -167,7 +172,10 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
         key = settings_hash(identity)
         known = next((one for one in step.learner.versions if one.key == key and not one.removed), None)
         if known is not None:
-            return judge(step, step.learner, known)
+            code = judge(step, step.learner, known)
+            if code == 0:
+                use_model(step.command, step.directory, step.learner, known)
+            return code
         plan = step.plan(device_kind)
         number = {label: plan.to_keep(label, step.kind) for label in step.real.train}
         if step.kind == DISTILLED:
@@ -198,8 +206,15 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
                 return report_failures(error.failed, tracker)
             say_rivals(rivals, outcome)
             learner, version = _write(step, plan, key, memory, outcome, begin)
-            _log(tracker, version)
-            return judge(step, learner, version)
+            _log(tracker, learner, version)
+            at = registered(step.directory, learner, version)
+            model = making.model(version)
+            if model is not None:
+                tracker.log_model(model, at)
+            code = judge(step, learner, version)
+            if model is not None and code == 0:
+                tracker.use_model(at)
+            return code
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,6 +296,65 @@ class _Making:
         if outcome.failed:
             raise _FailedError(outcome.failed)
         return found[0]
+
+    def model(self, version: Version) -> Model | None:
+        """What MLflow serves of the version, or None."""
+        learner = self.step.learner
+        height, width = learner.image_size
+        preprocess = self.step.preprocess.tensors()
+        with self.session.stop.polling():
+            return served_model(
+                partial(body_of(learner, self.step.network).build, len(version.classes)),
+                read_state(self.step.directory, version).weights,
+                {name: tensor.contiguous().numpy() for name, tensor in preprocess.items()},
+                classes=version.classes,
+                shape=(learner.channels, height, width),
+                resize=learner.resize,
+                num_cpus=self.size.cpus,
+                limits=self.step.command.cluster.limits(),
+                stop=self.session.stop,
+            )
+
+
+def registered(directory: Path, learner: Learner, version: Version) -> Registered:
+    """Where MLflow's registry has a version."""
+    name = network_slug(experiment_of(directory))
+    return Registered(name, owner=learner.versions[0].key, version=f"{version.number}-{version.key}")
+
+
+def use_model(command: OnLearner, directory: Path, learner: Learner, version: Version) -> None:
+    """Let the registry's alias `current` name a version that is registered already, as far as MLflow is there."""
+    uri = command.tracking.tracking_uri or default_tracking_uri(directory)
+    point_current(uri, registered(directory, learner, version))
+
+
+def replace_versions(command: OnLearner, directory: Path, before: Learner) -> None:
+    """Delete the models of versions that are gone since, and let MLflow serve the current one."""
+    learner = read_learner(directory)
+    version = read_current(directory, learner)
+    there = {one.number for one in learner.versions if not one.removed}
+    gone = [one for one in before.versions if not one.removed and one.number not in there]
+    model = None
+    # Code is never run because a directory names it.
+    if ":" not in learner.network:
+        net, preprocess, classes = load_version(directory, number=version.number)
+        height, width = learner.image_size
+        shape = (learner.channels, height, width)
+        script = torchscript(Served(net, preprocess).eval(), shape)
+        model = Model(script, tuple(classes), shape, learner.resize)
+    replace_models(
+        command.tracking.tracking_uri or default_tracking_uri(directory),
+        [registered(directory, learner, one) for one in gone],
+        experiment=command.tracking.experiment or experiment_of(directory),
+        run_name=f"version {version.number}",
+        model=model,
+        at=registered(directory, learner, version),
+    )
+
+
+def experiment_of(directory: Path) -> str:
+    """Name of the learner's experiment in MLflow, where none was asked for."""
+    return f"learner-{directory.resolve().name}"
 
 
 def other_kind(kind: str) -> str:
@@ -539,7 +613,6 @@ def notes_on(step: Step) -> list[str]:
 
 def _tracker(step: Step, work: Store, key: str) -> Tracker:
     uri = step.command.tracking.tracking_uri or default_tracking_uri(step.directory)
-    name = step.directory.resolve().name
     params: dict[str, object] = {
         "version": step.number,
         "key": key,
@@ -550,18 +623,24 @@ def _tracker(step: Step, work: Store, key: str) -> Tracker:
     }
     command = step.command.changed(tracking_uri=uri)
     return start_tracker(
-        command, work, experiment=f"learner-{name}", name=f"version {step.number}", params=params
+        command, work, experiment=experiment_of(step.directory), name=f"version {step.number}", params=params
     )
 
 
-def _log(tracker: Tracker, version: Version) -> None:
-    found = {
-        f"accuracy/{_metric(name)}": one.after
-        for name, one in version.accuracies.items()
-        if one.after is not None
-    }
-    found["memory_bytes"] = sum(one.num_bytes for one in version.memory.values())
-    tracker.log_metrics(found, step=version.number)
+def _log(tracker: Tracker, learner: Learner, version: Version) -> None:
+    """The curves of the version and of those it goes on from, by their numbers: each run shows the whole history."""
+    history = [version]
+    while (parent := learner.version(history[-1].parent or 0)) is not None:
+        history.append(parent)
+    for one in reversed(history):
+        found = {
+            f"accuracy/{_metric(name)}": accuracy.after
+            for name, accuracy in one.accuracies.items()
+            if accuracy.after is not None
+        }
+        if not one.removed:
+            found["memory_bytes"] = sum(kept.num_bytes for kept in one.memory.values())
+        tracker.log_metrics(found, step=one.number)
 
 
 def _metric(name: str) -> str:
@@ -584,4 +663,14 @@ def _drop_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-__all__ = ["Step", "delete", "digests", "make_version", "move_current", "write_learner", "write_version"]
+__all__ = [
+    "Step",
+    "delete",
+    "digests",
+    "make_version",
+    "move_current",
+    "replace_versions",
+    "use_model",
+    "write_learner",
+    "write_version",
+]

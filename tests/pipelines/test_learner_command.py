@@ -1,5 +1,6 @@
 """`atom-learner` month after month: as a user would, from folders of photos that are gone afterwards."""
 
+import base64
 import json
 import os
 import re
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from command_runs import environment, fingerprints, run_here, start, wait_for
+from mlflow import pyfunc
 from PIL import Image
 
 from apps.learner.directory import read_class, read_learner
@@ -21,6 +24,7 @@ from pipelines.console.learner_commands import SUB_COMMANDS
 from pipelines.console.options import parse
 from pipelines.output.ownership import lock
 from pipelines.output.store import Store
+from pipelines.tracking.backend import open_client
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -66,7 +70,11 @@ def learn(tables: str, tmp_path: Path) -> Learn:
     """Runs a sub-command in this process."""
 
     def run(name: str, *arguments: object, **changes: Any) -> tuple[int, list[str], str]:
-        more = ("--tracking-uri", tables, "--data-dir", tmp_path / "data") if name in ("init", "add") else ()
+        more: tuple[object, ...] = ()
+        if name in ("init", "add", "rollback", "forget"):
+            more = ("--tracking-uri", tables)
+        if name in ("init", "add"):
+            more += ("--data-dir", tmp_path / "data")
         return run_here(name, *arguments, *more, script="learner", **changes)
 
     return run
@@ -276,6 +284,38 @@ def test_a_class_is_forgotten_with_all_that_is_its_own(shop: Path, months: Path,
     code, _, _ = learn("add", shop, "--data", f"folder:{months / 'november'}", "--max-drop", 100)
     assert code == 0
     assert read_learner(shop).versions[-1].classes[-1] == "digit 4"
+
+
+def test_mlflow_has_the_curves_of_all_versions_and_a_model_that_follows_current(
+    shop: Path, months: Path, learn: Learn, tables: str
+) -> None:
+    client = open_client(tables)
+
+    def named() -> dict[str, str]:
+        """Number of the learner's version by alias."""
+        found = client.get_registered_model("learner-shop").aliases
+        versions = {
+            name: client.get_model_version("learner-shop", str(number)) for name, number in found.items()
+        }
+        return {name: one.tags["atom.version"].partition("-")[0] for name, one in versions.items()}
+
+    add = ("add", shop, "--data", f"folder:{months / 'november'}")
+    assert learn(*add, "--max-drop", 100)[0] == 0
+    assert named() == {"candidate": "2", "current": "2"}
+    model = client.get_model_version_by_alias("learner-shop", "current")
+    assert model.run_id
+    curve = client.get_metric_history(model.run_id, "accuracy/digit_0")
+    assert [point.step for point in curve] == [1, 2]
+    photo = next((months / "tests" / "digit 0").iterdir())
+    asked = pd.DataFrame({"image": [base64.b64encode(photo.read_bytes()).decode()]})
+    answer = pyfunc.load_model(str(model.source)).predict(asked).iloc[0]
+    code, said, _ = learn("predict", shop, photo)
+    assert said == [f"{photo}\t{answer['class']}\t{answer['probabilities'][answer['class']]:.4f}"]
+    assert learn("rollback", shop, "--to", 1)[0] == 0
+    assert named() == {"candidate": "2", "current": "1"}
+    code, _, errors = learn("forget", shop, "--class", "digit 4")
+    assert (code, errors) == (0, "")
+    assert named() == {"candidate": "1", "current": "1"}
 
 
 def test_real_images_are_remembered_instead_and_both_are_compared(
