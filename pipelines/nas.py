@@ -98,7 +98,7 @@ def run(case: "NasCase", tracker: "Tracker", stop: "StopSignal") -> int:
     from pipelines.architecture.report import publish
     from pipelines.architecture.search import search_best
     from pipelines.architecture.search_report import publish_search
-    from pipelines.architecture.winner import retrain
+    from pipelines.architecture.winner import log_winner, retrain
 
     case.log_inputs(tracker)
     find, tell = (search_best, publish_search) if case.command.nas.mode == "search" else (rank, publish)
@@ -112,6 +112,8 @@ def run(case: "NasCase", tracker: "Tracker", stop: "StopSignal") -> int:
         if winners.stopped:
             return stopped(tracker, stop.signal_name)
         failures = tell(case, scored, winners, tracker)
+        if winners.directory:
+            log_winner(case, tracker, stop)
     if failures:
         tracker.mark("FAILED", reason=f"{failures} scores failed")
     say(case.store.where("report.html"))

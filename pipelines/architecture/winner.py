@@ -10,13 +10,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
+
+from safetensors.torch import load
 
 from apps.nas.proxies import WHOLE, Proxy
 from apps.nas.space import Space
 from apps.nas.trial import Images, Recipe, Unit, train_unit
-from apps.nas.winner import model_bytes
+from apps.nas.winner import CONFIG, MODEL, PREPROCESS, model_bytes
 from atom.device import resolve_device
 from atom.settings import DeviceKind
 from pipelines.architecture.case import NasCase
@@ -31,6 +34,8 @@ from pipelines.console.signals import StopSignal
 from pipelines.output.provenance import program
 from pipelines.output.records import add_seconds, note_maker
 from pipelines.output.store import Store
+from pipelines.serving import served_model
+from pipelines.tracking import Registered, Tracker
 from pipelines.workers.cluster import as_tensor
 from pipelines.workers.faults import Failure
 from pipelines.workers.remote import network_slug
@@ -146,6 +151,30 @@ def train_winner(
     images = {proxy.real: Images(**parts)}
     net, score = train_unit(unit, proxy, space=space, small={}, real=images, recipe=recipe, device=device)
     return asdict(score), model_bytes(net, network=unit.network, seed=unit.seed)
+
+
+def log_winner(case: NasCase, tracker: Tracker, stop: StopSignal) -> None:
+    """The delivered network as a model in MLflow, registered by the name of the images; see `Tracker.log_model`."""
+    config = json.loads(case.store.read_bytes(f"{WINNER}/{CONFIG}"))
+    weights, preprocess = (load(case.store.read_bytes(f"{WINNER}/{name}")) for name in (MODEL, PREPROCESS))
+    height, width = config["image_size"]
+    with stop.polling():
+        model = served_model(
+            partial(case.space.build, config["network"]),
+            {name: tensor.numpy() for name, tensor in weights.items()},
+            {name: tensor.numpy() for name, tensor in preprocess.items()},
+            classes=config["class_names"],
+            shape=(config["channels"], height, width),
+            resize=case.command.data.image_size,
+            num_cpus=case.size.cpus,
+            limits=case.limits,
+            stop=stop,
+        )
+    if model is not None:
+        at = Registered(
+            f"nas-{network_slug(case.real.name)}", owner="atom-nas", version=config["sha256"][MODEL][:16]
+        )
+        tracker.log_model(model, at)
 
 
 def _train(

@@ -1,9 +1,12 @@
 """The best networks trained on the whole set: which they are, what is delivered, and what a second driver repeats."""
 
+import io
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from pipelines.architecture.scoring import Ranked
 from pipelines.architecture.winner import Winners, best_networks, retrain
 from pipelines.console.signals import StopSignal
 from pipelines.output.records import note_maker
+from pipelines.tracking import Tracker
 
 SPACE = """
 def network(width):
@@ -187,6 +191,7 @@ def test_the_best_network_is_delivered_and_a_second_call_trains_nothing(
     check_choice(case, found)
     check_delivery(case, found, monkeypatch)
     check_equal_to_reference(case)
+    check_served(case)
     check_resume(case, found, scores, monkeypatch)
 
 
@@ -222,6 +227,20 @@ def check_delivery(case: NasCase, found: Winners, monkeypatch: pytest.MonkeyPatc
         # Another memory layout sums in another order: an image on the edge may fall to the other side.
         slack = 100 / len(labels_T) + 1e-6
         assert accuracy(net, preprocess.apply(part.images), labels_T) == pytest.approx(told, abs=slack)
+
+
+def check_served(case: NasCase) -> None:
+    """The model for MLflow answers as the delivered network does."""
+    tracker = Mock(spec=Tracker)
+    winner.log_winner(case, tracker, StopSignal())
+    model, at = tracker.log_model.call_args.args
+    assert (at.name, model.classes) == ("nas-digits", case.real.train.class_names)
+    net, preprocess, _ = load_winner(case.store.where("winner"), trust_code=True)
+    images_NCHW = case.real.test.images[:3]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        found_NK = torch.jit.load(io.BytesIO(model.script))(torch.from_numpy(images_NCHW))
+        torch.testing.assert_close(found_NK, net(preprocess.apply(images_NCHW)).softmax(dim=1))
 
 
 def check_equal_to_reference(case: NasCase) -> None:
