@@ -54,7 +54,7 @@ class ServedNetwork(PythonModel):
         Raises:
             MlflowException: an image is missing, broken, of another shape, or its values are no pixels.
         """
-        frame = pd.DataFrame(model_input)  # MLflow gives rows that are not all alike as a list
+        frame = pd.DataFrame(model_input)  # `inputs` of a request come as a list
         images = [self._image(row, number) for number, row in enumerate(frame.to_dict("records"))]
         rows = []
         for first in range(0, len(images), _CHUNK):
