@@ -11,7 +11,14 @@ from avalanche.training.storage_policy import ExemplarsBuffer
 
 from apps.avalanche.datasets import Arrived, DsaTransform, check_space, make_dataset, read_experience
 from apps.avalanche.distilling import DistilledHere
-from apps.avalanche.saved_buffer import SavedBuffer, check_empty, load_buffer, read_options, save_buffer
+from apps.avalanche.saved_buffer import (
+    SavedBuffer,
+    check_empty,
+    load_buffer,
+    read_options,
+    save_buffer,
+    settings_of,
+)
 from apps.avalanche.sources import DistilledBefore, Source
 from apps.avalanche.statistics import warn_without_statistics
 from apps.continual.budget import Budget, priorities
@@ -201,11 +208,19 @@ class DistilledBuffer(ExemplarsBuffer):
 
         Raises:
             ConfigError: the directory holds no buffer, or one of an older version.
-            ArtifactError: one of its files is damaged.
+            ArtifactError: one of its files is damaged, or another version wrote it.
         """
-        options, preprocess = read_options(Path(directory).expanduser())
-        options["settings"] = DistillSettings.model_validate(options["settings"])
-        return cls(**options, preprocess=preprocess, device=device, directory=directory, restore=True)
+        place = Path(directory).expanduser()
+        options, preprocess = read_options(place)
+        settings = settings_of(options, place)
+        return cls(
+            **options.arguments(),
+            settings=settings,
+            preprocess=preprocess,
+            device=device,
+            directory=directory,
+            restore=True,
+        )
 
     @property
     def seen_classes(self) -> set[int]:

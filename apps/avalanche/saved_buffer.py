@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
+from apps.continual.exemplars import Storage
 from apps.continual.memory import Memory
 from apps.continual.saved import pack, unpack
 from atom import atomic
 from atom.errors import ArtifactError, ConfigError
+from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
 
 FILE, PREPROCESS_FILE = "buffer.safetensors", "preprocess.safetensors"
@@ -37,6 +40,25 @@ class SavedBuffer:
     preprocess: str | None
     counts: dict[int, np.ndarray]
     options: dict[str, Any] | None
+
+
+class BufferOptions(BaseModel):
+    """With what a buffer was made, as its file says it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    max_size: int
+    num_classes: int
+    adaptive_size: bool
+    storage: Storage
+    train_dsa_strategy: str
+    symbols: bool | None
+    settings: dict[str, Any]
+    """Of the distillation, not yet checked; see `settings_of`."""
+
+    def arguments(self) -> dict[str, Any]:
+        """As `DistilledBuffer` takes them, but for the settings."""
+        return self.model_dump(exclude={"settings"})
 
 
 def save_buffer(saved: SavedBuffer, directory: Path, preprocess: Preprocess | None) -> None:
@@ -97,11 +119,11 @@ def load_buffer(directory: Path, *, num_classes: int) -> SavedBuffer | None:
     )
 
 
-def read_options(directory: Path) -> tuple[dict[str, Any], Preprocess | None]:
-    """With what the last buffer on a directory was made, as `DistilledBuffer` takes it but for plain values.
+def read_options(directory: Path) -> tuple[BufferOptions, Preprocess | None]:
+    """With what the last buffer on a directory was made.
 
     Raises:
-        ArtifactError: a file is damaged, or is missing.
+        ArtifactError: a file is damaged or missing, or another version wrote it.
         ConfigError: there is none, or an older version wrote it.
     """
     path = directory / FILE
@@ -125,7 +147,37 @@ def read_options(directory: Path) -> tuple[dict[str, Any], Preprocess | None]:
             preprocess = Preprocess.from_tensors(safetensors.torch.load(path.read_bytes()))
         except (ArtifactError, OSError, SafetensorError) as error:
             raise ArtifactError(f"{path}: {error}") from error
-    return options, preprocess
+    try:
+        return BufferOptions.model_validate(options), preprocess
+    except ValidationError as error:
+        raise _of_another_version(directory / FILE, error) from error
+
+
+def settings_of(options: BufferOptions, directory: Path) -> DistillSettings:
+    """The settings of a buffer's distillation.
+
+    Args:
+        options: of the buffer.
+        directory: where they were read.
+
+    Raises:
+        ArtifactError: another version wrote them.
+    """
+    try:
+        return DistillSettings.model_validate(options.settings)
+    except (ConfigError, ValidationError) as error:
+        raise _of_another_version(directory / FILE, error) from error
+
+
+def _of_another_version(path: Path, error: Exception) -> ArtifactError:
+    what = str(error).rstrip(".")
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, received {first['input']!r:.80}"
+    return ArtifactError(
+        f"{path}: written by another version of this project, expected options that this one knows ({what}); open it"
+        " with the version that wrote it, or pass restore=True to DistilledBuffer with what it was made with."
+    )
 
 
 def check_empty(directory: Path) -> None:
@@ -145,4 +197,13 @@ def _experiences(directory: Path) -> bool:
     return any(directory.glob("experience-*.safetensors"))
 
 
-__all__ = ["FILE", "SavedBuffer", "check_empty", "load_buffer", "read_options", "save_buffer"]
+__all__ = [
+    "FILE",
+    "BufferOptions",
+    "SavedBuffer",
+    "check_empty",
+    "load_buffer",
+    "read_options",
+    "save_buffer",
+    "settings_of",
+]

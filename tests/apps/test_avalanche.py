@@ -807,6 +807,32 @@ def test_open_refuses_a_directory_without_a_buffer_or_of_an_older_version(tmp_pa
         DistilledBuffer.open(tmp_path)
 
 
+def with_options(directory, **changes):
+    """The file of a directory's buffer with other options, as anyone may have written them."""
+    saved = load_buffer(directory, num_classes=CLASSES)
+    save_buffer(replace(saved, options={**saved.options, **changes}), directory, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"colour": "blue"}, "colour: Extra inputs are not permitted, received 'blue'"),
+        ({"storage": "float8"}, "storage: Input should be 'uint8'"),
+        ({"settings": {"lr_img": "fast"}}, "lr_img: Input should be a valid number"),
+        ({"settings": {"a_later_one": 1}}, "a_later_one: Extra inputs are not permitted"),
+        ({"settings": {"method": "later"}}, "later: unknown method"),
+        ({"settings": {"power": 3, "method": "dm"}}, "the method dm does not read it"),
+    ],
+)
+def test_open_refuses_options_of_a_later_version_in_one_sentence(tmp_path, changes, what):
+    filled(buffer_of(directory=tmp_path))
+    with_options(tmp_path, **changes)
+    with pytest.raises(
+        ArtifactError, match=rf"buffer\.safetensors: written by another version.*\(.*{what}.*\); open"
+    ):
+        DistilledBuffer.open(tmp_path)
+
+
 def test_a_class_that_comes_again_in_another_task_is_refused_before_anything_is_distilled():
     buffer = buffer_of()
     for exp in benchmark(task_labels=True).train_stream:
