@@ -12,6 +12,7 @@ from avalanche.training.storage_policy import ExemplarsBuffer
 from apps.avalanche.datasets import Arrived, DsaTransform, check_space, make_dataset, read_experience
 from apps.avalanche.distilling import DistilledHere
 from apps.avalanche.saved_buffer import (
+    FILE,
     SavedBuffer,
     check_empty,
     load_buffer,
@@ -55,7 +56,8 @@ class DistilledBuffer(ExemplarsBuffer):
     **Restart.** With `directory`, every experience leaves one safetensors file, and the buffer as it stands another,
     `buffer.safetensors`. A directory that holds some is opened in one of two ways. `restore=True` goes on after the
     last experience without any of its real images: the next ones are `train_stream[buffer.num_experiences:]`;
-    `DistilledBuffer.open(directory)` does so with all that the buffer was made with.
+    `DistilledBuffer.open(directory)` does so with all that the buffer was made with, but for code of yours, which is
+    named again.
     `restore=False` runs a script from its start: the buffer is empty, and an experience whose file is found is read,
     bit for bit the same, and not distilled. A file of other images or settings is left alone, and the classes are
     distilled again; a damaged one is refused. What was under way at a kill is lost.
@@ -198,22 +200,27 @@ class DistilledBuffer(ExemplarsBuffer):
         cls,
         directory: str | Path,
         *,
+        network: str | None = None,
+        method: str | None = None,
         device: torch.device | str = "cpu",
     ) -> "DistilledBuffer":
         """The buffer of a directory as it stood, made with what it was made with; no real image is needed.
 
         Args:
             directory: see the class.
+            network, method: of its distillation where they are code of yours, "path/to/file.py:name": nothing is run
+                because a file names it.
             device: where to distil what comes.
 
         Raises:
-            ConfigError: the directory holds no buffer, or one of an older version.
+            ConfigError: the directory holds no buffer, or one of an older version; code of yours is not named, or is
+                other code.
             ArtifactError: one of its files is damaged, or another version wrote it.
         """
         place = Path(directory).expanduser()
         options, preprocess = read_options(place)
-        settings = settings_of(options, place)
-        return cls(
+        settings = settings_of(options, place, network=network, method=method)
+        buffer = cls(
             **options.arguments(),
             settings=settings,
             preprocess=preprocess,
@@ -221,6 +228,15 @@ class DistilledBuffer(ExemplarsBuffer):
             directory=directory,
             restore=True,
         )
+        found = buffer._identities() if options.identities else {}
+        for kind, known in options.identities.items():
+            if found.get(kind) != known:
+                raise ConfigError(
+                    f"{kind} {getattr(settings, kind)!r} is {found.get(kind)}, but the images in {place / FILE} were"
+                    f" distilled with {known}; pass the code of then, or go on with other code by"
+                    " DistilledBuffer(…, directory=…, restore=True)."
+                )
+        return buffer
 
     @property
     def seen_classes(self) -> set[int]:
@@ -334,7 +350,9 @@ class DistilledBuffer(ExemplarsBuffer):
         self._renew()
 
     def _options(self) -> dict[str, Any]:
-        source = self._source.options if isinstance(self._source, DistilledHere) else {}
+        source: dict[str, Any] = {}
+        if isinstance(self._source, DistilledHere):
+            source = {**self._source.options, "identities": self._identities()}
         return {
             "max_size": self.max_size,
             "num_classes": self.num_classes,
@@ -343,6 +361,10 @@ class DistilledBuffer(ExemplarsBuffer):
             "train_dsa_strategy": "_".join(self._train_transform.operations) or "none",
             **source,
         }
+
+    def _identities(self) -> dict[str, str]:
+        assert isinstance(self._source, DistilledHere), "a set made beforehand has no directory"
+        return self._source.identities(self.memory[self.memory.classes[0]].images_NCHW.shape[1:])
 
     def _check_tasks(self, arrived: Arrived, name: str) -> None:
         known = self._tasks or {}

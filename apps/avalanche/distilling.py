@@ -179,6 +179,23 @@ class DistilledHere:
         """Settings and symbols as plain values, to make it once more."""
         return {"settings": self._settings.model_dump(mode="json"), "symbols": self._symbols}
 
+    def identities(self, image_shape: tuple[int, ...]) -> dict[str, str]:
+        """Of what is a user's own code, the network and the method, by the setting that names it.
+
+        Args:
+            image_shape: [C, H, W] of the images.
+
+        Raises:
+            ConfigError: it cannot be imported or built.
+        """
+        channels, height, width = image_shape
+        shape = {"channels": channels, "image_size": (height, width), "num_classes": self._num_classes}
+        found = {
+            "network": nets.identity(self._settings.network, **shape),
+            "method": method_identity(self._settings.method),
+        }
+        return {kind: name for kind, name in found.items() if ":" in name}
+
     def __getstate__(self) -> dict[str, Any]:
         # A compiled step is this process's own.
         return {**self.__dict__, "_method": None}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
@@ -14,6 +14,7 @@ from apps.continual.memory import Memory
 from apps.continual.saved import pack, unpack
 from atom import atomic
 from atom.errors import ArtifactError, ConfigError
+from atom.methods.registry import options_of
 from atom.methods.settings import DistillSettings
 from atom.preprocess import Preprocess
 
@@ -55,10 +56,12 @@ class BufferOptions(BaseModel):
     symbols: bool | None
     settings: dict[str, Any]
     """Of the distillation, not yet checked; see `settings_of`."""
+    identities: dict[Literal["network", "method"], str] = {}
+    """Of a network and a method that are a user's own code, by name of the setting."""
 
     def arguments(self) -> dict[str, Any]:
         """As `DistilledBuffer` takes them, but for the settings."""
-        return self.model_dump(exclude={"settings"})
+        return self.model_dump(exclude={"settings", "identities"})
 
 
 def save_buffer(saved: SavedBuffer, directory: Path, preprocess: Preprocess | None) -> None:
@@ -153,20 +156,40 @@ def read_options(directory: Path) -> tuple[BufferOptions, Preprocess | None]:
         raise _of_another_version(directory / FILE, error) from error
 
 
-def settings_of(options: BufferOptions, directory: Path) -> DistillSettings:
+def settings_of(options: BufferOptions, directory: Path, **given: str | None) -> DistillSettings:
     """The settings of a buffer's distillation.
+
+    Code is never run because a file names it: a user's own network or method is named again by whoever opens it.
 
     Args:
         options: of the buffer.
         directory: where they were read.
+        given: "network" and "method" as the caller names them; None where left out.
 
     Raises:
         ArtifactError: another version wrote them.
+        ConfigError: an own network or method is not named, or cannot be imported; one of this project is, as another.
     """
+    path, settings = directory / FILE, dict(options.settings)
+    for kind, name in given.items():
+        known = str(settings.get(kind, ""))
+        if ":" not in known:
+            if name not in (None, known):
+                raise ConfigError(f"{kind} {name!r}: the buffer in {path} has {known!r}; leave it out.")
+        elif name is None or ":" not in name:
+            raise ConfigError(
+                f"{path}: the {kind} of its distillation is code of yours, {known!r:.200}, which is run only if you say"
+                f" so; pass {kind}='PATH/TO/FILE.py:NAME' to DistilledBuffer.open."
+            )
+        else:
+            settings[kind] = name
+    if given.get("method"):
+        # What is wrong with the caller's code is no fault of the file.
+        options_of(str(settings["method"]))
     try:
-        return DistillSettings.model_validate(options.settings)
+        return DistillSettings.model_validate(settings)
     except (ConfigError, ValidationError) as error:
-        raise _of_another_version(directory / FILE, error) from error
+        raise _of_another_version(path, error) from error
 
 
 def _of_another_version(path: Path, error: Exception) -> ArtifactError:

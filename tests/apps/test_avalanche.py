@@ -807,10 +807,52 @@ def test_open_refuses_a_directory_without_a_buffer_or_of_an_older_version(tmp_pa
         DistilledBuffer.open(tmp_path)
 
 
+OWN_NETWORK = """
+from atom import nets
+def build(channels, image_size, num_classes):
+    return nets.build("convnet-{size}", channels=channels, image_size=image_size, num_classes=num_classes)
+"""
+
+
 def with_options(directory, **changes):
     """The file of a directory's buffer with other options, as anyone may have written them."""
     saved = load_buffer(directory, num_classes=CLASSES)
     save_buffer(replace(saved, options={**saved.options, **changes}), directory, None)
+
+
+@pytest.mark.parametrize("kind", ["network", "method"])
+def test_open_runs_no_code_that_only_the_directory_names(tmp_path, kind):
+    filled(buffer_of(directory=tmp_path))
+    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\n")
+    settings = {**TINY.model_dump(mode="json"), kind: f"{tmp_path / 'trap.py'}:build"}
+    with_options(tmp_path, settings=settings)
+    for given in (None, "convnet"):
+        with pytest.raises(ConfigError, match=f"{kind} of its distillation is code of yours.*pass {kind}="):
+            DistilledBuffer.open(tmp_path, **{kind: given})
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_open_takes_the_code_of_then_and_no_other(tmp_path):
+    names = {}
+    for size in ("w8-d2", "w4-d2"):
+        (tmp_path / size).mkdir()
+        (tmp_path / size / "net.py").write_text(OWN_NETWORK.format(size=size))
+        names[size] = f"{tmp_path / size / 'net.py'}:build"
+    kept = buffer_of(
+        directory=tmp_path / "kept", settings=TINY.model_copy(update={"network": names["w8-d2"]})
+    )
+    kept.post_adapt(None, benchmark().train_stream[0])
+    with pytest.raises(
+        ConfigError, match=r"network .*w4-d2/net\.py:build' is net\.py:build@.*the code of then"
+    ):
+        DistilledBuffer.open(tmp_path / "kept", network=names["w4-d2"])
+    opened = DistilledBuffer.open(tmp_path / "kept", network=names["w8-d2"])
+    assert opened.memory.to_bytes() == kept.memory.to_bytes()
+    filled(buffer_of(directory=tmp_path / "plain"))
+    with pytest.raises(
+        ConfigError, match=r"network 'convnet': the buffer in .* has 'convnet-w8-d2'; leave it out"
+    ):
+        DistilledBuffer.open(tmp_path / "plain", network="convnet")
 
 
 @pytest.mark.parametrize(
