@@ -587,7 +587,7 @@ class TestContinual:
             pytest.fail("the command has come as far as Ray")
 
         if "ray_cluster" not in request.fixturenames:
-            monkeypatch.setattr("pipelines.workers.cluster.connect", started)
+            monkeypatch.setattr("pipelines.session.connect", started)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -790,7 +790,7 @@ class TestContinual:
 def test_comparison_that_cannot_be_is_refused_before_ray(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("pipelines.workers.cluster.connect", lambda: pytest.fail("as far as Ray"))
+    monkeypatch.setattr("pipelines.session.connect", lambda: pytest.fail("as far as Ray"))
     assert message in refused(*arguments, command="atom-compare")
 
 
