@@ -67,13 +67,21 @@ class Lots:
 
     @property
     def key(self) -> dict[str, str]:
-        """For keys of results: a digest of the parts; nothing where every class is one lot."""
+        """For keys of results: digests of the parts; nothing where every class is one lot."""
         if self.parts is None:
             return {}
-        return {"lots": hashlib.sha256(self.parts.astype("<i8").tobytes()).hexdigest()}
+        # Where an image is judged is not in its fingerprint.
+        judged = {
+            f"judged_lots_{name}": _digest(parts_N) for name, parts_N in (self.judged_parts or {}).items()
+        }
+        return {"lots": _digest(self.parts), **judged}
 
     def _lots(self, images: ImageSet, parts_N: Labels | None) -> Labels:
         return images.labels if parts_N is None else parts_N * images.num_classes + images.labels
+
+
+def _digest(parts_N: Labels) -> str:
+    return hashlib.sha256(parts_N.astype("<i8").tobytes()).hexdigest()
 
 
 def under_looks(real: RealData, looks: Sequence[str]) -> Lots:

@@ -60,6 +60,21 @@ def test_sessions_are_parts_and_classes_are_those_of_all_sessions():
     assert domain_stream(lots.counts(), 2, order=(2, 0, 1)).steps == ((5,), (0, 1), (2,))
 
 
+def test_a_test_image_of_another_session_makes_another_key():
+    """Its pixels and labels stay as they are: with sessions, a class name says nothing of the session."""
+    source = load("digits", data_dir=Path("unused"))
+    pixels = np.arange(4 * 4, dtype=np.uint8).reshape(4, 1, 2, 2)
+    names = ("a/cup", "a/pen", "b/cup", "b/pen")
+    train = ImageSet.create(pixels, np.arange(4), names)
+    one, other = (
+        by_session(replace(source, train=train, test=ImageSet.create(pixels, np.array(labels), names)))
+        for labels in ([0, 1, 2, 3], [0, 3, 2, 1])
+    )
+    assert one.real.test.fingerprint == other.real.test.fingerprint
+    assert one.judged("test").tolist() != other.judged("test").tolist()
+    assert one.key != other.key
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_a_share_of_every_class_comes_in_the_other_steps_evenly(share, real):
     lots = blurred(real, share=share, num_steps=5)
