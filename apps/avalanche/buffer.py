@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -88,8 +89,8 @@ class DistilledBuffer(ExemplarsBuffer):
             stored. The images to train on are held beside it as float32.
         buffer: the same as an AvalancheDataset.
         num_experiences: taken so far, those restored among them.
-        buffer_groups, buffer_datasets, seen_classes, total_num_classes: as of `ClassBalancedBuffer`, where plugins look
-            for them: a group a class, whose `buffer` has its images.
+        buffer_groups, buffer_datasets, seen_classes, total_num_classes, total_num_groups: as of `ClassBalancedBuffer`,
+            where plugins look for them: a group a class, whose `buffer` has its images.
 
     Raises:
         ConfigError: no classes; a size that leaves a class without an image or, without `adaptive_size`, does not
@@ -249,6 +250,15 @@ class DistilledBuffer(ExemplarsBuffer):
         return [group.buffer for group in self.buffer_groups.values()]
 
     @property
+    def total_num_groups(self) -> int | None:
+        """As `total_num_classes`: a group is a class."""
+        return self.total_num_classes
+
+    def get_group_lengths(self, num_groups: int) -> list[int]:
+        """Images that each of so many classes may keep: all the same, where Avalanche gives the first what is left."""
+        return [self.quota(num_groups)] * num_groups if num_groups else []
+
+    @property
     def seconds(self) -> float:
         """Time spent on distillation by this object; classes read from files or a set cost none."""
         return self._source.seconds
@@ -292,6 +302,25 @@ class DistilledBuffer(ExemplarsBuffer):
         self.num_experiences += 1
         self._renew()
         self._save()
+
+    def update_from_dataset(self, new_data: AvalancheDataset, strategy: Any = None) -> None:
+        """Take the classes of a dataset into the buffer as an experience of its own; one without images does nothing.
+
+        Args:
+            new_data: of images, as `exp.dataset` in `post_adapt`.
+            strategy: as `agent_state` there.
+
+        Raises:
+            ConfigError: it is no dataset of Avalanche's, or see `post_adapt`.
+            ArtifactError, StoreError: see there.
+        """
+        if not isinstance(new_data, AvalancheDataset):
+            raise ConfigError(
+                f"update_from_dataset: received {type(new_data).__name__}, expected an AvalancheDataset of the images"
+                " to distil, of which alone the eval transforms are known; pass one, such as experience.dataset."
+            )
+        if len(new_data):
+            self.post_adapt(strategy, SimpleNamespace(dataset=new_data))
 
     def resize(self, strategy: Any, new_size: int) -> None:
         """Change `max_size`; every class loses its least important images, or keeps what it has.

@@ -903,6 +903,35 @@ def test_groups_are_those_that_plugins_ask_a_class_balanced_buffer_for():
     assert list(joined.targets) == [0, 0, 2, 2]
 
 
+def public(thing):
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_every_public_name_of_a_class_balanced_buffer_is_there(adaptive):
+    ours = buffer_of(9 if adaptive else 8, adaptive_size=adaptive)
+    theirs = ClassBalancedBuffer(ours.max_size, adaptive, None if adaptive else CLASSES)
+    assert public(theirs) <= public(ours)
+    assert ours.total_num_groups == theirs.total_num_groups
+    assert ours.get_group_lengths(2) == ([4, 4] if adaptive else theirs.get_group_lengths(2))
+    assert ours.get_group_lengths(0) == []
+
+
+def test_a_dataset_is_taken_as_an_experience():
+    experiences = benchmark().train_stream
+    whole, buffer = filled(buffer_of()), buffer_of()
+    for exp in experiences:
+        buffer.update_from_dataset(exp.dataset)
+    buffer.update_from_dataset(experiences[0].dataset.subset([]))
+    assert buffer.memory.to_bytes() == whole.memory.to_bytes()
+    assert buffer.num_experiences == 2
+    # FeatureReplay hands over features.
+    with pytest.raises(
+        ConfigError, match=r"received TensorDataset, expected an AvalancheDataset of the images"
+    ):
+        buffer.update_from_dataset(TensorDataset(torch.zeros(4, 9), torch.zeros(4)))
+
+
 def test_mir_takes_the_buffer():
     buffer, plugin = buffer_of(), MIRPlugin(batch_size_mem=2, mem_size=8, subsample=4)
     plugin.storage_policy = buffer
