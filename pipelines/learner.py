@@ -56,13 +56,15 @@ def _usage() -> str:
 
 def init(command: InitCommand) -> int:
     """The first version of a learner."""
-    from apps.learner.directory import LEARNER, read_learner
+    from apps.learner.directory import LEARNER, check_free, read_learner
     from pipelines.learning.beginning import begin
     from pipelines.learning.dry_run import say_needs
     from pipelines.learning.run import make_version
     from pipelines.output.ownership import lock
 
     store = _store(command)
+    if not store.exists(LEARNER):
+        check_free(_local(store))
     if command.dry_run:
         step, _ = begin(command, store, known=None)
         return say_needs(step)

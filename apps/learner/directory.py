@@ -10,7 +10,7 @@ else is written before it moves, and nothing that a version names is ever writte
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from apps.continual.exemplars import Exemplars
 from apps.continual.saved import pack, unpack
 from apps.continual.state import LearnerState
 from apps.learner.record import FORMAT_VERSION, Kept, Learner, Version
+from atom.atomic import TEMPORARY
 from atom.errors import ArtifactError, ConfigError
 from atom.preprocess import Preprocess
 from atom.soundness import fail
@@ -35,6 +36,10 @@ MODEL, ANSWERS = "model.safetensors", "answers.safetensors"
 MEMORY, TESTS, VERSIONS, WORK = "memory", "tests", "versions", "work"
 AGAIN = "copy the directory again from where it was made"
 _MOST_NAME = 60
+_LOCK = ".lock"
+_CLASS_FILE = re.compile(r".+-[0-9a-f]{12}\.safetensors")
+_VERSION_FOLDER = re.compile(r"\d{4,}")
+_WORK_FOLDER = re.compile(r"[0-9a-f]{16}")
 
 
 def folder_of(number: int) -> str:
@@ -201,19 +206,77 @@ def read_class(directory: Path, kept: Kept, *, shape: tuple[int, int, int]) -> E
 
 
 def unused_files(directory: Path, learner: Learner) -> list[Path]:
-    """What no version names any more: left by a killed command, or of a class that was forgotten."""
+    """What no version names any more: left by a killed command, or of a class that was forgotten.
+
+    A user's own files, whose names are others, are none of these.
+    """
     used = {kept.file for one in learner.versions for kept in (*one.memory.values(), *one.tests.values())}
     files = [
         path
         for folder in (MEMORY, TESTS)
         for path in sorted((directory / folder).glob("*"))
-        if f"{folder}/{path.name}" not in used
+        if _is_left(path, _CLASS_FILE) and f"{folder}/{path.name}" not in used
     ]
     there = {folder_of(one.number) for one in learner.versions if not one.removed}
     files += [
-        path for path in sorted((directory / VERSIONS).glob("*")) if f"{VERSIONS}/{path.name}" not in there
+        path
+        for path in sorted((directory / VERSIONS).glob("*"))
+        if _is_left(path, _VERSION_FOLDER) and f"{VERSIONS}/{path.name}" not in there
     ]
     return files
+
+
+def _is_left(path: Path, name: re.Pattern[str]) -> bool:
+    return path.name.startswith(TEMPORARY) or name.fullmatch(path.name) is not None
+
+
+def work_folders(directory: Path, *, but: str = "") -> list[Path]:
+    """Work of steps on their way, or of killed ones, half-made images of theirs among it.
+
+    Args:
+        directory: of the learner.
+        but: the name of one to leave out.
+    """
+    return [path for path in sorted((directory / WORK).glob("*")) if _is_work(path) and path.name != but]
+
+
+def _is_work(path: Path) -> bool:
+    if not (path.is_dir() and _WORK_FOLDER.fullmatch(path.name)):
+        return False
+    names = {one.name for one in path.iterdir() if not one.name.startswith(TEMPORARY)}
+    # One that was killed as it began holds nothing but its lock.
+    return "settings.json" in names or names <= {_LOCK}
+
+
+def check_free(directory: Path) -> None:
+    """Refuse to begin a learner among other files; what a killed `init` left does no harm.
+
+    Raises:
+        ConfigError: the directory holds anything else.
+    """
+    stranger = next(iter(_strangers(directory)), None)
+    if stranger is not None:
+        raise ConfigError(
+            f"{directory} holds {stranger.relative_to(directory).as_posix()}, which is no part of a learner; a learner"
+            " begins in a new or empty directory, so pass another one."
+        )
+
+
+def _strangers(directory: Path) -> Iterator[Path]:
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if path.is_dir() and path.name in (MEMORY, TESTS):
+            yield from (one for one in sorted(path.iterdir()) if not _is_left(one, _CLASS_FILE))
+        elif path.is_dir() and path.name == VERSIONS:
+            for one in sorted(path.iterdir()):
+                first = one.name == Path(folder_of(1)).name and (one / MODEL).is_file()
+                if not (first or one.name.startswith(TEMPORARY)):
+                    yield one
+        elif path.is_dir() and path.name == WORK:
+            yield from (one for one in sorted(path.iterdir()) if not _is_work(one))
+        elif path.name not in (_LOCK, PREPROCESS, INITIAL, "mlartifacts") and not path.name.startswith(
+            ("mlflow.db", TEMPORARY)
+        ):
+            yield path
 
 
 def check_network(learner: Learner, given: str) -> str:
@@ -254,6 +317,7 @@ __all__ = [
     "TESTS",
     "VERSIONS",
     "WORK",
+    "check_free",
     "check_network",
     "class_file",
     "folder_of",
@@ -267,4 +331,5 @@ __all__ = [
     "safe_name",
     "state_files",
     "unused_files",
+    "work_folders",
 ]

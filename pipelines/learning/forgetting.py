@@ -1,12 +1,12 @@
 """A class taken out of a learner: its output, its memory and test images, and the versions that know it."""
 
 from apps.continual.state import LearnerState
-from apps.learner.directory import WORK, read_current, read_state, state_files, unused_files
+from apps.learner.directory import read_current, read_state, state_files, unused_files
 from apps.learner.growth import with_outputs
 from apps.learner.record import Learner, Version
 from atom.errors import ConfigError
 from pipelines.console.command import say
-from pipelines.learning.run import delete, digests, move_current, write_learner, write_version
+from pipelines.learning.run import delete, digests, drop_work, move_current, write_learner, write_version
 from pipelines.output.ownership import settings_hash
 from pipelines.output.store import Store
 
@@ -37,7 +37,8 @@ def forget_class(store: Store, learner: Learner, name: str) -> int:
     versions = [_cleared(one, name) for one in learner.versions]
     learner = learner.model_copy(update={"versions": versions})
     write_learner(store, learner)
-    delete([*unused_files(directory, learner), directory / WORK])
+    delete(unused_files(directory, learner))
+    drop_work(directory)
     say(
         f"Class {name!r} is forgotten: version {current.number} is current, with {len(current.classes)} classes; its"
         " memory and test images and the versions that knew it are deleted. Its name and accuracies stay in the"

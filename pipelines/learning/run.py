@@ -8,8 +8,10 @@ written, the version's directory appears, learner.json names them, and last of a
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,7 @@ from apps.learner.directory import (
     read_state,
     state_files,
     unused_files,
+    work_folders,
 )
 from apps.learner.gate import COLUMNS, accuracy_rows, fallen, refusal
 from apps.learner.growth import Weights
@@ -540,7 +543,7 @@ def judge(step: Step, learner: Learner, version: Version) -> int:
         )
     note = refusal(lost, max_drop=step.max_drop)
     set_note(step.store, learner, version.number, f"refused: {note}" if note else "")
-    _drop_work(step.directory)
+    drop_work(step.directory)
     where = step.store.where(folder_of(version.number))
     if note:
         current = "" if step.parent is None else f"; version {step.parent.number} stays current"
@@ -647,15 +650,23 @@ def _metric(name: str) -> str:
     return network_slug(name).encode("ascii", "replace").decode().replace("?", "_")
 
 
-def delete(paths: Iterable[Path]) -> None:
-    """Files and directories, whether they are there or not."""
+def delete(paths: Iterable[Path]) -> list[Path]:
+    """Files and directories, whether they are there or not; returns those that could not be deleted."""
+    paths = list(paths)
     for path in paths:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+    return [path for path in paths if os.path.lexists(path)]
 
 
-def _drop_work(directory: Path) -> None:
-    """What steps left on their way, half-made images of theirs among it."""
-    shutil.rmtree(directory / WORK, ignore_errors=True)
+def drop_work(directory: Path, *, but: str = "") -> list[Path]:
+    """Delete what steps left on their way, but for one; returns what could not be deleted."""
+    left = delete(work_folders(directory, but=but))
+    _drop_empty(directory / WORK)
+    return left
 
 
 def _drop_empty(folder: Path) -> None:
@@ -667,6 +678,7 @@ __all__ = [
     "Step",
     "delete",
     "digests",
+    "drop_work",
     "make_version",
     "move_current",
     "replace_versions",

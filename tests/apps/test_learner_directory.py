@@ -17,6 +17,7 @@ from apps.learner import serving
 from apps.learner.card import readme, report
 from apps.learner.directory import (
     PREPROCESS,
+    check_free,
     class_file,
     folder_of,
     learner_json,
@@ -26,6 +27,7 @@ from apps.learner.directory import (
     safe_name,
     state_files,
     unused_files,
+    work_folders,
 )
 from apps.learner.gate import fallen, refusal
 from apps.learner.growth import Body
@@ -175,10 +177,52 @@ def test_current_that_names_no_version_is_refused(shop: Path, text: str) -> None
 
 
 def test_what_no_version_names_is_left_over(shop: Path) -> None:
-    (shop / "memory" / "old.safetensors").write_bytes(b"")
+    old = "cat-0123456789ab.safetensors"
+    (shop / "memory" / old).write_bytes(b"")
     (shop / "versions" / "0002").mkdir()
     found = [path.name for path in unused_files(shop, read_learner(shop))]
-    assert found == ["old.safetensors", "0002"]
+    assert found == [old, "0002"]
+
+
+OWN_FILES = ("tests/test_mine.py", "memory/notes.txt", "versions/v1.txt", "work/thesis.txt", "work/ab/x.txt")
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+
+
+def test_what_is_no_file_of_a_learner_is_never_left_over(shop: Path) -> None:
+    work = f"work/{'0' * 16}"
+    put(shop, *OWN_FILES, f"{work}/settings.json", f"work/{'1' * 16}/thesis.txt")
+    assert unused_files(shop, read_learner(shop)) == []
+    assert work_folders(shop) == [shop / work]
+    assert work_folders(shop, but="0" * 16) == []
+
+
+@pytest.mark.parametrize("name", [*OWN_FILES, "readme.txt", "versions/0001/thesis.txt", "versions/2024/x"])
+def test_a_learner_begins_among_no_files_of_others(name: str, tmp_path: Path) -> None:
+    check_free(tmp_path / "new")
+    put(tmp_path, name)
+    with pytest.raises(
+        ConfigError, match="which is no part of a learner; a learner begins in a new or empty"
+    ):
+        check_free(tmp_path)
+
+
+def test_a_learner_begins_where_its_first_step_was_killed(shop: Path) -> None:
+    for name in ("learner.json", "current"):
+        (shop / name).unlink()
+    put(
+        shop,
+        ".lock",
+        "mlflow.db-journal",
+        "mlartifacts/1/x",
+        "versions/.partial-x/y",
+        f"work/{'0' * 16}/.lock",
+    )
+    check_free(shop)
 
 
 def test_names_of_classes_are_safe_names_of_files_and_do_not_meet() -> None:
