@@ -56,7 +56,7 @@ def _usage() -> str:
 
 def init(command: InitCommand) -> int:
     """The first version of a learner."""
-    from apps.learner.directory import LEARNER, check_free, read_learner
+    from apps.learner.directory import CURRENT, LEARNER, check_free, read_current, read_learner
     from pipelines.learning.beginning import begin
     from pipelines.learning.dry_run import say_needs
     from pipelines.learning.run import make_version
@@ -71,6 +71,10 @@ def init(command: InitCommand) -> int:
     with lock(store):
         known = read_learner(_local(store)) if store.exists(LEARNER) else None
         step, files = begin(command, store, known=known)
+        if known is not None and known.versions and store.exists(CURRENT):
+            number = read_current(_local(store), known).number
+            say(f"This learner is begun already, and version {number} is current; there is nothing to do.")
+            return 0
         return make_version(step, files)
 
 
