@@ -80,9 +80,10 @@ def init(command: InitCommand) -> int:
 
 def add(command: AddCommand) -> int:
     """A further version, from new images."""
+    from apps.learner.directory import unused_files
     from pipelines.learning.adding import go_on, known_already
     from pipelines.learning.dry_run import say_needs
-    from pipelines.learning.run import make_version
+    from pipelines.learning.run import delete, make_version
     from pipelines.output.ownership import lock
 
     store, learner = _learner(command)
@@ -91,6 +92,7 @@ def add(command: AddCommand) -> int:
     with lock(store):
         # Another command may have ended just now.
         store, learner = _learner(command)
+        delete(unused_files(_local(store), learner))
         step = go_on(command, store, learner)
         if (version := known_already(step)) is not None:
             say(f"Version {version} was made from these images already; there is nothing to do.")
@@ -154,12 +156,13 @@ def predict(command: PredictCommand) -> int:
 def rollback(command: RollbackCommand) -> int:
     """Another version made current."""
     from apps.learner.directory import folder_of, read_state
-    from pipelines.learning.run import move_current, use_model
+    from pipelines.learning.run import delete_unused, move_current, use_model
     from pipelines.output.ownership import lock
 
     store, _ = _learner(command)
     with lock(store):
         store, learner = _learner(command)
+        delete_unused(_local(store), learner)
         known = [one.number for one in learner.versions if not one.removed]
         found = None if command.to is None else learner.version(command.to)
         if found is None or found.removed:
@@ -187,7 +190,7 @@ def forget(command: ForgetCommand) -> int:
     with lock(store):
         store, learner = _learner(command)
         code = forget_class(store, learner, command.name)
-        replace_versions(command, _local(store), learner)
+        replace_versions(command, _local(store))
         return code
 
 

@@ -1,12 +1,15 @@
 """A class taken out of a learner: its output, its memory and test images, and the versions that know it."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from apps.continual.state import LearnerState
-from apps.learner.directory import read_current, read_state, state_files, unused_files
+from apps.learner.directory import read_current, read_state, state_files
 from apps.learner.growth import with_outputs
 from apps.learner.record import Learner, Version
 from atom.errors import ConfigError
-from pipelines.console.command import say
-from pipelines.learning.run import delete, digests, drop_work, move_current, write_learner, write_version
+from pipelines.console.command import EXIT_FAILED, say
+from pipelines.learning.run import delete_unused, digests, move_current, write_learner, write_version
 from pipelines.output.ownership import settings_hash
 from pipelines.output.store import Store
 
@@ -15,15 +18,19 @@ def forget_class(store: Store, learner: Learner, name: str) -> int:
     """Make a version without the class the current one, then delete what is left of it; returns the exit code.
 
     The other outputs keep their weights bit for bit, in the same order; labels above the class's move down by one. A
-    killed command is begun again: until the new version is current, nothing is deleted.
+    killed command is begun again: until the new version is current, nothing that a version names is deleted.
 
     Raises:
         ConfigError: the class is not known, or the only one.
     """
     directory = store.local_path
     assert directory is not None
+    # What a killed command left may show a class whose name no version has any more.
+    left = delete_unused(directory, learner)
     current = read_current(directory, learner)
     knowing = [one for one in learner.versions if name in one.classes and not one.removed]
+    if not knowing and any(name in one.classes for one in learner.versions):
+        return _said(left, f"Class {name!r} is forgotten already: nothing is left of its images.")
     if not name or not knowing:
         known = ", ".join(current.classes)
         raise ConfigError(f"--class {name!r}: no class of this learner; it knows {known[:500]}.")
@@ -37,13 +44,23 @@ def forget_class(store: Store, learner: Learner, name: str) -> int:
     versions = [_cleared(one, name) for one in learner.versions]
     learner = learner.model_copy(update={"versions": versions})
     write_learner(store, learner)
-    delete(unused_files(directory, learner))
-    drop_work(directory)
-    say(
+    return _said(
+        delete_unused(directory, learner),
         f"Class {name!r} is forgotten: version {current.number} is current, with {len(current.classes)} classes; its"
         " memory and test images and the versions that knew it are deleted. Its name and accuracies stay in the"
-        " history and in MLflow, and the other outputs were learned beside it."
+        " history and in MLflow, and the other outputs were learned beside it.",
     )
+
+
+def _said(left: Sequence[Path], done: str) -> int:
+    if left:
+        shown = ", ".join(str(path) for path in left[:5]) + (", …" if len(left) > 5 else "")
+        say(
+            f"Not all is forgotten: {len(left)} files or directories of images or versions could not be deleted,"
+            f" {shown}; make them writable and run the same command again."
+        )
+        return EXIT_FAILED
+    say(done)
     return 0
 
 

@@ -173,6 +173,8 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
         size, device_kind = session.workers(threads=1, num_units=len(step.real.train))
         identity = step.identity(device_kind)
         key = settings_hash(identity)
+        # Of steps that went on from another version, or of other images: their classes may be forgotten by now.
+        _drop_work(step.directory, but=key)
         known = next((one for one in step.learner.versions if one.key == key and not one.removed), None)
         if known is not None:
             code = judge(step, step.learner, known)
@@ -331,12 +333,11 @@ def use_model(command: OnLearner, directory: Path, learner: Learner, version: Ve
     point_current(uri, registered(directory, learner, version))
 
 
-def replace_versions(command: OnLearner, directory: Path, before: Learner) -> None:
-    """Delete the models of versions that are gone since, and let MLflow serve the current one."""
+def replace_versions(command: OnLearner, directory: Path) -> None:
+    """Delete the models of versions that are gone, and let MLflow serve the current one."""
     learner = read_learner(directory)
     version = read_current(directory, learner)
-    there = {one.number for one in learner.versions if not one.removed}
-    gone = [one for one in before.versions if not one.removed and one.number not in there]
+    gone = [one for one in learner.versions if one.removed]
     model = None
     # Code is never run because a directory names it.
     if ":" not in learner.network:
@@ -543,7 +544,7 @@ def judge(step: Step, learner: Learner, version: Version) -> int:
         )
     note = refusal(lost, max_drop=step.max_drop)
     set_note(step.store, learner, version.number, f"refused: {note}" if note else "")
-    drop_work(step.directory)
+    _drop_work(step.directory)
     where = step.store.where(folder_of(version.number))
     if note:
         current = "" if step.parent is None else f"; version {step.parent.number} stays current"
@@ -662,7 +663,12 @@ def delete(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if os.path.lexists(path)]
 
 
-def drop_work(directory: Path, *, but: str = "") -> list[Path]:
+def delete_unused(directory: Path, learner: Learner) -> list[Path]:
+    """Delete what no version names, and the work of killed steps; returns what could not be deleted."""
+    return [*delete(unused_files(directory, learner)), *_drop_work(directory)]
+
+
+def _drop_work(directory: Path, *, but: str = "") -> list[Path]:
     """Delete what steps left on their way, but for one; returns what could not be deleted."""
     left = delete(work_folders(directory, but=but))
     _drop_empty(directory / WORK)
@@ -677,8 +683,8 @@ def _drop_empty(folder: Path) -> None:
 __all__ = [
     "Step",
     "delete",
+    "delete_unused",
     "digests",
-    "drop_work",
     "make_version",
     "move_current",
     "replace_versions",

@@ -3,6 +3,7 @@
 # N images, C channels, H height, W width
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,9 @@ from atom.preprocess import Preprocess
 from atom.streams import stream
 from atom.tensor_files import tensor_bytes
 from pipelines.console.learner_commands import InitCommand
+from pipelines.learning.forgetting import forget_class
 from pipelines.learning.run import digests
+from pipelines.output.store import Store
 
 C, H, W = 3, 8, 8
 CLASSES = ["cat", "dog|s", "ÄÖ ../x"]
@@ -209,6 +212,57 @@ def test_a_learner_begins_among_no_files_of_others(name: str, tmp_path: Path) ->
         ConfigError, match="which is no part of a learner; a learner begins in a new or empty"
     ):
         check_free(tmp_path)
+
+
+class KilledError(BaseException):
+    """As if the process had ended."""
+
+
+def test_a_class_is_forgotten_wherever_the_command_was_killed(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, killed = Store.write_bytes, 0
+    for limit in range(1, 9):
+        folder = Path(shutil.copytree(shop, tmp_path / str(limit)))
+        left = [
+            folder / f"work/{'0' * 16}/settings.json",
+            folder / read_learner(folder).versions[0].memory["cat"].file,
+        ]
+        put(folder, f"work/{'0' * 16}/settings.json")
+        writes = 0
+
+        def counted(store: Store, name: str, content: bytes, limit: int = limit) -> None:
+            nonlocal writes
+            writes += 1
+            write(store, name, content)
+            if writes == limit:
+                raise KilledError(name)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "write_bytes", counted)
+            try:
+                forget_class(Store.open(folder), read_learner(folder), "cat")
+            except KilledError:
+                killed += 1
+        assert forget_class(Store.open(folder), read_learner(folder), "cat") == 0
+        learner = read_learner(folder)
+        assert read_current(folder, learner).classes == CLASSES[1:]
+        assert not any("cat" in one.classes for one in learner.versions if not one.removed)
+        assert not any(path.exists() for path in left)
+        assert not (folder / "versions" / "0001").exists()
+    assert killed >= 3
+
+
+def test_what_could_not_be_deleted_is_said(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = shop / read_learner(shop).versions[0].memory["cat"].file
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+    assert forget_class(Store.open(shop), read_learner(shop), "cat") == 1
+    said = capsys.readouterr().out
+    assert "Not all is forgotten: 1 files" in said
+    assert str(file) in said
+    assert "are deleted" not in said
 
 
 def test_a_learner_begins_where_its_first_step_was_killed(shop: Path) -> None:
