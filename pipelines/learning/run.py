@@ -380,7 +380,7 @@ def _job(
     settings = step.learner.settings
     asked = EvaluateSettings.model_validate(settings["evaluate"])
     state = None if step.parent is None else read_state(step.directory, step.parent)
-    tests, _ = _tests(step)
+    tests, _ = judging(step)
     named = {name: tensor.contiguous().numpy() for name, tensor in step.preprocess.tensors().items()}
     return StepJob(
         number=step.number,
@@ -427,11 +427,23 @@ def _kept_tests(step: Step) -> dict[str, tuple[Exemplars, int]]:
     return found
 
 
-def _tests(step: Step) -> tuple[Pixels | None, str]:
-    """The images to judge by, and where they are from: those given, else those kept, else those put aside."""
-    if step.real.judged is not None:
-        return step.real.judged, "given by --test"
-    kept = {step.real.classes.index(name): one.images_NCHW for name, (one, _) in _kept_tests(step).items()}
+def judging(step: Step) -> tuple[Pixels | None, str]:
+    """The images to judge by, and where they are from: of each class those given, else those kept.
+
+    Where there are none of either, those put aside. Of a class that comes back they are those kept before the step: the
+    version before knows no other look, so new ones among them would hide what is lost of the old one.
+    """
+    kept = dict(step.real.kept_tests)
+    if step.parent is not None:
+        before = read_memory(step.store, step.learner, step.kept("tests"), step.parent)
+        kept |= {label: one.images_NCHW for label, one in before.items() if one.num_images}
+    given = step.real.judged
+    if given is not None:
+        shown = {
+            int(label): given.images_NCHW[given.labels_N == label] for label in np.unique(given.labels_N)
+        }
+        more = "" if kept.keys() <= shown.keys() else ", and kept of classes that it does not show"
+        return joined(kept | shown), f"given by --test{more}"
     if kept:
         return joined(kept), "kept of every class"
     if step.real.validation is not None:
@@ -462,7 +474,7 @@ def _write(
     for name, (exemplars, behind) in _kept_tests(step).items():
         tests[name], content = class_file(exemplars, name, kind="tests", stands_for=behind, folder=TESTS)
         files[tests[name].file] = content
-    pixels, judged_by = _tests(step)
+    pixels, judged_by = judging(step)
     counts = {} if pixels is None else dict(zip(*np.unique(pixels.labels_N, return_counts=True), strict=True))
     states = state_files(LearnerState.from_bytes(outcome.state))
     version = Version(
@@ -685,6 +697,7 @@ __all__ = [
     "delete",
     "delete_unused",
     "digests",
+    "judging",
     "make_version",
     "move_current",
     "replace_versions",

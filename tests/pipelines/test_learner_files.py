@@ -1,15 +1,21 @@
 """`atom-learner` before it needs Ray: what it finds in a directory, and what it does about that."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_runs import run_here
 
-from apps.learner.directory import learner_json, read_learner
+from apps.continual.exemplars import Exemplars
+from apps.learner.directory import class_file, learner_json, read_learner
 from apps.learner.record import Learner, Version
+from atom import data
 from pipelines.console.learner_commands import InitCommand
 from pipelines.console.options import parse
 from pipelines.learning.beginning import begin
+from pipelines.learning.images import joined
+from pipelines.learning.run import Step, judging
 from pipelines.output.store import Store
 
 SMALL = ("--network", "convnet-w8-d2", "--distil-network", "convnet-w8-d2", "--keep-tests", "2")
@@ -60,3 +66,50 @@ def test_the_same_init_again_leaves_the_version_in_use(removed: str, begun: tupl
     assert said[-1] == "This learner is begun already, and version 2 is current; there is nothing to do."
     assert (shop / "current").read_text() == "0002\n"
     assert read_learner(shop) == learner
+
+
+def step_of(tmp_path: Path, *, returns: str, given: tuple[str, ...]) -> tuple[Step, dict[str, np.ndarray]]:
+    """A step in which a class comes back with inverted images, and what is kept of all before it."""
+    shop, real = tmp_path / "shop", data.load("digits", data_dir=tmp_path)
+    step, _ = begin(parse(InitCommand, [str(shop), *BEGIN]), Store.open(shop), known=None)
+    tests, kept = {}, {}
+    for label, name in enumerate(CLASSES):
+        kept[name] = real.test.images[real.test.indices_of(label)[:2]]
+        tests[name], content = class_file(
+            Exemplars(kept[name]), name, kind="tests", stands_for=9, folder="tests"
+        )
+        (shop / tests[name].file).parent.mkdir(parents=True, exist_ok=True)
+        (shop / tests[name].file).write_bytes(content)
+    version = Version(number=1, parent=None, step="init", classes=CLASSES, key="a", tests=tests)
+    label = CLASSES.index(returns)
+    judged = [real.test.images[real.test.indices_of(CLASSES.index(name))[2:5]] for name in given]
+    changed = replace(
+        step.real,
+        num_old=2,
+        train={label: 255 - step.real.train[label]},
+        kept_tests={label: 255 - kept[returns]},
+        judged=joined({CLASSES.index(name): images for name, images in zip(given, judged, strict=True)})
+        if given
+        else None,
+    )
+    learner = step.learner.model_copy(update={"versions": [version]})
+    return replace(step, learner=learner, parent=version, real=changed), kept
+
+
+def test_a_class_that_comes_back_is_judged_by_its_old_look(tmp_path: Path) -> None:
+    step, kept = step_of(tmp_path, returns="1", given=())
+    pixels, judged_by = judging(step)
+    assert pixels is not None
+    assert judged_by == "kept of every class"
+    for label, name in enumerate(CLASSES):
+        assert np.array_equal(pixels.images_NCHW[pixels.labels_N == label], kept[name])
+
+
+def test_old_classes_that_given_images_do_not_show_are_judged_by_kept_ones(tmp_path: Path) -> None:
+    step, kept = step_of(tmp_path, returns="1", given=("1",))
+    pixels, judged_by = judging(step)
+    assert pixels is not None
+    assert judged_by == "given by --test, and kept of classes that it does not show"
+    assert np.array_equal(pixels.images_NCHW[pixels.labels_N == 0], kept["0"])
+    assert (pixels.labels_N == 1).sum() == 3
+    assert judging(step_of(tmp_path, returns="1", given=("0", "1"))[0])[1] == "given by --test"
