@@ -243,10 +243,19 @@ def _unknown_class(directory: Path, train_dir: Path, num_classes: int) -> str:
 
 
 def class_folders(request: Request, part: Path, skipped: list[str]) -> dict[str, Path]:
-    """The class directories of a part by their names in one Unicode form: archives of macOS use another."""
+    """The class directories of a part by their names in one Unicode form: archives of macOS use another.
+
+    Raises:
+        DataError: there are none, or files among them, or names that are the same or no text.
+    """
     classes: dict[str, Path] = {}
     for path in visible(part):
         if path.is_dir():
+            if not _is_text(path.name):
+                raise DataError(
+                    f"{part}: the name of the class directory {path.name!a} is not UTF-8, as names of classes"
+                    " have to be; rename it."
+                )
             other = classes.setdefault(_normal(path.name), path)
             if other != path:
                 raise DataError(
@@ -301,6 +310,14 @@ def images_folder(directory: Path) -> Path:
     if inner.is_dir() and all(path == inner or path.suffix == ".txt" for path in visible(directory)):
         return inner
     return directory
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _normal(name: str) -> str:

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image, features
 
 from atom.data import load
+from atom.data.labelled import load_labelled
 from atom.errors import ConfigError, DataError
 
 
@@ -146,6 +148,21 @@ def test_stray_file_beside_the_classes_is_named(root):
     (root / "train" / "readme.txt").write_text("x")
     with pytest.raises(DataError, match=r"train/readme\.txt: a file where class directories are expected"):
         load_folder(root)
+
+
+@pytest.mark.parametrize("part", ["train", "test", None])
+def test_class_whose_name_is_no_text_is_named(root, part):
+    folder = root / "train" if part is None else root
+    try:
+        os.mkdir(os.fsencode(root / (part or "train")) + b"/caf\xe9")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    read = load_folder if part else lambda to: load_labelled(f"folder:{to}", data_dir=to.parent)
+    with pytest.raises(
+        DataError, match=r"class directory 'caf\\udce9' is not UTF-8.*; rename it\."
+    ) as caught:
+        read(folder)
+    str(caught.value).encode()
 
 
 def test_directory_inside_a_class_is_named(root):
