@@ -156,7 +156,7 @@ def predict(command: PredictCommand) -> int:
 def rollback(command: RollbackCommand) -> int:
     """Another version made current."""
     from apps.learner.directory import folder_of, read_state
-    from pipelines.learning.run import delete_unused, move_current, use_model
+    from pipelines.learning.run import delete_unused, move_current, set_note, use_model
     from pipelines.output.ownership import lock
 
     store, _ = _learner(command)
@@ -174,7 +174,10 @@ def rollback(command: RollbackCommand) -> int:
             raise ConfigError(f"--to {why}; this learner has {', '.join(map(str, known))}.")
         read_state(_local(store), found)
         move_current(store, found.number)
+        set_note(store, learner, found.number, "")
         use_model(command, _local(store), learner, found)
+    if found.note:
+        say(f"Note: the gate refused this version: {found.note.removeprefix('refused: ')}.")
     say(f"Version {found.number} is current: {len(found.classes)} classes.")
     say(store.where(f"{folder_of(found.number)}/report.html"))
     return 0

@@ -701,6 +701,7 @@ __all__ = [
     "make_version",
     "move_current",
     "replace_versions",
+    "set_note",
     "use_model",
     "write_learner",
     "write_version",

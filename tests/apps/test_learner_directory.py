@@ -40,6 +40,7 @@ from atom.preprocess import Preprocess
 from atom.streams import stream
 from atom.tensor_files import tensor_bytes
 from pipelines.console.learner_commands import InitCommand
+from pipelines.learner import main
 from pipelines.learning.forgetting import forget_class
 from pipelines.learning.run import digests
 from pipelines.output.store import Store
@@ -212,6 +213,22 @@ def test_a_learner_begins_among_no_files_of_others(name: str, tmp_path: Path) ->
         ConfigError, match="which is no part of a learner; a learner begins in a new or empty"
     ):
         check_free(tmp_path)
+
+
+def test_rollback_to_a_refused_version_says_why_it_was_refused(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.learning.run.point_current", lambda *_: None)
+    learner = read_learner(shop)
+    (version,) = learner.versions
+    note = "refused: class 'cat' fell by 15.0 points"
+    (shop / "learner.json").write_bytes(
+        learner_json(learner.model_copy(update={"versions": [version.model_copy(update={"note": note})]}))
+    )
+    assert main(["rollback", str(shop), "--to", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "Note: the gate refused this version: class 'cat' fell by 15.0 points." in said
+    assert read_learner(shop) == learner
 
 
 class KilledError(BaseException):
