@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -648,9 +648,11 @@ def _log(tracker: Tracker, learner: Learner, version: Version) -> None:
     history = [version]
     while (parent := learner.version(history[-1].parent or 0)) is not None:
         history.append(parent)
+    names = curve_names(history)
+    tracker.log_dict({curve: name for name, curve in names.items()}, "classes.json")
     for one in reversed(history):
         found = {
-            f"accuracy/{_metric(name)}": accuracy.after
+            f"accuracy/{names[name]}": accuracy.after
             for name, accuracy in one.accuracies.items()
             if accuracy.after is not None
         }
@@ -659,8 +661,17 @@ def _log(tracker: Tracker, learner: Learner, version: Version) -> None:
         tracker.log_metrics(found, step=one.number)
 
 
-def _metric(name: str) -> str:
-    return network_slug(name).encode("ascii", "replace").decode().replace("?", "_")
+def curve_names(history: Sequence[Version]) -> dict[str, str]:
+    """What the curve of each class is called: its label in the first version, and what MLflow takes of its name.
+
+    Names that differ only in what it does not take have curves of their own. Classes of older versions alone have the
+    numbers after the labels.
+    """
+    names = dict.fromkeys(name for one in history for name in (*one.classes, *one.accuracies))
+    return {
+        name: f"{number:02d}-" + network_slug(name).encode("ascii", "replace").decode().replace("?", "_")
+        for number, name in enumerate(names)
+    }
 
 
 def delete(paths: Iterable[Path]) -> list[Path]:
@@ -694,6 +705,7 @@ def _drop_empty(folder: Path) -> None:
 
 __all__ = [
     "Step",
+    "curve_names",
     "delete",
     "delete_unused",
     "digests",

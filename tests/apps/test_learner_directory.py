@@ -42,7 +42,7 @@ from atom.tensor_files import tensor_bytes
 from pipelines.console.learner_commands import InitCommand
 from pipelines.learner import main
 from pipelines.learning.forgetting import forget_class
-from pipelines.learning.run import digests
+from pipelines.learning.run import curve_names, digests
 from pipelines.output.store import Store
 
 C, H, W = 3, 8, 8
@@ -371,6 +371,17 @@ def test_every_prefix_of_a_merged_memory_holds_both_in_proportion(
         taken = sum(kind == 0 for kind, _ in order[:end])
         if taken < old and end - taken < new:
             assert abs(taken - share * end) <= 1
+
+
+def test_curves_of_classes_do_not_meet(shop: Path) -> None:
+    (version,) = read_learner(shop).versions
+    now = version.model_copy(
+        update={"classes": ["杯子", "盘子", "mug a", "mug_a", "mug/a"], "accuracies": {}}
+    )
+    found = curve_names([now, version])
+    assert list(found.values())[:5] == ["00-__", "01-__", "02-mug_a", "03-mug_a", "04-mug_a"]
+    assert found["cat"] == "05-cat"
+    assert len(set(found.values())) == len(found)
 
 
 def test_old_classes_keep_their_labels() -> None:

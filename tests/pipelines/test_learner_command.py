@@ -304,7 +304,7 @@ def test_mlflow_has_the_curves_of_all_versions_and_a_model_that_follows_current(
     assert named() == {"candidate": "2", "current": "2"}
     model = client.get_model_version_by_alias("learner-shop", "current")
     assert model.run_id
-    curve = client.get_metric_history(model.run_id, "accuracy/digit_0")
+    curve = client.get_metric_history(model.run_id, "accuracy/00-digit_0")
     assert [point.step for point in curve] == [1, 2]
     photo = next((months / "tests" / "digit 0").iterdir())
     asked = pd.DataFrame({"image": [base64.b64encode(photo.read_bytes()).decode()]})
