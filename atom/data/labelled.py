@@ -52,8 +52,8 @@ def load_labelled(
 ) -> Labelled:
     """Labelled images of a source.
 
-    `folder:PATH` may hold the class directories themselves, PATH/<class>/*, or a directory train/ of them. A user's own
-    images are decoded anew each time: nothing of them is left in a cache.
+    `folder:PATH` may hold the class directories themselves, PATH/<class>/*, or a directory train/ of them; a directory
+    train/ of images is a class. A user's own images are decoded anew each time: nothing of them is left in a cache.
 
     Args:
         spec, data_dir, image_size, allow_download, skip_broken, on_download: see `atom.data.load`.
@@ -78,8 +78,12 @@ def load_labelled(
 
 
 def _has_parts(root: Path) -> bool:
+    # A class may be called train: its directory holds images.
     return root.is_dir() and any(
-        path.is_dir() and path.name.lower() in TRAIN_FOLDERS for path in visible(root)
+        path.is_dir()
+        and path.name.lower() in TRAIN_FOLDERS
+        and any(inner.is_dir() for inner in visible(path))
+        for path in visible(root)
     )
 
 

@@ -165,6 +165,15 @@ def test_class_whose_name_is_no_text_is_named(root, part):
     str(caught.value).encode()
 
 
+def test_class_may_be_called_train(tmp_path):
+    for name in ("train", "ship"):
+        write_image(tmp_path / "toys" / name / "0.png")
+    assert load_labelled(f"folder:{tmp_path / 'toys'}", data_dir=tmp_path).images.class_names == (
+        "ship",
+        "train",
+    )
+
+
 def test_directory_inside_a_class_is_named(root):
     (root / "train" / "cat" / "more").mkdir()
     with pytest.raises(DataError, match="cat/more: a directory where images are expected"):
