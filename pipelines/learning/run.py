@@ -49,6 +49,7 @@ from apps.learner.serving import body_of, load_version
 from apps.learner.settings import DISTILLED, StepImages
 from apps.learner.step import Pixels, StepJob, StepOutcome
 from apps.served import Served, torchscript
+from atom.methods.lookup import images_version
 from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
@@ -59,7 +60,7 @@ from pipelines.console.progress import print_table
 from pipelines.learning.images import StepReal, joined
 from pipelines.learning.memories import Plan, chosen, distilled, mixed_tests, read_memory
 from pipelines.learning.remote import learn_version
-from pipelines.output.ownership import settings_hash
+from pipelines.output.ownership import CHECKPOINTS_VERSION, settings_hash
 from pipelines.output.records import report_failures, start_tracker
 from pipelines.output.store import Store
 from pipelines.serving import served_model
@@ -132,8 +133,14 @@ class Step:
         )
 
     def identity(self, device_kind: str) -> dict[str, Any]:
-        """All that decides the version, but for the method's own version, which its checkpoints know."""
+        """All that decides the version, and where images are distilled what their checkpoints belong to.
+
+        So a step that was killed before the project was upgraded begins anew instead of meeting checkpoints of before.
+        """
         told = self.learner.model_dump(mode="json", exclude={"versions"})
+        distils = self.kind == DISTILLED or self.images.validation_frac > 0
+        method = self.learner.settings["distill"]["method"]
+        made = {"images_version": images_version(method), **CHECKPOINTS_VERSION}
         return {
             **told,
             "parent": None if self.parent is None else self.parent.key,
@@ -143,6 +150,7 @@ class Step:
             "memory": self.kind,
             "device": device_kind,
             "training_version": TRAINING_VERSION,
+            **(made if distils else {}),
         }
 
 

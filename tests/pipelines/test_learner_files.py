@@ -16,6 +16,7 @@ from pipelines.console.options import parse
 from pipelines.learning.beginning import begin
 from pipelines.learning.images import joined
 from pipelines.learning.run import Step, judging
+from pipelines.output.ownership import settings_hash
 from pipelines.output.store import Store
 
 SMALL = ("--network", "convnet-w8-d2", "--distil-network", "convnet-w8-d2", "--keep-tests", "2")
@@ -113,3 +114,16 @@ def test_old_classes_that_given_images_do_not_show_are_judged_by_kept_ones(tmp_p
     assert np.array_equal(pixels.images_NCHW[pixels.labels_N == 0], kept["0"])
     assert (pixels.labels_N == 1).sum() == 3
     assert judging(step_of(tmp_path, returns="1", given=("0", "1"))[0])[1] == "given by --test"
+
+
+def test_a_killed_step_begins_anew_where_the_method_makes_other_images_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, _ = step_of(tmp_path, returns="1", given=())
+    assert step.kind == "distilled"
+    real = replace(step, kind="herding")
+    before = [settings_hash(one.identity("cpu")) for one in (step, real)]
+    monkeypatch.setattr("pipelines.learning.run.images_version", lambda method: "later")
+    after = [settings_hash(one.identity("cpu")) for one in (step, real)]
+    assert before[0] != after[0]
+    assert before[1] == after[1]
