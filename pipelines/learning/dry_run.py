@@ -5,6 +5,7 @@ import time
 import numpy as np
 import torch
 
+from apps.continual.exemplars import image_bytes
 from apps.continual.learner import RESTARTING
 from apps.continual.settings import LearnerSettings
 from apps.learner.serving import body_of
@@ -16,7 +17,7 @@ from atom.settings import EvaluateSettings
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration, print_table
 from pipelines.learning.memories import Plan, white_of
-from pipelines.learning.run import Step
+from pipelines.learning.run import Step, comparable, other_kind
 
 _ITERATIONS, _BATCHES = 2, 3
 
@@ -40,16 +41,42 @@ def say_needs(step: Step) -> int:
         ["class", "", "images to learn", "tests to keep", f"images in memory ({step.kind})"],
         rows,
     )
+    compared = comparable(step, plan) if step.real.validation is not None else []
+    distils = [number] if step.kind == DISTILLED else []
+    if compared and other_kind(step.kind) == DISTILLED:
+        distils += [
+            {n: plan.within(n, DISTILLED, memory_bytes(plan, n, step.kind, number[n])) for n in compared}
+        ]
     with use_threads(1):
-        distil_s = _distil_seconds(plan, number, device) if step.kind == DISTILLED else 0.0
-        learn_s = _learn_seconds(step, plan, device)
+        distil_s = sum(_distil_seconds(plan, one, device) for one in distils)
+        learn_s = _learn_seconds(step, plan, device, plan.choices.learner)
+        compare_s = 2 * _learn_seconds(step, plan, device, "gdumb") if compared else 0.0
+    memory = sum(memory_bytes(plan, label, step.kind, most) for label, most in number.items())
+    tests = sum(images.nbytes for images in step.real.kept_tests.values())
     held = 4 * int(np.prod(plan.shape)) * len(step.real.current.labels_N)
     say(
         f"About {format_duration(distil_s)} of distillation on one worker, classes side by side on several, and"
-        f" {format_duration(learn_s)} of learning; {held / 1e6:.0f} MB for the preprocessed images. Nothing was"
-        " written."
+        f" {format_duration(learn_s)} of learning; {held / 1e6:.0f} MB for the preprocessed images. On disk about"
+        f" {memory / 1e3:.1f} kB for the memory of these classes and {tests / 1e3:.1f} kB for their test images, beside"
+        " the network. Nothing was written."
     )
+    if compared:
+        own = ", distillation for the comparison alone included above" if step.kind != DISTILLED else ""
+        say(
+            f"--validation-frac takes {format_duration(compare_s)} more, for two networks that learn from memory"
+            f" alone{own}."
+        )
     return 0
+
+
+def memory_bytes(plan: Plan, label: int, kind: str, number: int) -> int:
+    """Bytes on disk of a class of the step in so many images at most; compressed ones fill their room."""
+    if plan.room is not None:
+        return plan.room
+    if kind != DISTILLED:
+        old = plan.old[label].num_images if label in plan.old else 0
+        number = min(number, len(plan.real.train[label]) + old)
+    return number * image_bytes(plan.shape, storage=plan.choices.storage if kind == DISTILLED else "uint8")
 
 
 def _distil_seconds(plan: Plan, number: dict[int, int], device: torch.device) -> float:
@@ -78,13 +105,13 @@ def _distil_seconds(plan: Plan, number: dict[int, int], device: torch.device) ->
     return total
 
 
-def _learn_seconds(step: Step, plan: Plan, device: torch.device) -> float:
+def _learn_seconds(step: Step, plan: Plan, device: torch.device, learner: str) -> float:
     """From a few plain training steps of the size that the learner takes."""
     images = len(step.real.current.labels_N)
     settings = LearnerSettings.model_validate(step.learner.settings["training"]).resolved(
         device_kind=kind_of(device), step_images=images, seen_images=images, symbols=step.learner.symbols
     )
-    if plan.choices.learner in RESTARTING:
+    if learner in RESTARTING:
         asked = EvaluateSettings.model_validate(step.learner.settings["evaluate"])
         evaluate = resolve_evaluation(asked, device_kind=kind_of(device), symbols=step.learner.symbols)
         kept = sum(one.num_images for one in plan.old.values())
@@ -106,4 +133,4 @@ def _learn_seconds(step: Step, plan: Plan, device: torch.device) -> float:
     return steps * (time.perf_counter() - begun_s) / _BATCHES
 
 
-__all__ = ["say_needs"]
+__all__ = ["memory_bytes", "say_needs"]

@@ -713,6 +713,7 @@ def _drop_empty(folder: Path) -> None:
 
 __all__ = [
     "Step",
+    "comparable",
     "curve_names",
     "delete",
     "delete_unused",
@@ -720,6 +721,7 @@ __all__ = [
     "judging",
     "make_version",
     "move_current",
+    "other_kind",
     "replace_versions",
     "set_note",
     "use_model",

@@ -127,3 +127,25 @@ def test_a_killed_step_begins_anew_where_the_method_makes_other_images_now(
     after = [settings_hash(one.identity("cpu")) for one in (step, real)]
     assert before[0] != after[0]
     assert before[1] == after[1]
+
+
+def test_a_dry_run_tells_bytes_on_disk_and_the_time_of_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.learning.dry_run._distil_seconds", lambda *_: 7.0)
+    few = ("--iterations", 2, "--batch-real", 8, "--epochs", 2, "--step-epochs", 1, "--budget", "4/class")
+    asked = ("--dry-run", "--memory", "herding", "--compile", "off", *few)
+    shop = tmp_path / "shop"
+    code, said, errors = run_here("init", shop, *BEGIN, *asked, script="learner")
+    assert code == 0, errors
+    text = " ".join(said)
+    # Of two classes four images of 8 x 8 bytes each, and two to test by.
+    assert "About 0 s of distillation" in text
+    assert "0.5 kB for the memory of these classes and 0.3 kB for their test images" in text
+    assert "--validation-frac" not in text
+    code, said, errors = run_here("init", shop, *BEGIN, *asked, "--validation-frac", 0.2, script="learner")
+    assert code == 0, errors
+    text = " ".join(said)
+    assert "About 7 s of distillation" in text
+    assert "for two networks that learn from memory alone, distillation for the comparison alone" in text
+    assert not shop.exists()
