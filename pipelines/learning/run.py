@@ -61,7 +61,7 @@ from pipelines.learning.images import StepReal, joined
 from pipelines.learning.memories import Plan, chosen, distilled, mixed_tests, read_memory
 from pipelines.learning.remote import learn_version
 from pipelines.output.ownership import CHECKPOINTS_VERSION, settings_hash
-from pipelines.output.records import report_failures, start_tracker
+from pipelines.output.records import RUN_NAME, report_failures, start_tracker
 from pipelines.output.store import Store
 from pipelines.serving import served_model
 from pipelines.session import Session
@@ -185,7 +185,7 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
         _drop_work(step.directory, but=key)
         known = next((one for one in step.learner.versions if one.key == key and not one.removed), None)
         if known is not None:
-            code = judge(step, step.learner, known)
+            code = _judge_again(step, known, key)
             if code == 0:
                 use_model(step.command, step.directory, step.learner, known)
             return code
@@ -228,6 +228,16 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
             if model is not None and code == 0:
                 tracker.use_model(at)
             return code
+
+
+def _judge_again(step: Step, version: Version, key: str) -> int:
+    """As `judge`, of a version that is there; its run in MLflow ends, where the command that made it was killed."""
+    work = step.store.inside(f"{WORK}/{key}")
+    if not work.exists(RUN_NAME):
+        return judge(step, step.learner, version)
+    with _tracker(step, work, key) as tracker:
+        _log(tracker, step.learner, version)
+        return judge(step, step.learner, version)
 
 
 @dataclass(frozen=True, eq=False)

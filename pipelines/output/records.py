@@ -23,7 +23,7 @@ from pipelines.workers.memory import Peak
 from pipelines.workers.remote import network_slug
 from pipelines.workers.resources import ActorSize
 
-_RUN_NAME = "mlflow_run.json"
+RUN_NAME = "mlflow_run.json"
 TIMES_NAME = "times.json"
 _SOURCE_NAME = "source.json"
 _MAKERS_NAME = "made_by.json"
@@ -42,7 +42,7 @@ def start_tracker(
     """
     asked = command.tracking
     uri = asked.tracking_uri or default_tracking_uri(store.local_path)
-    known = read_record(store, _RUN_NAME)
+    known = read_record(store, RUN_NAME)
     tracker = Tracker.start(
         tracking_uri=uri,
         experiment=asked.experiment,
@@ -52,7 +52,7 @@ def start_tracker(
         resume_run_id=known.get("run_id") if known.get("tracking_uri") == without_secrets(uri) else None,
     )
     try:
-        store.write_json(_RUN_NAME, {"tracking_uri": uri, "run_id": tracker.run_id})
+        store.write_json(RUN_NAME, {"tracking_uri": uri, "run_id": tracker.run_id})
     except BaseException as error:
         # Without its id on disk the run would be continued by nobody: end it here.
         with tracker:

@@ -167,7 +167,7 @@ class KilledError(BaseException):
 
 @pytest.mark.timeout(400)
 def test_a_step_that_ends_at_any_write_goes_on_to_the_same_bits(
-    shop: Path, months: Path, learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: Path, months: Path, learn: Learn, tables: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("add", shop, "--data", f"folder:{months / 'november'}", "--max-drop", 100)
     whole = shutil.copytree(shop, tmp_path / "whole")
@@ -197,6 +197,11 @@ def test_a_step_that_ends_at_any_write_goes_on_to_the_same_bits(
             assert (shop / "current").read_text() == "0001\n"
     assert killed >= 5
     assert content(shop) == content(whole)
+    client = open_client(tables)
+    experiment = client.get_experiment_by_name("learner-shop")
+    assert experiment is not None
+    (run, *_) = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
+    assert (run.info.run_name, run.info.status) == ("version 2", "FINISHED")
 
 
 @pytest.mark.slow
