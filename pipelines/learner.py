@@ -59,7 +59,7 @@ def init(command: InitCommand) -> int:
     from apps.learner.directory import CURRENT, LEARNER, check_free, read_current, read_learner
     from pipelines.learning.beginning import begin
     from pipelines.learning.dry_run import say_needs
-    from pipelines.learning.run import make_version
+    from pipelines.learning.run import delete_unused, make_version
     from pipelines.output.ownership import lock
 
     store = _store(command)
@@ -73,6 +73,7 @@ def init(command: InitCommand) -> int:
         step, files = begin(command, store, known=known)
         if known is not None and known.versions and store.exists(CURRENT):
             number = read_current(_local(store), known).number
+            delete_unused(_local(store), known)
             say(f"This learner is begun already, and version {number} is current; there is nothing to do.")
             return 0
         return make_version(step, files)
@@ -83,7 +84,7 @@ def add(command: AddCommand) -> int:
     from apps.learner.directory import unused_files
     from pipelines.learning.adding import go_on, known_already
     from pipelines.learning.dry_run import say_needs
-    from pipelines.learning.run import delete, make_version
+    from pipelines.learning.run import delete, delete_unused, make_version
     from pipelines.output.ownership import lock
 
     store, learner = _learner(command)
@@ -95,6 +96,7 @@ def add(command: AddCommand) -> int:
         delete(unused_files(_local(store), learner))
         step = go_on(command, store, learner)
         if (version := known_already(step)) is not None:
+            delete_unused(_local(store), learner)
             say(f"Version {version} was made from these images already; there is nothing to do.")
             return 0
         return make_version(step, {})

@@ -208,7 +208,7 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
         except BaseException:
             _drop_empty(step.directory / WORK)
             raise
-        with _tracker(step, work, key) as tracker:
+        with _tracker(step, work, key, step.number) as tracker:
             making = _Making(step, plan, work, session, size, tracker)
             try:
                 memory, rivals = making.memory(number)
@@ -235,7 +235,7 @@ def _judge_again(step: Step, version: Version, key: str) -> int:
     work = step.store.inside(f"{WORK}/{key}")
     if not work.exists(RUN_NAME):
         return judge(step, step.learner, version)
-    with _tracker(step, work, key) as tracker:
+    with _tracker(step, work, key, version.number) as tracker:
         _log(tracker, step.learner, version)
         return judge(step, step.learner, version)
 
@@ -574,8 +574,11 @@ def judge(step: Step, learner: Learner, version: Version) -> int:
         )
     note = refusal(lost, max_drop=step.max_drop)
     set_note(step.store, learner, version.number, f"refused: {note}" if note else "")
-    _drop_work(step.directory)
     where = step.store.where(folder_of(version.number))
+    # Work goes last: it names the run in MLflow that a command goes on with which was killed before.
+    if not note:
+        move_current(step.store, version.number)
+    _drop_work(step.directory)
     if note:
         current = "" if step.parent is None else f"; version {step.parent.number} stays current"
         say(
@@ -583,7 +586,6 @@ def judge(step: Step, learner: Learner, version: Version) -> int:
         )
         say(f"{where}/report.html")
         return EXIT_FAILED
-    move_current(step.store, version.number)
     say(f"Version {version.number} is current: {len(version.classes)} classes.")
     say(f"{where}/report.html")
     return 0
@@ -645,10 +647,10 @@ def notes_on(step: Step) -> list[str]:
     return notes
 
 
-def _tracker(step: Step, work: Store, key: str) -> Tracker:
+def _tracker(step: Step, work: Store, key: str, number: int) -> Tracker:
     uri = step.command.tracking.tracking_uri or default_tracking_uri(step.directory)
     params: dict[str, object] = {
-        "version": step.number,
+        "version": number,
         "key": key,
         "network": step.learner.network,
         "learner": step.learner.settings["choices"]["learner"],
@@ -657,7 +659,7 @@ def _tracker(step: Step, work: Store, key: str) -> Tracker:
     }
     command = step.command.changed(tracking_uri=uri)
     return start_tracker(
-        command, work, experiment=experiment_of(step.directory), name=f"version {step.number}", params=params
+        command, work, experiment=experiment_of(step.directory), name=f"version {number}", params=params
     )
 
 
