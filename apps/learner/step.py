@@ -162,18 +162,7 @@ def _learned(
         memory_before=before,
         memory_after=_without(after, fresh_again),
     )
-    learned = learn(
-        job.learner,
-        state,
-        data,
-        network=job.body.network,
-        settings=job.settings,
-        train_settings=job.train_settings,
-        seed=job.seed,
-        device=device,
-        symbols=job.symbols,
-        start=start,
-    )
+    learned = _learn(job, job.learner, state, data, start=start, device=device)
     if fresh_again and after is not None:
         said = _said(job, learned, after, device)
         learned = replace(learned, logits={**learned.logits, **{c: said[c] for c in fresh_again}})
@@ -189,6 +178,29 @@ def _learned(
         device=device,
     )
     return learned if restated is None else restated
+
+
+def _learn(
+    job: StepJob,
+    learner: str,
+    state: LearnerState | None,
+    data: StepData,
+    *,
+    start: LearnerState | None,
+    device: torch.device,
+) -> LearnerState:
+    return learn(
+        learner,
+        state,
+        data,
+        network=job.body.network,
+        settings=job.settings,
+        train_settings=job.train_settings,
+        seed=job.seed,
+        device=device,
+        symbols=job.symbols,
+        start=start,
+    )
 
 
 def _start(job: StepJob) -> LearnerState:
@@ -221,18 +233,7 @@ def _worth(
         num_classes=job.num_classes,
         memory_after=Memory.from_bytes(memory).contents(preprocess),
     )
-    state = learn(
-        "gdumb",
-        None,
-        data,
-        network=job.body.network,
-        settings=job.settings,
-        train_settings=job.train_settings,
-        seed=job.seed,
-        device=device,
-        symbols=job.symbols,
-        start=_start(job),
-    )
+    state = _learn(job, "gdumb", None, data, start=_start(job), device=device)
     images_TCHW, labels_T = judged.white(preprocess)
     logits_TK = _predict(job, state, images_TCHW, job.num_classes, device)
     return 100 * float((logits_TK.argmax(axis=1) == labels_T.numpy()).mean())
