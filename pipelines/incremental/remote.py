@@ -7,7 +7,7 @@ Thin shells over `apps.continual`; torch is imported inside, so that importing t
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,9 +174,11 @@ class Selection:
     preprocessing: str
     lot: int
     number: int
+    named: str = field(default="", compare=False)
+    """What people call the lot; empty: it is the class of that number."""
 
     def __str__(self) -> str:
-        return f"{self.kind} of lot {self.lot} ({self.preprocessing})"
+        return f"{self.kind} of {self.named or f'class {self.lot}'} ({self.preprocessing})"
 
 
 def select_rows(

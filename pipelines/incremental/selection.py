@@ -66,7 +66,9 @@ class Selections:
 
     def of(self, kind: str, preprocessing: str, lot: int) -> Selection:
         """The selection that serves every class order."""
-        return Selection(kind, preprocessing, lot, self._case.plan.largest_quota(kind, lot))
+        plan = self._case.plan
+        named = "" if plan.lots.plain else plan.lots.name(lot)
+        return Selection(kind, preprocessing, lot, plan.largest_quota(kind, lot), named)
 
     def _selections(self) -> list[Selection]:
         plan, case = self._case.plan, self._case

@@ -221,5 +221,5 @@ def test_units_are_called_by_their_names() -> None:
     assert [name_of(unit) for unit in ((3,), (0, 1), "net", 7)] == ["class 3", "classes 0, 1", "net", "7"]
     assert name_of(Trial("random", "convnet", 0)) == "random-convnet-s0"
     assert name_of(CellStep(Cell("herding", "gdumb", 0, 1), 2)) == "herding-gdumb-o0-s1 step 2"
-    assert name_of(Selection("herding", "own", 3, 10)) == "herding of lot 3 (own)"
+    assert name_of(Selection("herding", "own", 3, 10)) == "herding of class 3 (own)"
     assert name_of(Unit("net", "random", 0)) == "net (random, seed 0)"
