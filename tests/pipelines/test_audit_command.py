@@ -1,6 +1,7 @@
 """The audit command: who is a member, what it leaves behind, and that finished trainings are kept."""
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import run_here
+from command_runs import run_here, start, wait_for
 from tiny_digits import digits_set
 
 from atom import data
@@ -184,3 +185,31 @@ def test_command_tells_what_a_set_gives_away_and_the_card_keeps_it(
         False,
     ]
     assert json.loads((tmp_path / "out" / "audit.json").read_text())["findings"] == found["findings"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("ray_cluster", "ready_tables")
+def test_an_audit_killed_while_it_trains_finds_what_an_undisturbed_one_finds(tmp_path: Path) -> None:
+    made, output, undisturbed = tmp_path / "run" / "set", tmp_path / "out", tmp_path / "undisturbed"
+    made_of(digits().hold_out(0.5)).save(made)
+    bare = (made / "set.json").read_bytes()
+    command: list[object] = ["--set", tmp_path / "run", "--network", NARROW, "--epochs", 10]
+    command += ["--eval-seeds", 3, "--audit-images", 200, "--baselines", "random", "--num-actors", 1]
+    killed = start(*command, "--output", output, script="audit")
+    try:
+        wait_for(lambda: any(output.glob("losses/*")) or killed.poll() is not None, limit_s=180)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+    assert killed.wait(timeout=30) == -signal.SIGKILL
+    assert not (output / "audit.json").exists()
+    assert (made / "set.json").read_bytes() == bare
+    kept = {path: path.stat().st_mtime_ns for path in output.glob("losses/*")}
+    assert 0 < len(kept) < 6
+    for place in (output, undisturbed):
+        code, _, errors = run_here(*command, "--output", place, script="audit")
+        assert (code, errors) == (0, "")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    resumed, whole = (json.loads((place / "audit.json").read_text()) for place in (output, undisturbed))
+    assert resumed["findings"] == whole["findings"]
