@@ -59,7 +59,8 @@ def init(command: InitCommand) -> int:
     from apps.learner.directory import CURRENT, LEARNER, check_free, read_current, read_learner
     from pipelines.learning.beginning import begin
     from pipelines.learning.dry_run import say_needs
-    from pipelines.learning.run import delete_unused, make_version
+    from pipelines.learning.run import make_version
+    from pipelines.learning.versions import delete_unused
     from pipelines.output.ownership import lock
 
     store = _store(command)
@@ -84,7 +85,8 @@ def add(command: AddCommand) -> int:
     from apps.learner.directory import unused_files
     from pipelines.learning.adding import go_on, known_already
     from pipelines.learning.dry_run import say_needs
-    from pipelines.learning.run import delete, delete_unused, make_version
+    from pipelines.learning.run import make_version
+    from pipelines.learning.versions import delete, delete_unused
     from pipelines.output.ownership import lock
 
     store, learner = _learner(command)
@@ -158,7 +160,8 @@ def predict(command: PredictCommand) -> int:
 def rollback(command: RollbackCommand) -> int:
     """Another version made current."""
     from apps.learner.directory import folder_of, read_state
-    from pipelines.learning.run import delete_unused, move_current, set_note, use_model
+    from pipelines.learning.tracking import use_model
+    from pipelines.learning.versions import delete_unused, move_current, set_note
     from pipelines.output.ownership import lock
 
     store, _ = _learner(command)
@@ -188,7 +191,7 @@ def rollback(command: RollbackCommand) -> int:
 def forget(command: ForgetCommand) -> int:
     """A version without a class, and nothing left of its images."""
     from pipelines.learning.forgetting import forget_class
-    from pipelines.learning.run import replace_versions
+    from pipelines.learning.tracking import replace_versions
     from pipelines.output.ownership import lock
 
     store, _ = _learner(command)

@@ -8,7 +8,7 @@ from atom.errors import ConfigError
 from pipelines.console.learner_commands import AddCommand
 from pipelines.learning.beginning import as_real, identity
 from pipelines.learning.images import cut, load_step, load_tests
-from pipelines.learning.run import Step
+from pipelines.learning.step import Step
 from pipelines.output.store import Store
 from pipelines.own_networks import try_networks
 

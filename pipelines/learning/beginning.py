@@ -19,7 +19,8 @@ from atom.tensor_files import tensor_bytes
 from atom.whitening import rank_flaw
 from pipelines.console.learner_commands import InitCommand
 from pipelines.learning.images import cut, load_step, load_tests
-from pipelines.learning.run import Step, digests
+from pipelines.learning.step import Step
+from pipelines.learning.versions import digests
 from pipelines.output.store import Store
 from pipelines.own_networks import try_networks
 

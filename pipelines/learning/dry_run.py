@@ -17,7 +17,7 @@ from atom.settings import EvaluateSettings
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration, print_table
 from pipelines.learning.memories import Plan, white_of
-from pipelines.learning.run import Step, comparable, other_kind
+from pipelines.learning.step import Step, comparable, other_kind
 
 _ITERATIONS, _BATCHES = 2, 3
 

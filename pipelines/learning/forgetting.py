@@ -9,7 +9,7 @@ from apps.learner.growth import with_outputs
 from apps.learner.record import Learner, Version
 from atom.errors import ConfigError
 from pipelines.console.command import EXIT_FAILED, say
-from pipelines.learning.run import delete_unused, digests, move_current, write_learner, write_version
+from pipelines.learning.versions import delete_unused, digests, move_current, write_learner, write_version
 from pipelines.output.ownership import settings_hash
 from pipelines.output.store import Store
 

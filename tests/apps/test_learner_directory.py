@@ -42,7 +42,8 @@ from atom.tensor_files import tensor_bytes
 from pipelines.console.learner_commands import InitCommand
 from pipelines.learner import main
 from pipelines.learning.forgetting import forget_class
-from pipelines.learning.run import curve_names, digests
+from pipelines.learning.tracking import curve_names
+from pipelines.learning.versions import digests
 from pipelines.output.store import Store
 
 C, H, W = 3, 8, 8
@@ -218,7 +219,7 @@ def test_a_learner_begins_among_no_files_of_others(name: str, tmp_path: Path) ->
 def test_rollback_to_a_refused_version_says_why_it_was_refused(
     shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipelines.learning.run.point_current", lambda *_: None)
+    monkeypatch.setattr("pipelines.learning.tracking.point_current", lambda *_: None)
     learner = read_learner(shop)
     (version,) = learner.versions
     note = "refused: class 'cat' fell by 15.0 points"

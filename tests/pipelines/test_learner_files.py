@@ -15,7 +15,7 @@ from pipelines.console.learner_commands import InitCommand
 from pipelines.console.options import parse
 from pipelines.learning.beginning import begin
 from pipelines.learning.images import joined
-from pipelines.learning.run import Step, judging
+from pipelines.learning.step import Step, judging
 from pipelines.output.ownership import settings_hash
 from pipelines.output.store import Store
 
@@ -123,7 +123,7 @@ def test_a_killed_step_begins_anew_where_the_method_makes_other_images_now(
     assert step.kind == "distilled"
     real = replace(step, kind="herding")
     before = [settings_hash(one.identity("cpu")) for one in (step, real)]
-    monkeypatch.setattr("pipelines.learning.run.images_version", lambda method: "later")
+    monkeypatch.setattr("pipelines.learning.step.images_version", lambda method: "later")
     after = [settings_hash(one.identity("cpu")) for one in (step, real)]
     assert before[0] != after[0]
     assert before[1] == after[1]
