@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given
@@ -322,6 +323,19 @@ def test_served_probabilities_are_those_of_network_and_preprocessing(shop: Path,
     found = loaded(torch.from_numpy(images(3))).detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
     assert json.loads((tmp_path / "out" / "model.pt.json").read_text())["classes"] == CLASSES
+
+
+@pytest.mark.parametrize("num_images", [1, 3])
+def test_onnx_runtime_answers_as_network_and_preprocessing_do(
+    shop: Path, tmp_path: Path, num_images: int
+) -> None:
+    loaded, file = serving.load_version(shop), tmp_path / "model.onnx"
+    serving.export(*loaded, form="onnx", file=file, learner=read_learner(shop))
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["probabilities"], {"images": images(num_images)})
+    expected = serving.probabilities(*loaded[:2], images(num_images))
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
+    assert sorted(path.name for path in tmp_path.glob("model.onnx*")) == ["model.onnx", "model.onnx.json"]
 
 
 def test_missing_packages_for_onnx_are_named(
