@@ -129,7 +129,7 @@ def auc_text(row: Mapping[str, Any]) -> str:
 
 
 def training_text(training: Mapping[str, Any]) -> str:
-    """How a set is trained on by what it carries, many numbers by the smallest and the largest.
+    """How a set is trained on by what it carries, many numbers by the smallest and the largest, four digits each.
 
     Example:
         >>> training_text({"epochs": 2, "step_sizes": [0.1, 0.25, 0.0312, 0.1]})
@@ -137,8 +137,9 @@ def training_text(training: Mapping[str, Any]) -> str:
     """
 
     def value_text(value: Any) -> str:
-        many = isinstance(value, list | tuple) and value
-        return f"{len(value)} from {min(value):.4g} to {max(value):.4g}" if many else str(value)
+        if isinstance(value, list | tuple) and value:
+            return f"{len(value)} from {min(value):.4g} to {max(value):.4g}"
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     return ", ".join(f"{name}={value_text(value)}" for name, value in training.items())
 

@@ -56,20 +56,21 @@ def findings(compared: Compared) -> list[str]:
 
 
 def remarks(compared: Compared) -> list[str]:
-    """What has to be said under the tables: rows that lose to random images, own trainings, and what failed."""
-    said = [
-        f"{_called(entry)}: {lost}"
-        for entry in compared.entries
-        if (lost := compared.lost(entry)) is not None
+    """What is wrong with rows: random images beat them, or they failed."""
+    lost = [(entry, compared.lost(entry)) for entry in compared.entries]
+    said = [f"{_called(entry)}: {sentence}" for entry, sentence in lost if sentence is not None]
+    return said + [
+        f"{_called(entry)}: {entry.reason.rstrip('.')}." for entry in compared.entries if entry.reason
     ]
-    for entry in compared.entries:
-        if entry.training:
-            said.append(
-                f"{_called(entry)}: trained by what the set carries, {training_text(entry.training)}."
-            )
-        if entry.reason:
-            said.append(f"{_called(entry)}: {entry.reason.rstrip('.')}.")
-    return said
+
+
+def own_trainings(compared: Compared) -> list[str]:
+    """How the rows were trained that their sets tell it of."""
+    return [
+        f"{_called(entry)}: trained by what the set carries, {training_text(entry.training)}."
+        for entry in compared.entries
+        if entry.training
+    ]
 
 
 def _best(compared: Compared, ipc: int, network: str) -> str:
@@ -147,6 +148,7 @@ __all__ = [
     "difference_of",
     "findings",
     "metrics",
+    "own_trainings",
     "remarks",
     "signed",
     "size_of",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from html import escape
 
-from apps.compare.findings import accuracy_of, cost_of, difference_of, findings
+from apps.compare.findings import accuracy_of, cost_of, difference_of, findings, own_trainings
 from apps.compare.pairing import LEVEL
 from apps.compare.pictures import MOST_CLASSES, MOST_IMAGES, Strips
 from apps.compare.plots import cost_figure
@@ -44,14 +44,16 @@ def render_comparison(
         title: heading of the page.
         pictures: images of the sets of each number of images a class.
     """
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(compared))
-    parts = [f'<ul class="summary">{sentences}</ul>'] if sentences else []
+    parts = [_listed(findings(compared), "summary")]
     for ipc in compared.ipcs:
         parts += [f"<h2>{_a_class(ipc)}</h2>", _result_table(compared, ipc)]
     parts += [
         f"<details><summary>How to read this</summary>{_note(_READING)}{_note(_COST)}</details>",
         *_published(compared),
     ]
+    trained = own_trainings(compared)
+    if trained:
+        parts.append(f"<details><summary>Own trainings</summary>{_listed(trained, 'note')}</details>")
     if any(entry.cost.distil_s and entry.accuracies for entry in compared.entries):
         parts.append(
             "<h2>Accuracy and cost</h2>" + drawing(partial(cost_figure, compared), _figure(compared))
@@ -59,6 +61,11 @@ def render_comparison(
     parts += _pictures(pictures or {})
     rows = [[escape(key), escape(value)] for key, value in compared.facts.items()]
     return page(title, [*parts, "<h2>Facts</h2>", table(["what", "value"], rows, kind="wide text")])
+
+
+def _listed(sentences: Sequence[str], kind: str) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<ul class="{kind}">{items}</ul>' if items else ""
 
 
 def _figure(compared: Compared) -> str:

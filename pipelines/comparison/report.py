@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from apps.compare.findings import findings, metrics, remarks, table_rows
+from apps.compare.findings import findings, metrics, own_trainings, remarks, table_rows
 from apps.compare.pictures import Strips, strips
 from apps.compare.report import render_comparison
 from apps.compare.results import Compared
@@ -42,7 +42,7 @@ def conclude(finished: Finished, tracker: Tracker, trackers: Mapping[str, Tracke
     failures = finished.failures()
     if failures:
         print_table("Failed", ["what", "reason"], [(what, why.reason) for what, why in failures.items()])
-    for sentence in [*remarks(known), *on_steps(finished), *on_labels(finished)]:
+    for sentence in [*remarks(known), *own_trainings(known), *on_steps(finished), *on_labels(finished)]:
         say(sentence)
     if finished.busy_s:
         say(known.facts["this driver"])

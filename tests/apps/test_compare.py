@@ -14,7 +14,7 @@ from page_outline import Outline, drawn_points
 from scipy import stats
 from tiny_sets import some_set
 
-from apps.compare.findings import difference_of, findings, metrics, remarks, size_of, table_rows
+from apps.compare.findings import difference_of, findings, metrics, own_trainings, size_of, table_rows
 from apps.compare.pairing import paired
 from apps.compare.pictures import MOST_IMAGES, strips
 from apps.compare.plots import cost_figure
@@ -242,6 +242,9 @@ def test_sizes_have_the_unit_that_suits_them() -> None:
 
 
 def test_a_training_of_its_own_is_told() -> None:
-    said = remarks(compared(row("mtt (own training)", [80.0, 90.0], training={"lr_net": 0.02})))
-    assert said == ["mtt (own training) at ipc 1: trained by what the set carries, lr_net=0.02."]
+    rows = compared(row("mtt (own training)", [80.0, 90.0], training={"lr_net": 0.02 + 1e-9}))
+    said = "mtt (own training) at ipc 1: trained by what the set carries, lr_net=0.02."
+    assert own_trainings(rows) == [said]
+    assert said not in findings(rows)
+    assert said in Outline(render_comparison(rows, title="x")).text
     assert math.isclose(RANDOM.std("convnet") or 0.0, 5.0)
