@@ -3,6 +3,8 @@
 import atexit
 import gc
 import logging
+import os
+import select
 import sys
 import textwrap
 import traceback
@@ -30,6 +32,7 @@ _REMOTE = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://", "viewfs
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 130
+EXIT_UNREAD = 141  # as a shell says of SIGPIPE
 
 
 def run_command(command: type[C], work: Callable[[C], int], argv: Sequence[str] | None = None) -> int:
@@ -37,7 +40,7 @@ def run_command(command: type[C], work: Callable[[C], int], argv: Sequence[str] 
 
     Returns:
         0 on success, 1 if a part of the work failed, 2 on bad input with one sentence on standard error, 130
-        after Ctrl-C or SIGTERM. A bug keeps its traceback.
+        after Ctrl-C or SIGTERM, 141 where nobody reads on, as after `| head`. A bug keeps its traceback.
     """
     logs = logging.StreamHandler(sys.stderr)
     logs.setFormatter(_Formatter("%(levelname)s: %(message)s"))
@@ -55,6 +58,19 @@ def run_command(command: type[C], work: Callable[[C], int], argv: Sequence[str] 
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
         return EXIT_STOPPED
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        # What is left in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNREAD
+
+
+def _unread() -> bool:
+    """Whether standard output is a pipe that nobody reads from."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def output_location(command: CommandSettings, default_name: str) -> str:

@@ -52,6 +52,23 @@ def test_bug_keeps_its_traceback() -> None:
         run(work)
 
 
+def test_a_reader_who_has_enough_ends_the_command_without_a_traceback() -> None:
+    program = [sys.executable, "-m", "pipelines.distill", "--help"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        assert (command.stderr.read(), command.wait(timeout=60)) == (b"", 141)
+
+
+def test_other_broken_pipes_keep_their_traceback() -> None:
+    def work(_: DistillCommand) -> int:
+        raise BrokenPipeError("of a server")
+
+    with pytest.raises(BrokenPipeError):
+        run(work)
+
+
 def test_output_is_where_the_user_says_or_under_runs() -> None:
     assert output_location(DistillCommand.of(output="here"), "name") == "here"
     assert Path(output_location(DistillCommand(), "name")) == Path("runs/name")
