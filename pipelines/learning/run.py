@@ -72,8 +72,8 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
         # Of steps that went on from another version, or of other images: their classes may be forgotten by now.
         drop_work(step.directory, but=key)
         known = next((one for one in step.learner.versions if one.key == key and not one.removed), None)
-        if known is not None:
-            code = _judge_again(step, known, key)
+        if known is not None and not step.store.inside(f"{WORK}/{key}").exists(RUN_NAME):
+            code = judge(step, step.learner, known)
             if code == 0:
                 use_model(step.command, step.directory, step.learner, known)
             return code
@@ -81,9 +81,10 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
         number = {label: plan.to_keep(label, step.kind) for label in step.real.train}
         if step.kind == DISTILLED:
             plan.settings(1)  # what it refuses is refused before any work
+        version_number = step.number if known is None else known.number
         shown = {
             "data": step.images.data,
-            "version": step.number,
+            "version": version_number,
             "memory": step.kind,
             "images": len(step.real.current.labels_N),
             "classes": len(step.real.classes),
@@ -96,7 +97,10 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
         except BaseException:
             drop_empty(step.directory / WORK)
             raise
-        with version_tracker(step, work, key, step.number) as tracker:
+        with version_tracker(step, work, key, version_number) as tracker:
+            if known is not None:
+                # Killed between its files and the end of its run in MLflow.
+                return _publish(step, step.learner, known, tracker, session, size)
             making = _Making(step, plan, work, session, size, tracker)
             try:
                 memory, rivals = making.memory(number)
@@ -107,25 +111,22 @@ def make_version(step: Step, begin: Mapping[str, bytes]) -> int:
                 return report_failures(error.failed, tracker)
             say_rivals(rivals, outcome)
             learner, version = _write(step, plan, key, memory, outcome, begin)
-            log_curves(tracker, learner, version)
-            at = registered(step.directory, learner, version)
-            model = making.model(version)
-            if model is not None:
-                tracker.log_model(model, at)
-            code = judge(step, learner, version)
-            if model is not None and code == 0:
-                tracker.use_model(at)
-            return code
+            return _publish(step, learner, version, tracker, session, size)
 
 
-def _judge_again(step: Step, version: Version, key: str) -> int:
-    """As `judge`, of a version that is there; its run in MLflow ends, where the command that made it was killed."""
-    work = step.store.inside(f"{WORK}/{key}")
-    if not work.exists(RUN_NAME):
-        return judge(step, step.learner, version)
-    with version_tracker(step, work, key, version.number) as tracker:
-        log_curves(tracker, step.learner, version)
-        return judge(step, step.learner, version)
+def _publish(
+    step: Step, learner: Learner, version: Version, tracker: Tracker, session: Session, size: ActorSize
+) -> int:
+    """Tell MLflow of a version that is written, and make it current if the gate lets it; returns the exit code."""
+    log_curves(tracker, learner, version)
+    at = registered(step.directory, learner, version)
+    model = _model(step, version, session, size)
+    if model is not None:
+        tracker.log_model(model, at)
+    code = judge(step, learner, version)
+    if model is not None and code == 0:
+        tracker.use_model(at)
+    return code
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,23 +209,24 @@ class _Making:
             raise _FailedError(outcome.failed)
         return found[0]
 
-    def model(self, version: Version) -> Model | None:
-        """What MLflow serves of the version, or None."""
-        learner = self.step.learner
-        height, width = learner.image_size
-        preprocess = self.step.preprocess.tensors()
-        with self.session.stop.polling():
-            return served_model(
-                partial(body_of(learner, self.step.network).build, len(version.classes)),
-                read_state(self.step.directory, version).weights,
-                {name: tensor.contiguous().numpy() for name, tensor in preprocess.items()},
-                classes=version.classes,
-                shape=(learner.channels, height, width),
-                resize=learner.resize,
-                num_cpus=self.size.cpus,
-                limits=self.step.command.cluster.limits(),
-                stop=self.session.stop,
-            )
+
+def _model(step: Step, version: Version, session: Session, size: ActorSize) -> Model | None:
+    """What MLflow serves of the version, or None."""
+    learner = step.learner
+    height, width = learner.image_size
+    preprocess = step.preprocess.tensors()
+    with session.stop.polling():
+        return served_model(
+            partial(body_of(learner, step.network).build, len(version.classes)),
+            read_state(step.directory, version).weights,
+            {name: tensor.contiguous().numpy() for name, tensor in preprocess.items()},
+            classes=version.classes,
+            shape=(learner.channels, height, width),
+            resize=learner.resize,
+            num_cpus=size.cpus,
+            limits=step.command.cluster.limits(),
+            stop=session.stop,
+        )
 
 
 def _job(

@@ -204,6 +204,26 @@ def test_a_step_that_ends_at_any_write_goes_on_to_the_same_bits(
     assert (run.info.run_name, run.info.status) == ("version 2", "FINISHED")
 
 
+def test_a_step_killed_before_mlflow_knows_its_model_registers_it_later(
+    shop: Path, months: Path, learn: Learn, tables: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("add", shop, "--data", f"folder:{months / 'november'}", "--max-drop", 100)
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.learning.run.log_curves", killed)
+        with pytest.raises(KilledError):
+            learn(*arguments)
+    assert len(read_learner(shop).versions) == 2
+    assert (shop / "current").read_text() == "0001\n"
+    assert learn(*arguments)[0] == 0
+    assert (shop / "current").read_text() == "0002\n"
+    model = open_client(tables).get_model_version_by_alias("learner-shop", "current")
+    assert model.tags["atom.version"].startswith("2-")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_process_leaves_current_and_the_same_command_goes_on(
