@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom.errors import ArtifactError, ConfigError
-from pipelines.console.command import EXIT_BAD_INPUT, run_command, say
+from pipelines.console.command import EXIT_BAD_INPUT, run_command, say, while_read
 from pipelines.console.learner_commands import (
     SUB_COMMANDS,
     AddCommand,
@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        print(_usage())
-        return 0
+        return while_read(_say_usage)
     if name not in SUB_COMMANDS:
         close = difflib.get_close_matches(name, SUB_COMMANDS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
@@ -48,10 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(SUB_COMMANDS[name], _WORK[name], arguments[1:])
 
 
-def _usage() -> str:
+def _say_usage() -> int:
     rows = [f"  {name:<10}{kind.__doc__}" for name, kind in SUB_COMMANDS.items()]
     head = "usage: atom-learner COMMAND DIRECTORY [flags]; atom-learner COMMAND --help lists the flags"
-    return "\n".join([head, "", *rows])
+    say("\n".join([head, "", *rows]))
+    return 0
 
 
 def init(command: InitCommand) -> int:
@@ -60,6 +60,7 @@ def init(command: InitCommand) -> int:
     from pipelines.learning.beginning import begin
     from pipelines.learning.dry_run import say_needs
     from pipelines.learning.run import make_version
+    from pipelines.learning.tracking import keep_served
     from pipelines.learning.versions import delete_unused
     from pipelines.output.ownership import lock
 
@@ -75,6 +76,7 @@ def init(command: InitCommand) -> int:
         if known is not None and known.versions and store.exists(CURRENT):
             number = read_current(_local(store), known).number
             delete_unused(_local(store), known)
+            keep_served(command, _local(store), known)
             say(f"This learner is begun already, and version {number} is current; there is nothing to do.")
             return 0
         return make_version(step, files)
@@ -86,6 +88,7 @@ def add(command: AddCommand) -> int:
     from pipelines.learning.adding import go_on, known_already
     from pipelines.learning.dry_run import say_needs
     from pipelines.learning.run import make_version
+    from pipelines.learning.tracking import keep_served
     from pipelines.learning.versions import delete, delete_unused
     from pipelines.output.ownership import lock
 
@@ -99,6 +102,7 @@ def add(command: AddCommand) -> int:
         step = go_on(command, store, learner)
         if (version := known_already(step)) is not None:
             delete_unused(_local(store), learner)
+            keep_served(command, _local(store), learner)
             say(f"Version {version} was made from these images already; there is nothing to do.")
             return 0
         return make_version(step, {})

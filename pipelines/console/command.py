@@ -50,6 +50,10 @@ def run_command(command: type[C], work: Callable[[C], int], argv: Sequence[str] 
     atexit.register(gc.freeze)
     # Torch without a GPU and libraries under way to their next version warn of what no user can change.
     warnings.simplefilter("ignore")
+    return while_read(lambda: _run(command, work, argv))
+
+
+def _run(command: type[C], work: Callable[[C], int], argv: Sequence[str] | None) -> int:
     try:
         return work(parse(command, argv))
     except AtomError as error:
@@ -58,10 +62,20 @@ def run_command(command: type[C], work: Callable[[C], int], argv: Sequence[str] 
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
         return EXIT_STOPPED
+
+
+def while_read(work: Callable[[], int]) -> int:
+    """What `work` returns, or 141 without a word where nobody reads standard output on."""
+    try:
+        try:
+            return work()
+        finally:
+            # Else it fails when Python ends, where nothing can be done.
+            sys.stdout.flush()
     except BrokenPipeError:
         if not _unread():
             raise
-        # What is left in the buffer would fail once more when Python ends.
+        # What is left in the buffer would fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_UNREAD
 
@@ -69,8 +83,11 @@ def run_command(command: type[C], work: Callable[[C], int], argv: Sequence[str] 
 def _unread() -> bool:
     """Whether standard output is a pipe that nobody reads from."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # no file
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def output_location(command: CommandSettings, default_name: str) -> str:

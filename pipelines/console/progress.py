@@ -205,6 +205,11 @@ def print_table(
 def _console(stream: TextIO) -> "Console":
     from rich.console import Console
 
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to `while_read`; rich would end the program with 1."""
+            raise  # what is being handled
+
     # Only a terminal has a width, and takes colours whatever the environment says of others.
     live = stream.isatty()
-    return Console(file=stream, force_terminal=live, force_jupyter=False, width=None if live else 10**6)
+    return Plain(file=stream, force_terminal=live, force_jupyter=False, width=None if live else 10**6)

@@ -4,7 +4,7 @@ Everything lies in work/KEY until it is whole, so that a killed command goes on.
 written, the version's directory appears, learner.json names them, and last of all `current` moves.
 """
 
-# K classes
+# N images
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,8 +121,12 @@ def _publish(
     log_curves(tracker, learner, version)
     at = registered(step.directory, learner, version)
     model = _model(step, version, session, size)
+    if session.stop.is_set():
+        return stopped(tracker, session.stop.signal_name)
     if model is not None:
         tracker.log_model(model, at)
+    # `current` moves when MLflow has the model: a command that finds it moved makes none.
+    tracker.flush()
     code = judge(step, learner, version)
     if model is not None and code == 0:
         tracker.use_model(at)

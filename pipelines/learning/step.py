@@ -1,6 +1,6 @@
 """A step of a learner with everything decided: what it goes on from, its images, and what it is judged by."""
 
-# K classes
+# N images, C channels, H height, W width
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -50,6 +50,14 @@ def replace_versions(command: OnLearner, directory: Path) -> None:
     )
 
 
+def keep_served(command: OnLearner, directory: Path, learner: Learner) -> None:
+    """Let MLflow serve the current version, whose command may have been killed or met no server."""
+    if ":" in learner.network:
+        use_model(command, directory, learner, read_current(directory, learner))
+    else:
+        replace_versions(command, directory)
+
+
 def experiment_of(directory: Path) -> str:
     """Name of the learner's experiment in MLflow, where none was asked for."""
     return f"learner-{directory.resolve().name}"
@@ -106,6 +114,7 @@ def curve_names(history: Sequence[Version]) -> dict[str, str]:
 __all__ = [
     "curve_names",
     "experiment_of",
+    "keep_served",
     "log_curves",
     "registered",
     "replace_versions",

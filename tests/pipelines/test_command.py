@@ -52,9 +52,26 @@ def test_bug_keeps_its_traceback() -> None:
         run(work)
 
 
-def test_a_reader_who_has_enough_ends_the_command_without_a_traceback() -> None:
-    program = [sys.executable, "-m", "pipelines.distill", "--help"]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+TABLE = """
+from pipelines.console.command import while_read
+from pipelines.console.progress import print_table
+raise SystemExit(while_read(lambda: print_table("a", ["b"], [["c"]]) or 0))
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["-m", "pipelines.distill", "--help"],
+        ["-m", "pipelines.learner", "--help"],
+        ["-m", "pipelines.learner", "export", "--help"],
+        ["-c", TABLE],
+    ],
+    ids=["long help", "usage", "short help", "table"],
+)
+def test_a_reader_who_has_enough_ends_the_command_without_a_traceback(program: list[str]) -> None:
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, *program], **piped) as command:
         assert command.stdout is not None
         assert command.stderr is not None
         command.stdout.close()

@@ -204,8 +204,22 @@ def test_a_step_that_ends_at_any_write_goes_on_to_the_same_bits(
     assert (run.info.run_name, run.info.status) == ("version 2", "FINISHED")
 
 
-def test_a_step_killed_before_mlflow_knows_its_model_registers_it_later(
-    shop: Path, months: Path, learn: Learn, tables: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("place", "current"),
+    [
+        ("pipelines.learning.run.log_curves", "0001\n"),
+        ("pipelines.learning.run.judge", "0001\n"),
+        ("pipelines.tracking.tracker.Tracker.use_model", "0002\n"),
+    ],
+)
+def test_a_step_killed_while_it_tells_mlflow_is_served_by_the_same_command(
+    shop: Path,
+    months: Path,
+    learn: Learn,
+    tables: str,
+    place: str,
+    current: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arguments = ("add", shop, "--data", f"folder:{months / 'november'}", "--max-drop", 100)
 
@@ -213,15 +227,22 @@ def test_a_step_killed_before_mlflow_knows_its_model_registers_it_later(
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.learning.run.log_curves", killed)
+        patched.setattr(place, killed)
         with pytest.raises(KilledError):
             learn(*arguments)
     assert len(read_learner(shop).versions) == 2
-    assert (shop / "current").read_text() == "0001\n"
+    assert (shop / "current").read_text() == current
     assert learn(*arguments)[0] == 0
     assert (shop / "current").read_text() == "0002\n"
-    model = open_client(tables).get_model_version_by_alias("learner-shop", "current")
-    assert model.tags["atom.version"].startswith("2-")
+    client = open_client(tables)
+    for alias in ("candidate", "current"):
+        model = client.get_model_version_by_alias("learner-shop", alias)
+        assert model.tags["atom.version"].startswith("2-")
+    assert model.run_id
+    run = client.get_run(model.run_id)
+    curve = client.get_metric_history(model.run_id, "accuracy/00-digit_0")
+    assert [point.step for point in curve] == [1, 2]
+    assert run.info.status == "FINISHED" or current == "0002\n"
 
 
 @pytest.mark.slow

@@ -56,8 +56,14 @@ def test_init_leaves_the_files_of_a_project_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("removed", ["", "deleted when '2' was forgotten"])
-def test_the_same_init_again_leaves_the_version_in_use(removed: str, begun: tuple[Path, Learner]) -> None:
+def test_the_same_init_again_leaves_the_version_in_use(
+    removed: str, begun: tuple[Path, Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop, learner = begun
+    served: list[Path] = []
+    monkeypatch.setattr(
+        "pipelines.learning.tracking.keep_served", lambda _, directory, __: served.append(directory)
+    )
     first, second = learner.versions
     versions = [first.model_copy(update={"removed": removed}), second]
     learner = learner.model_copy(update={"versions": versions})
@@ -67,6 +73,7 @@ def test_the_same_init_again_leaves_the_version_in_use(removed: str, begun: tupl
     assert said[-1] == "This learner is begun already, and version 2 is current; there is nothing to do."
     assert (shop / "current").read_text() == "0002\n"
     assert read_learner(shop) == learner
+    assert served == [shop]
 
 
 def step_of(tmp_path: Path, *, returns: str, given: tuple[str, ...]) -> tuple[Step, dict[str, np.ndarray]]:
