@@ -10,6 +10,8 @@ judged on the test images of the classes known: `distilled`, `factor2` (the same
 same images, where all months are equal. What follows "--" goes to all of them. Lines that FILE has are not done again.
 """
 
+# N images, C channels, H height, W width
+
 import argparse
 import json
 import shlex
@@ -66,8 +68,8 @@ def written(real: RealData, folder: Path, train_per_class: int | None, seed: int
     parts["val"] = tuple(part[:1] for part in parts["test"])  # not used
     arrays = {}
     for name, (images_NCHW, labels) in parts.items():
-        images = images_NCHW.transpose(0, 2, 3, 1)
-        arrays[f"{name}_images"] = images[..., 0] if images.shape[-1] == 1 else images
+        images_NHWC = images_NCHW.transpose(0, 2, 3, 1)
+        arrays[f"{name}_images"] = images_NHWC[..., 0] if images_NHWC.shape[-1] == 1 else images_NHWC
         arrays[f"{name}_labels"] = labels[:, None]
     path = folder / "images.npz"
     np.savez(path, **arrays)
@@ -75,7 +77,7 @@ def written(real: RealData, folder: Path, train_per_class: int | None, seed: int
 
 
 def learned(
-    row: str, path: Path, months: Sequence[Sequence[int]], asked: argparse.Namespace, seed: int
+    row: str, path: Path, *, months: Sequence[Sequence[int]], asked: argparse.Namespace, seed: int
 ) -> dict[str, Any]:
     """Accuracies of a learner after each month, over the classes it knows, and what its memory holds."""
     directory = path.parent / row
@@ -95,7 +97,7 @@ def learned(
 
 
 def streamed(
-    path: Path, months: Sequence[Sequence[int]], asked: argparse.Namespace, seed: int
+    path: Path, *, months: Sequence[Sequence[int]], asked: argparse.Namespace, seed: int
 ) -> dict[str, Any]:
     """The same of `atom-continual`, by what it says of each class."""
     output = path.parent / "stream"
@@ -108,6 +110,27 @@ def streamed(
         "images": steps[-1]["memory_images"],
         "bytes": steps[-1]["memory_bytes"],
     }
+
+
+def measured(real: RealData, row: str, asked: argparse.Namespace, *, seed: int) -> dict[str, Any]:
+    """What came of a row, and the seconds of its commands."""
+    order = stream(seed, "benchmark/learner-months/order").permutation(real.train.num_classes)
+    months = [sorted(map(int, part)) for part in np.split(order, np.cumsum(asked.months)[:-1])]
+    with tempfile.TemporaryDirectory() as folder:
+        path = written(real, Path(folder), asked.train_per_class, seed)
+        begun = time.monotonic()
+        if row == "stream":
+            found = streamed(path, months=months, asked=asked, seed=seed)
+        else:
+            found = learned(row, path, months=months, asked=asked, seed=seed)
+    return found | {"seconds": round(time.monotonic() - begun, 1)}
+
+
+def key_of(asked: argparse.Namespace, row: str, seed: int) -> dict[str, Any]:
+    """What a line is known by."""
+    names = ("learner", "months", "train_per_class", "budget", "flags")
+    told = {name: getattr(asked, name) for name in names}
+    return {"row": row, "seed": seed, "dataset": asked.dataset.partition(":")[0], **told}
 
 
 def main() -> None:
@@ -127,30 +150,18 @@ def main() -> None:
     asked = parser.parse_args()
     real = data.load(asked.dataset, data_dir=Path("data"))
     done = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
-    told = {"command": shlex.join(sys.argv[1:]), "hardware": describe_hardware()}
     for seed in asked.seeds:
-        order = stream(seed, "benchmark/learner-months/order").permutation(real.train.num_classes)
-        cuts = np.cumsum(asked.months)[:-1]
-        months = [sorted(map(int, part)) for part in np.split(order, cuts)]
         for row in asked.rows:
-            key = {"row": row, "learner": asked.learner, "months": asked.months, "seed": seed}
+            key = key_of(asked, row, seed)
             if any(key.items() <= line.items() for line in done):
                 continue
-            with tempfile.TemporaryDirectory() as folder:
-                path = written(real, Path(folder), asked.train_per_class, seed)
-                begun = time.monotonic()
-                if row == "stream":
-                    found = streamed(path, months, asked, seed)
-                else:
-                    found = learned(row, path, months, asked, seed)
-            line = key | found | {"seconds": round(time.monotonic() - begun, 1), **told}
+            line = key | measured(real, row, asked, seed=seed) | {"hardware": describe_hardware()}
             done.append(line)
             with asked.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
     for row in asked.rows:
-        last = [
-            line["accuracies"][-1] for line in done if (line["row"], line["learner"]) == (row, asked.learner)
-        ]
+        keys = [key_of(asked, row, seed) for seed in asked.seeds]
+        last = [line["accuracies"][-1] for line in done for key in keys if key.items() <= line.items()]
         print(f"{row}: {fmean(last):.1f} ± {stdev(last) if len(last) > 1 else 0:.1f}, n = {len(last)}")
 
 
