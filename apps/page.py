@@ -27,7 +27,7 @@ table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-num
 th,td{padding:.3rem .5rem;text-align:right;vertical-align:top;white-space:nowrap;border-bottom:1px solid var(--line)}
 thead th{vertical-align:bottom;font-weight:600;background:var(--band)}thead th[colspan]{text-align:center}
 th:first-child,.text th,.text td{text-align:left}tbody th{font-weight:600;position:sticky;left:0;background:var(--page)}
-.text td{white-space:normal}tbody tr:hover>*{background:var(--band)}td small{display:block;color:var(--soft)}
+.text th,.text td{white-space:normal}tbody tr:hover>*{background:var(--band)}td small{display:block;color:var(--soft)}
 colgroup+colgroup{border-left:1px solid var(--line)}
 figure{margin:1rem 0 2rem}figure div{overflow-x:auto;background:#fff;border:1px solid var(--line)}
 img{display:block;width:100%;min-width:660px;padding:.5rem}
