@@ -112,6 +112,15 @@ def wait_for(condition: Callable[[], bool], *, limit_s: float = 90) -> None:
         time.sleep(0.02)
 
 
+def kill_when(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """SIGKILL to a command once the condition holds, which is to be before it ends by itself."""
+    try:
+        wait_for(lambda: condition() or process.poll() is not None, limit_s=180)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=30) == -signal.SIGKILL
+
+
 def checkpointed(output: Path) -> int:
     """Iterations of the newest checkpoint in an output, 0 if there is none."""
     return max(

@@ -1,7 +1,6 @@
 """The audit command: who is a member, what it leaves behind, and that finished trainings are kept."""
 
 import json
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import run_here, start, wait_for
+from command_runs import kill_when, run_here, start
 from tiny_digits import digits_set
 
 from atom import data
@@ -197,12 +196,7 @@ def test_an_audit_killed_while_it_trains_finds_what_an_undisturbed_one_finds(tmp
     bare = (made / "set.json").read_bytes()
     command: list[object] = ["--set", tmp_path / "run", "--network", NARROW, "--epochs", 10]
     command += ["--eval-seeds", 3, "--audit-images", 200, "--baselines", "random", "--num-actors", 1]
-    killed = start(*command, "--output", output, script="audit")
-    try:
-        wait_for(lambda: any(output.glob("losses/*")) or killed.poll() is not None, limit_s=180)
-    finally:
-        killed.send_signal(signal.SIGKILL)
-    assert killed.wait(timeout=30) == -signal.SIGKILL
+    kill_when(lambda: any(output.glob("losses/*")), start(*command, "--output", output, script="audit"))
     assert not (output / "audit.json").exists()
     assert (made / "set.json").read_bytes() == bare
     kept = {path: path.stat().st_mtime_ns for path in output.glob("losses/*")}

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import run_here, start, wait_for
+from command_runs import kill_when, run_here, start
 from tiny_digits import NETWORK, NUM_CLASSES
 
 from atom import data
@@ -313,12 +312,7 @@ def test_a_comparison_that_was_killed_goes_on_and_has_the_sets_of_each_method_al
 def test_a_comparison_killed_while_it_judges_distils_nothing_again(tmp_path: Path) -> None:
     command: list[object] = ["--methods", "dm", "--network", NETWORK, "--iterations", 2, "--eval-seeds", 8]
     command += ["--eval-networks", NETWORK, "--epochs", 50, "--num-actors", 1, "--output", tmp_path]
-    killed = start(*command, script="compare")
-    try:
-        wait_for(lambda: any(tmp_path.glob("dm-*/set/set.json")) or killed.poll() is not None, limit_s=180)
-    finally:
-        killed.send_signal(signal.SIGKILL)
-    assert killed.wait(timeout=30) == -signal.SIGKILL
+    kill_when(lambda: any(tmp_path.glob("dm-*/set/set.json")), start(*command, script="compare"))
     assert not (tmp_path / "compare.json").exists()
     checkpoints = {path: path.stat().st_mtime_ns for path in tmp_path.glob("dm-*/checkpoints/unit_*")}
     assert len(checkpoints) > 0
