@@ -167,6 +167,7 @@ def _write(served: Served, shape: tuple[int, int, int], form: str, file: Path) -
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 external_data=False,
+                verbose=False,
             )
     except OSError:
         raise
