@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search(command: NasCommand) -> int:
     """Load, score, judge, report; see `run_command` for what it returns."""
-    from apps.nas.proxies import DISTILLED, WHOLE, check_names
+    from apps.nas.proxies import DISTILLED, WHOLE, check_names, with_members
     from pipelines.architecture.building import build_space
     from pipelines.architecture.case import NasCase
     from pipelines.architecture.plan import plan
@@ -42,6 +42,7 @@ def search(command: NasCommand) -> int:
 
     command = command.shrunk() if command.smoke else command
     check_names(command.nas.proxies)
+    command = command.changed(proxies=with_members(command.nas.proxies))
     if command.nas.mode == "search" and command.nas.reference == WHOLE:
         raise ConfigError(
             "--reference whole: --mode search trains no reference; pass a table, none, or --mode rank, and --retrain"

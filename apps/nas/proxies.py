@@ -1,5 +1,8 @@
-"""What a network is scored by: training on a tiny set, on the whole set or a part of its time, or no training."""
+"""What a network is scored by: training on a tiny set, on the whole set or a part of its time, no training, or the
+scores of others."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,11 +10,11 @@ from apps.nas.zero_cost import METHODS as ZERO_COST
 from atom.coreset import METHODS as CORESETS
 from atom.errors import ConfigError
 
-Kind = Literal["set", "whole", "steps", "seconds", "zero-cost"]
+Kind = Literal["set", "whole", "steps", "seconds", "zero-cost", "combined"]
 
 DISTILLED, EARLY_STEPS, EARLY_SECONDS, WHOLE = "distilled", "early-steps", "early-seconds", "whole"
 KNOWN = (DISTILLED, *CORESETS, EARLY_STEPS, EARLY_SECONDS, *ZERO_COST, WHOLE)
-"""What --proxies takes."""
+"""What --proxies takes, and several of them joined by "+"."""
 
 # They do not depend on weights or images: one seed says all.
 WITHOUT_SEEDS = ("parameters", "multiply-adds")
@@ -24,10 +27,12 @@ class Proxy:
     Attributes:
         name: such as "atom", "random", "early-steps" or "synflow".
         kind: "set": trained on a tiny set; "steps", "seconds": on the whole training set, stopped early;
-            "whole": on the whole training set to the end, tested once; "zero-cost": not trained.
+            "whole": on the whole training set to the end, tested once; "zero-cost": not trained; "combined": the mean
+            of the ranks that its members give.
         real: which preprocessing of the real images goes with it.
         images: training images that have to be kept for it.
         prepare_seconds: spent before the first network, such as distillation; None where unknown.
+        members: names of the proxies that it is made of; their costs are its own.
     """
 
     name: str
@@ -35,10 +40,39 @@ class Proxy:
     real: str
     images: int
     prepare_seconds: float | None = 0.0
+    members: tuple[str, ...] = ()
+
+    @classmethod
+    def made_of(cls, members: Sequence["Proxy"], kind: Kind, *, name: str) -> "Proxy":
+        """A proxy whose scores are found from those of others, at their cost."""
+        prepared = [member.prepare_seconds for member in members]
+        return cls(
+            name,
+            kind,
+            members[0].real,
+            max(member.images for member in members),
+            None if None in prepared else math.fsum(seconds or 0.0 for seconds in prepared),
+            tuple(member.name for member in members),
+        )
 
     def seeds(self, number: int) -> range:
         """The training seeds, of as many as were asked for."""
         return range(min(number, 1) if self.name in WITHOUT_SEEDS else number)
+
+
+def members_of(name: str) -> tuple[str, ...]:
+    """The names that a name joins by "+"; none for one proxy alone.
+
+    Example:
+        >>> members_of("synflow+naswot"), members_of("naswot")
+        (('synflow', 'naswot'), ())
+    """
+    return tuple(name.split("+")) if "+" in name else ()
+
+
+def with_members(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, and after them what these join and is not among them: it is scored too."""
+    return tuple(dict.fromkeys([*names, *(member for name in names for member in members_of(name))]))
 
 
 def check_names(names: tuple[str, ...]) -> None:
@@ -50,11 +84,23 @@ def check_names(names: tuple[str, ...]) -> None:
     if not names:
         raise ConfigError(f"--proxies: names none; known are {', '.join(KNOWN)}.")
     for place, name in enumerate(names):
-        if name not in KNOWN:
-            raise ConfigError(f"--proxies {name}: unknown proxy; known are {', '.join(KNOWN)}.")
         if name in names[:place]:
             raise ConfigError(f"--proxies {name}: is named twice; name every proxy once.")
-    if EARLY_SECONDS in names and not {DISTILLED, *CORESETS} & set(names):
+        members = members_of(name)
+        for one in members or (name,):
+            if one not in KNOWN:
+                inside = f"{one!r} is an " if members else ""
+                raise ConfigError(f"--proxies {name}: {inside}unknown proxy; known are {', '.join(KNOWN)}.")
+        _check_members(name, members)
+    every = with_members(names)
+    if EARLY_SECONDS in every and not {DISTILLED, *CORESETS} & set(every):
         raise ConfigError(
             f"--proxies {EARLY_SECONDS}: takes the time of a tiny set, and there is none; add {DISTILLED} or random."
         )
+
+
+def _check_members(name: str, members: tuple[str, ...]) -> None:
+    if len(set(members)) < len(members):
+        raise ConfigError(f"--proxies {name}: joins a proxy with itself; name every member once.")
+    if WHOLE in members:
+        raise ConfigError(f"--proxies {name}: {WHOLE} is what proxies are judged by; join others.")

@@ -40,6 +40,7 @@ __all__ = [
     "ProxyVerdict",
     "TopK",
     "Verdict",
+    "complete_means",
     "difference_table",
     "from_dict",
     "judge",
@@ -84,13 +85,13 @@ def judge(
     """
     names = [proxy.name for proxy in proxies]
     first = _first_of_differences(names, baseline)
-    truth_means = _complete_means(truth, lowest=-sys.float_info.max)
+    truth_means = complete_means(truth, lowest=-sys.float_info.max)
     if not truth_means:
         raise ConfigError(
             f"the reference {reference_name!r} has no network with a finite accuracy on every seed;"
             " train the reference before judging proxies."
         )
-    means = {proxy.name: _complete_means(proxy.scores) for proxy in proxies}
+    means = {proxy.name: complete_means(proxy.scores) for proxy in proxies}
     scores = {
         proxy: {name: values[name] for name in truth_means if name in values}
         for proxy, values in means.items()
@@ -215,10 +216,8 @@ def _num_seeds(values: Mapping[str, tuple[float, ...]]) -> int:
     return max((len(seeds) for seeds in values.values()), default=0)
 
 
-def _complete_means(
-    values: Mapping[str, tuple[float, ...]], *, lowest: float = -math.inf
-) -> dict[str, float]:
-    """Means over seeds of the networks that have every seed.
+def complete_means(values: Mapping[str, tuple[float, ...]], *, lowest: float = -math.inf) -> dict[str, float]:
+    """Means over seeds of the networks that have every seed, none of them NaN, +inf or below `lowest`.
 
     Twelve digits are kept: sums in another order differ in the last, and would break ties.
     """

@@ -4,13 +4,13 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from apps.nas.proxies import DISTILLED, EARLY_SECONDS, EARLY_STEPS, WHOLE, Proxy
+from apps.nas.proxies import DISTILLED, EARLY_SECONDS, EARLY_STEPS, WHOLE, Proxy, members_of
 from apps.nas.space import Space
 from apps.nas.trial import ZERO_COST_BATCH, Recipe, Unit
 from atom import nets
@@ -84,7 +84,7 @@ def gather(
     seeds: int,
     seed: int,
 ) -> Material:
-    """The proxies of these names, "distilled" standing for all the sets.
+    """The proxies of these names, "distilled" standing for all the sets, in a name that joins several too.
 
     Args:
         names: as given to --proxies.
@@ -98,9 +98,10 @@ def gather(
     """
     arrays: dict[str, RealArrays] = {MAIN: _arrays(real, preprocess)}
     small: dict[str, SmallSet] = {}
-    proxies: list[Proxy] = []
+    found: dict[str, list[Proxy]] = {}
     num_train = len(real.train.labels)
-    for name in names:
+    for name in [one for one in names if not members_of(one)]:
+        proxies = found[name] = []
         if name == DISTILLED:
             for distilled, spent in zip(sets, set_seconds, strict=True):
                 own = _free_name(distilled.method, [MAIN, *names, *small])
@@ -133,7 +134,7 @@ def gather(
             proxies.append(Proxy(name, "zero-cost", MAIN, 0))
     contents = {name: _content_of(parts) for name, parts in arrays.items()}
     draws = {(n, s): _content(*draw) for n, each in small.items() for s, draw in each.draws.items()}
-    return Material(tuple(proxies), small, arrays, seeds, {**contents, **draws})
+    return Material(tuple(_in_order(names, found)), small, arrays, seeds, {**contents, **draws})
 
 
 def say_held_out(distilled: DistilledSet, real: RealData, *, validation_frac: float) -> None:
@@ -198,6 +199,14 @@ def _arrays(real: RealData, preprocess: Preprocess) -> RealArrays:
     assert real.validation is not None, "the command asks for a validation part"
     parts = {"train": real.train, "validation": real.validation, "test": real.test}
     return {name: (preprocess.apply(part.images).numpy(), part.labels) for name, part in parts.items()}
+
+
+def _in_order(names: Sequence[str], found: Mapping[str, Sequence[Proxy]]) -> Iterator[Proxy]:
+    """The proxies found by name, and those that join them, as they were asked for."""
+    for name in names:
+        yield from found.get(name, ())
+        if members := [proxy for member in members_of(name) for proxy in found.get(member, ())]:
+            yield Proxy.made_of(members, "combined", name="+".join(proxy.name for proxy in members))
 
 
 def _free_name(method: str, taken: Sequence[str]) -> str:

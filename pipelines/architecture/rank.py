@@ -8,6 +8,7 @@ from apps.nas.proxies import Proxy
 from apps.nas.table import Row
 from apps.nas.trial import Score, Unit
 from pipelines.architecture.case import NasCase
+from pipelines.architecture.derived import add_derived
 from pipelines.architecture.proxies import keys_of
 from pipelines.architecture.scores import Scores
 from pipelines.architecture.scoring import run_units
@@ -18,7 +19,7 @@ from pipelines.output.records import add_seconds
 
 
 def rank(case: NasCase, stop: StopSignal) -> Scores:
-    """Every network by every proxy: the tiny sets, then what takes their time, then the whole set."""
+    """Every network by every proxy: the tiny sets, then what takes their time, the whole set, and what they make."""
     scored = Scores()
     labels = {"seconds": "scoring, equal seconds", "whole": "reference"}
     for kinds in (("set", "steps", "zero-cost"), ("seconds",), ("whole",)):
@@ -33,6 +34,8 @@ def rank(case: NasCase, stop: StopSignal) -> Scores:
         ]
         if units and not scored.stopped:
             _run(case, units, scored, stop, label=labels.get(kinds[0], "scoring"), seconds=seconds)
+    if not scored.stopped:
+        add_derived(case, scored)
     return scored
 
 

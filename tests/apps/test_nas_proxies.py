@@ -73,6 +73,7 @@ def changed_settings(**changes):
 
 def test_every_known_proxy_and_the_defaults_are_accepted():
     check_names(KNOWN)
+    check_names(("synflow+early-seconds+random", "kcenter"))
     check_names(NasSettings().proxies)
     assert set(WITHOUT_SEEDS) < set(KNOWN)
 
@@ -83,6 +84,14 @@ def test_every_known_proxy_and_the_defaults_are_accepted():
         (("random", "randon"), "--proxies randon: unknown proxy; known are distilled, .*whole"),
         (("random", "synflow", "random"), "--proxies random: is named twice; name every proxy once"),
         (("",), "--proxies : unknown"),
+        (
+            ("synflow+randon",),
+            r"--proxies synflow\+randon: 'randon' is an unknown proxy; known are distilled",
+        ),
+        (("synflow+",), r"--proxies synflow\+: '' is an unknown proxy"),
+        (("synflow+naswot+synflow",), "joins a proxy with itself; name every member once"),
+        (("synflow+whole",), "whole is what proxies are judged by; join others"),
+        (("synflow+early-seconds",), "there is none; add distilled or random"),
     ],
 )
 def test_unknown_and_repeated_proxies_are_refused(names, said):
@@ -146,6 +155,19 @@ def test_sets_of_one_method_or_of_a_coresets_name_get_names_of_their_own():
     sets = [distilled("atom"), distilled("atom"), distilled("random"), distilled(MAIN)]
     material = gathered(("distilled", "random"), sets)
     assert [proxy.name for proxy in material.proxies] == ["atom", "atom-2", "random-2", "main-2", "random"]
+
+
+def test_distilled_in_a_joined_proxy_stands_for_every_set():
+    sets = [distilled("atom"), distilled("dm")]
+    joined, *others = gathered(("distilled+synflow", "synflow", "distilled"), sets).proxies
+    assert [proxy.name for proxy in others] == ["synflow", "atom", "dm"]
+    assert (joined.name, joined.members) == ("atom+dm+synflow", ("atom", "dm", "synflow"))
+    assert (joined.images, joined.prepare_seconds) == (6, 9.0)
+
+
+def test_the_preparation_of_a_joined_proxy_is_unknown_where_that_of_a_member_is():
+    parts = [Proxy("a", "set", MAIN, 5, 2.0), Proxy("b", "set", MAIN, 7, None)]
+    assert Proxy.made_of(parts, "combined", name="a+b").prepare_seconds is None
 
 
 def test_a_set_with_another_preprocessing_brings_its_own_real_images():
