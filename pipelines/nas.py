@@ -7,6 +7,7 @@ ray job submit --working-dir . -- python pipelines/nas.py --set /srv/atom/c10/se
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def search(command: NasCommand) -> int:
     from apps.nas.proxies import DISTILLED, WHOLE, check_names, with_members
     from pipelines.architecture.building import build_space
     from pipelines.architecture.case import NasCase
+    from pipelines.architecture.own_proxies import own_digests
     from pipelines.architecture.plan import plan
     from pipelines.real_images import load_real
     from pipelines.session import Session
@@ -63,9 +65,10 @@ def search(command: NasCommand) -> int:
         early = None if ":" in command.nas.space else plan(command, given, real)
         output_location(command, "nas")
         with Session(command) as session:
-            decided = early or plan(
-                command, given, real, load=partial(build_space, limits=command.cluster.limits())
-            )
+            limits = command.cluster.limits()
+            own = own_digests(command.nas.proxies, limits=limits)
+            decided = early or plan(command, given, real, load=partial(build_space, limits=limits))
+            decided = replace(decided, own_proxies=own)
             name = f"{'search' if command.nas.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
             location = output_location(command, f"nas-{name}")
             size, device_kind = session.workers(threads=1, num_units=decided.num_units)

@@ -36,11 +36,12 @@ def unit_cost(
     early = recipe.steps * min(settings.batch, num_train)
     trained = {
         "zero-cost": ZERO_COST_BATCH,
+        "own": ZERO_COST_BATCH,
         "set": proxy.images * (settings.epochs or 0),
         "steps": early,
         "seconds": early,
         "whole": num_train * recipe.whole_epochs,
     }[proxy.kind]
-    asked = {"zero-cost": 0, "whole": num_validation + num_test}.get(proxy.kind, num_validation)
+    asked = {"zero-cost": 0, "own": 0, "whole": num_validation + num_test}.get(proxy.kind, num_validation)
     # A training step is a forward and a backward pass, the latter twice the arithmetic.
     return network_cost(multiply_adds) * (3 * trained + asked)

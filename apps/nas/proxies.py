@@ -10,11 +10,11 @@ from apps.nas.zero_cost import METHODS as ZERO_COST
 from atom.coreset import METHODS as CORESETS
 from atom.errors import ConfigError
 
-Kind = Literal["set", "whole", "steps", "seconds", "zero-cost", "combined"]
+Kind = Literal["set", "whole", "steps", "seconds", "zero-cost", "own", "combined"]
 
 DISTILLED, EARLY_STEPS, EARLY_SECONDS, WHOLE = "distilled", "early-steps", "early-seconds", "whole"
 KNOWN = (DISTILLED, *CORESETS, EARLY_STEPS, EARLY_SECONDS, *ZERO_COST, WHOLE)
-"""What --proxies takes, and several of them joined by "+"."""
+"""What --proxies takes, beside a user's own as module:function; several may be joined by "+"."""
 
 # They do not depend on weights or images: one seed says all.
 WITHOUT_SEEDS = ("parameters", "multiply-adds")
@@ -27,12 +27,14 @@ class Proxy:
     Attributes:
         name: such as "atom", "random", "early-steps" or "synflow".
         kind: "set": trained on a tiny set; "steps", "seconds": on the whole training set, stopped early;
-            "whole": on the whole training set to the end, tested once; "zero-cost": not trained; "combined": the mean
-            of the ranks that its members give.
+            "whole": on the whole training set to the end, tested once; "zero-cost": not trained; "own": scored by a
+            user's function, without training; "combined": the mean of the ranks that its members give.
         real: which preprocessing of the real images goes with it.
         images: training images that have to be kept for it.
         prepare_seconds: spent before the first network, such as distillation; None where unknown.
         members: names of the proxies that it is made of; their costs are its own.
+        source: of a user's own, the name of its function.
+        digest: of a user's own, that of its sources.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Proxy:
     images: int
     prepare_seconds: float | None = 0.0
     members: tuple[str, ...] = ()
+    source: str = ""
+    digest: str = ""
 
     @classmethod
     def made_of(cls, members: Sequence["Proxy"], kind: Kind, *, name: str) -> "Proxy":
@@ -52,12 +56,17 @@ class Proxy:
             members[0].real,
             max(member.images for member in members),
             None if None in prepared else math.fsum(seconds or 0.0 for seconds in prepared),
-            tuple(member.name for member in members),
+            members=tuple(member.name for member in members),
         )
 
     def seeds(self, number: int) -> range:
         """The training seeds, of as many as were asked for."""
         return range(min(number, 1) if self.name in WITHOUT_SEEDS else number)
+
+
+def is_own(name: str) -> bool:
+    """Whether a name means a user's own function."""
+    return ":" in name and "+" not in name
 
 
 def members_of(name: str) -> tuple[str, ...]:
@@ -88,9 +97,12 @@ def check_names(names: tuple[str, ...]) -> None:
             raise ConfigError(f"--proxies {name}: is named twice; name every proxy once.")
         members = members_of(name)
         for one in members or (name,):
-            if one not in KNOWN:
+            if one not in KNOWN and not is_own(one):
                 inside = f"{one!r} is an " if members else ""
-                raise ConfigError(f"--proxies {name}: {inside}unknown proxy; known are {', '.join(KNOWN)}.")
+                raise ConfigError(
+                    f"--proxies {name}: {inside}unknown proxy; known are {', '.join(KNOWN)}, and your own as"
+                    " module:function or path/to/file.py:function."
+                )
         _check_members(name, members)
     every = with_members(names)
     if EARLY_SECONDS in every and not {DISTILLED, *CORESETS} & set(every):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from apps.nas.own_proxy import own_score
 from apps.nas.proxies import Proxy
 from apps.nas.space import Space
 from apps.nas.zero_cost import zero_cost_score
@@ -24,7 +25,7 @@ from atom.streams import stream
 from atom.train import Budget, accuracy, compute_dtype, train_network
 
 ZERO_COST_BATCH = 64
-"""Real images that a zero-cost score looks at. Source: Abdelfattah et al., ICLR 2021."""
+"""Real images that a zero-cost score, or a user's own, looks at. Source: Abdelfattah et al., ICLR 2021."""
 
 # Reference and proxies share neither weights nor the order of images, or noise would count as agreement.
 _REFERENCE_SEEDS = 1_000_000
@@ -124,7 +125,7 @@ def run_unit(
         seconds: training time of the proxy of equal seconds.
 
     Raises:
-        ConfigError: the network cannot be built or does not fit the images.
+        ConfigError: the network cannot be built or does not fit the images, or a user's own proxy gives no number.
         NotFiniteError: its outputs are not finite; see `atom.train.predict`.
     """
     return train_unit(
@@ -154,8 +155,8 @@ def train_unit(
             own=space.is_own(unit.network),
             initial_weights=recipe.settings.initial_weights,
         ).to(device)
-        if proxy.kind == "zero-cost":
-            return net, _without_training(net, unit, space, images.train)
+        if proxy.kind in ("zero-cost", "own"):
+            return net, _without_training(net, unit, proxy, space, images.train)
         net = net.to(memory_format=_layout(net, device))
         train, settings, budget = images.train, recipe.settings, None
         if proxy.kind == "set":
@@ -226,15 +227,18 @@ def rows_of_batch(num_images: int, seed: int) -> np.ndarray:
     return np.sort(order[:ZERO_COST_BATCH])
 
 
-def _without_training(net: nn.Module, unit: Unit, space: Space, train: Labelled) -> Score:
+def _without_training(net: nn.Module, unit: Unit, proxy: Proxy, space: Space, train: Labelled) -> Score:
     known: dict[str, Any] = {c.name: c for c in space.candidates}
     rows_B = torch.from_numpy(rows_of_batch(len(train[1]), unit.seed)).to(train[0].device)
+    images_BCHW, labels_B = train[0][rows_B], train[1][rows_B]
     begun = time.perf_counter()
-    if unit.proxy == "multiply-adds" and known[unit.network].multiply_adds is not None:
+    if proxy.kind == "own":
+        score = own_score(proxy.source, net, images_BCHW, labels_B, seed=unit.seed)
+    elif unit.proxy == "multiply-adds" and known[unit.network].multiply_adds is not None:
         # A user may know the cost better than a counter of convolutions and products does.
         score = float(known[unit.network].multiply_adds)
     else:
-        score = zero_cost_score(unit.proxy, net, images_BCHW=train[0][rows_B], labels_B=train[1][rows_B])
+        score = zero_cost_score(unit.proxy, net, images_BCHW=images_BCHW, labels_B=labels_B)
     return Score(score, train_seconds=time.perf_counter() - begun)
 
 

@@ -104,6 +104,7 @@ class NasCase:
             ipc=self.plan.ipc,
             seeds=self.command.nas.seeds,
             seed=self.command.seed,
+            own_digests=self.plan.own_proxies,
         )
 
     def _table(self) -> Table:

@@ -1,7 +1,7 @@
 """What a search comes to before any work: which networks, which reference, which size of sets; and what it refuses."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from apps.nas.proxies import WHOLE
@@ -23,12 +23,15 @@ Given = Sequence[tuple[DistilledSet, float | None]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command comes to before any work: space, reference table, size of the sets."""
+    """What a command comes to before any work: space, reference table, size of the sets, a user's own proxies by
+    digest of their sources.
+    """
 
     space: Space
     reference: Mapping[str, tuple[float, ...]]
     ipc: int
     seeds: int = 1
+    own_proxies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def space_name(self) -> str:

@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from apps.nas.proxies import DISTILLED, EARLY_SECONDS, EARLY_STEPS, WHOLE, Proxy, members_of
+from apps.nas.proxies import (
+    DISTILLED,
+    EARLY_SECONDS,
+    EARLY_STEPS,
+    KNOWN,
+    WHOLE,
+    Kind,
+    Proxy,
+    is_own,
+    members_of,
+)
 from apps.nas.space import Space
 from apps.nas.trial import ZERO_COST_BATCH, Recipe, Unit
 from atom import nets
@@ -29,6 +39,8 @@ from pipelines.sets import held_out
 
 MAIN = "main"
 """The preprocessing of the first set, which every proxy without a set of its own takes."""
+_ON_ALL: Mapping[str, Kind] = {EARLY_STEPS: "steps", EARLY_SECONDS: "seconds", WHOLE: "whole"}
+"""Proxies that train on the whole set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +95,7 @@ def gather(
     ipc: int,
     seeds: int,
     seed: int,
+    own_digests: Mapping[str, str],
 ) -> Material:
     """The proxies of these names, "distilled" standing for all the sets, in a name that joins several too.
 
@@ -95,16 +108,19 @@ def gather(
         ipc: of coresets.
         seeds: trainings of a network, for each of which random coresets are drawn anew.
         seed: of the coresets.
+        own_digests: of the sources of a user's own proxies, by their names.
     """
     arrays: dict[str, RealArrays] = {MAIN: _arrays(real, preprocess)}
     small: dict[str, SmallSet] = {}
     found: dict[str, list[Proxy]] = {}
     num_train = len(real.train.labels)
+    taken = [MAIN, *names]
     for name in [one for one in names if not members_of(one)]:
         proxies = found[name] = []
         if name == DISTILLED:
             for distilled, spent in zip(sets, set_seconds, strict=True):
-                own = _free_name(distilled.method, [MAIN, *names, *small])
+                own = _free_name(distilled.method, taken)
+                taken.append(own)
                 where = MAIN
                 if distilled.preprocess.digest != preprocess.digest:
                     where = own
@@ -126,12 +142,14 @@ def gather(
             small[name] = made[0]
             spent = time.perf_counter() - begun_s
             proxies.append(Proxy(name, "set", MAIN, made[0].stored_images, spent))
-        elif name in (EARLY_STEPS, EARLY_SECONDS):
-            proxies.append(Proxy(name, "steps" if name == EARLY_STEPS else "seconds", MAIN, num_train))
-        elif name == WHOLE:
-            proxies.append(Proxy(name, "whole", MAIN, num_train))
+        elif is_own(name):
+            # Not a known one's name either, so that another --proxies does not change whose it is.
+            short = _free_name(name.rpartition(":")[2], [*KNOWN, *taken])
+            taken.append(short)
+            proxies.append(Proxy(short, "own", MAIN, 0, source=name, digest=own_digests[name]))
         else:
-            proxies.append(Proxy(name, "zero-cost", MAIN, 0))
+            kind = _ON_ALL.get(name, "zero-cost")
+            proxies.append(Proxy(name, kind, MAIN, num_train if name in _ON_ALL else 0))
     contents = {name: _content_of(parts) for name, parts in arrays.items()}
     draws = {(n, s): _content(*draw) for n, each in small.items() for s, draw in each.draws.items()}
     return Material(tuple(_in_order(names, found)), small, arrays, seeds, {**contents, **draws})
@@ -174,6 +192,8 @@ def keys_of(
             key["initial_weights"] = recipe.settings.initial_weights
         if proxy.kind == "zero-cost":
             key |= {"batch": ZERO_COST_BATCH, "multiply_adds": costs[unit.network]}
+        elif proxy.kind == "own":
+            key |= {"batch": ZERO_COST_BATCH, "sources": proxy.digest}
         elif proxy.kind == "whole":
             key |= {**settings, "epochs": recipe.whole_epochs}
         else:
@@ -209,11 +229,11 @@ def _in_order(names: Sequence[str], found: Mapping[str, Sequence[Proxy]]) -> Ite
             yield Proxy.made_of(members, "combined", name="+".join(proxy.name for proxy in members))
 
 
-def _free_name(method: str, taken: Sequence[str]) -> str:
-    """The method, or the method with a number where another proxy has that name."""
-    name, number = method, 2
+def _free_name(wanted: str, taken: Sequence[str]) -> str:
+    """The name wanted, with a number where another proxy has it."""
+    name, number = wanted, 2
     while name in taken:
-        name, number = f"{method}-{number}", number + 1
+        name, number = f"{wanted}-{number}", number + 1
     return name
 
 

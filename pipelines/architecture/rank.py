@@ -22,7 +22,7 @@ def rank(case: NasCase, stop: StopSignal) -> Scores:
     """Every network by every proxy: the tiny sets, then what takes their time, the whole set, and what they make."""
     scored = Scores()
     labels = {"seconds": "scoring, equal seconds", "whole": "reference"}
-    for kinds in (("set", "steps", "zero-cost"), ("seconds",), ("whole",)):
+    for kinds in (("set", "steps", "zero-cost", "own"), ("seconds",), ("whole",)):
         proxies = [proxy for proxy in case.material.proxies if proxy.kind in kinds]
         seconds = _equal_seconds(case, scored) if proxies and kinds == ("seconds",) else None
         units = [

@@ -25,6 +25,7 @@ class Ranked:
         retries: units that were tried again after a worker was lost.
         unit_seconds: summed wall time of all units, on all workers.
         too_long: why a network is tried no more, under any proxy: one of its units passed the time limit.
+        hanging: the same of a user's own proxy, with any network.
     """
 
     failed: dict[Unit, Failure] = field(default_factory=dict)
@@ -32,6 +33,7 @@ class Ranked:
     retries: int = 0
     unit_seconds: float = 0.0
     too_long: dict[str, str] = field(default_factory=dict)
+    hanging: dict[str, str] = field(default_factory=dict)
 
 
 def run_units(
@@ -66,7 +68,7 @@ def run_units(
     result = Ranked()
 
     def start(actor: Any, unit: Unit) -> Any:
-        reason = result.too_long.get(unit.network)
+        reason = result.too_long.get(unit.network) or result.hanging.get(unit.proxy)
         return actor.score.remote(unit) if reason is None else ray.put((Failure(reason, ""), 0.0))
 
     def finish(unit: Unit, told: tuple[Score | Failure, float]) -> bool:
@@ -80,7 +82,10 @@ def run_units(
 
     def fail(unit: Unit, failure: Failure, error: Exception) -> None:
         if type(error) is TimeoutError:
-            result.too_long.setdefault(unit.network, f"not tried, since {unit} {failure.reason}")
+            # The user's function is the newer of the two, and would hang with the next network.
+            own = shared.proxies[unit.proxy].kind == "own"
+            blamed, name = (result.hanging, unit.proxy) if own else (result.too_long, unit.network)
+            blamed.setdefault(name, f"not tried, since {unit} {failure.reason}")
 
     outcome = dispatch(
         sorted(units, key=cost, reverse=True),

@@ -52,9 +52,10 @@ def distilled(method="atom", preprocess=PREPROCESS, factor=1, seed=0):
     )
 
 
-def gathered(names=NAMES, sets=None, real=REAL, preprocess=PREPROCESS, *, ipc=2, seeds=2, seed=0):
+def gathered(names=NAMES, sets=None, real=REAL, preprocess=PREPROCESS, *, ipc=2, seeds=2, seed=0, own=()):
     sets = [distilled()] if sets is None else sets
-    return gather(names, sets, [4.5] * len(sets), real, preprocess, ipc=ipc, seeds=seeds, seed=seed)
+    settings = {"ipc": ipc, "seeds": seeds, "seed": seed, "own_digests": dict(own)}
+    return gather(names, sets, [4.5] * len(sets), real, preprocess, **settings)
 
 
 def key(proxy, material=None, *, network=NETWORK, seed=0, space=SPACE, recipe=RECIPE, device="cpu"):
@@ -74,6 +75,7 @@ def changed_settings(**changes):
 def test_every_known_proxy_and_the_defaults_are_accepted():
     check_names(KNOWN)
     check_names(("synflow+early-seconds+random", "kcenter"))
+    check_names(("mine.py:score", "some.module:score+synflow"))
     check_names(NasSettings().proxies)
     assert set(WITHOUT_SEEDS) < set(KNOWN)
 
@@ -90,6 +92,8 @@ def test_every_known_proxy_and_the_defaults_are_accepted():
         ),
         (("synflow+",), r"--proxies synflow\+: '' is an unknown proxy"),
         (("synflow+naswot+synflow",), "joins a proxy with itself; name every member once"),
+        (("mine.py:score", "mine.py:score"), "mine.py:score: is named twice"),
+        (("synflow+mine.score",), "'mine.score' is an unknown proxy; .*and your own as module:function"),
         (("synflow+whole",), "whole is what proxies are judged by; join others"),
         (("synflow+early-seconds",), "there is none; add distilled or random"),
     ],
@@ -168,6 +172,31 @@ def test_distilled_in_a_joined_proxy_stands_for_every_set():
 def test_the_preparation_of_a_joined_proxy_is_unknown_where_that_of_a_member_is():
     parts = [Proxy("a", "set", MAIN, 5, 2.0), Proxy("b", "set", MAIN, 7, None)]
     assert Proxy.made_of(parts, "combined", name="a+b").prepare_seconds is None
+
+
+def test_own_proxies_go_by_their_functions_names_which_no_other_has():
+    own = {"a.py:score": "1", "b.py:score": "2", "b.py:synflow": "3", "b.py:atom": "4"}
+    material = gathered(("distilled", "a.py:score+parameters", "parameters", *own), own=own)
+    assert [
+        (proxy.name, proxy.source, proxy.digest) for proxy in material.proxies if proxy.kind == "own"
+    ] == [
+        ("score", "a.py:score", "1"),
+        ("score-2", "b.py:score", "2"),
+        ("synflow-2", "b.py:synflow", "3"),
+        ("atom-2", "b.py:atom", "4"),
+    ]
+    assert material.proxies[1].name == "score+parameters"
+    assert material.named("score").images == 0
+
+
+def test_the_key_of_an_own_proxy_changes_with_its_sources_and_not_with_where_they_lie():
+    keys = [
+        key("score", gathered((spec,), own={spec: digest}))
+        for spec, digest in (("a.py:score", "1"), ("a.py:score", "2"), ("deeper/a.py:score", "1"))
+    ]
+    assert keys[0] == keys[2] != keys[1]
+    of_one = gathered(("a.py:score",), own={"a.py:score": "1"})
+    assert len({keys[0], key("score", of_one, seed=1), key("score", of_one, network=OTHER)}) == 3
 
 
 def test_a_set_with_another_preprocessing_brings_its_own_real_images():

@@ -69,9 +69,12 @@ def images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def shared(space: Space, *, timeout_s: float = 60.0, device_kind: DeviceKind = "cpu") -> Shared:
+def shared(
+    space: Space, *, timeout_s: float = 60.0, device_kind: DeviceKind = "cpu", own: Proxy | None = None
+) -> Shared:
     settings = resolve_evaluation(EvaluateSettings(epochs=2), device_kind="cpu", symbols=True)
-    proxies = (Proxy("tiny", "set", "main", 20), Proxy("parameters", "zero-cost", "main", 0))
+    proxies = [Proxy("tiny", "set", "main", 20), Proxy("parameters", "zero-cost", "main", 0)]
+    proxies += [own] if own else []
     return Shared(
         proxies={proxy.name: proxy for proxy in proxies},
         space=space,
@@ -116,7 +119,10 @@ def score(
     outcome = run_units(
         options.pop("units", units_of(space)),
         shared(
-            space, timeout_s=options.pop("timeout_s", 60.0), device_kind=options.pop("device_kind", "cpu")
+            space,
+            timeout_s=options.pop("timeout_s", 60.0),
+            device_kind=options.pop("device_kind", "cpu"),
+            own=options.pop("own", None),
         ),
         cost=options.pop("cost", lambda unit: float(len(unit.network))),
         size=ActorSize(workers, cpus=1, gpus=0),
@@ -179,6 +185,28 @@ def test_a_network_that_hangs_is_ended_and_fails(ray_cluster: None, tmp_path: Pa
         "hangs (tiny, seed 1)": f"not tried, since hangs (tiny, seed 0) {late}",
     }
     assert list(outcome.too_long) == ["hangs"]
+
+
+def test_a_users_proxy_that_hangs_costs_one_time_limit_and_no_network(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    (tmp_path / "slow_proxy.py").write_text("import time\ndef sleep(net, images, labels): time.sleep(600)\n")
+    space = convnets()
+    first, *others = [Unit(name, "sleep", 0) for name in space.names]
+    counted = [Unit(name, "parameters", 0) for name in space.names]
+    found, outcome = score(
+        space,
+        units=[first, *others, *counted],
+        workers=1,
+        cost=lambda unit: float(unit == first) + float(unit.proxy == "sleep"),
+        own=Proxy("sleep", "own", "main", 0, source=f"{tmp_path}/slow_proxy.py:sleep"),
+        timeout_s=20.0,
+    )
+    assert set(found) == set(counted)
+    late = "took longer than 20 s; if it is slow, not stuck, pass a larger --timeout-s (gave up after 1 try)"
+    reasons = {unit: failure.reason for unit, failure in outcome.failed.items()}
+    assert reasons == {first: late, **dict.fromkeys(others, f"not tried, since {first} {late}")}
+    assert outcome.too_long == {}
 
 
 def test_a_stop_keeps_what_is_done(ray_cluster: None) -> None:
