@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search(command: NasCommand) -> int:
     """Load, score, judge, report; see `run_command` for what it returns."""
-    from apps.nas.proxies import DISTILLED, WHOLE, check_names, with_members
+    from apps.nas.proxies import DISTILLED, FITTED, WHOLE, check_names, with_members
     from pipelines.architecture.building import build_space
     from pipelines.architecture.case import NasCase
     from pipelines.architecture.own_proxies import own_digests
@@ -49,6 +49,10 @@ def search(command: NasCommand) -> int:
         raise ConfigError(
             "--reference whole: --mode search trains no reference; pass a table, none, or --mode rank, and --retrain"
             " to train the best networks on the whole set."
+        )
+    if FITTED in command.nas.proxies and command.nas.reference == "none" and WHOLE not in command.nas.proxies:
+        raise ConfigError(
+            f"--proxies {FITTED}: learns from networks trained in full; pass --reference whole, or a table of them."
         )
     if command.nas.reference == WHOLE and WHOLE not in command.nas.proxies:
         command = command.changed(proxies=(*command.nas.proxies, WHOLE))

@@ -105,6 +105,25 @@ class Ceiling:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How well a regression on the ranks of proxies predicts the reference, see `apps.nas.fitted`.
+
+    Attributes:
+        n: networks that it was fitted on.
+        folds: into how many parts they were cut, each of which was predicted from the others.
+        rmse: root mean square error of these predictions, in points.
+        rmse_of_mean: that of predicting the mean of the other parts.
+        weights: points of accuracy for one standard deviation of a proxy's ranks, by proxy, in the fit of all.
+    """
+
+    n: int
+    folds: int
+    rmse: float
+    rmse_of_mean: float
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """All that is known of the proxies.
 
@@ -120,6 +139,7 @@ class Verdict:
     ceiling: Ceiling
     proxies: tuple[ProxyVerdict, ...]
     differences: tuple[Difference, ...]
+    fit: Fit | None = None
 
 
 def to_dict(verdict: Verdict) -> dict[str, Any]:
@@ -140,6 +160,7 @@ def from_dict(values: Mapping[str, Any]) -> Verdict:
             "ceiling": Ceiling(**values["ceiling"]),
             "proxies": tuple(_proxy(proxy) for proxy in values["proxies"]),
             "differences": tuple(Difference(**_estimates(row)) for row in values["differences"]),
+            "fit": Fit(**values["fit"]) if values.get("fit") else None,
         }
         return Verdict(**{**values, **parts})
     except (AttributeError, KeyError, TypeError) as error:

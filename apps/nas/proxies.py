@@ -10,11 +10,15 @@ from apps.nas.zero_cost import METHODS as ZERO_COST
 from atom.coreset import METHODS as CORESETS
 from atom.errors import ConfigError
 
-Kind = Literal["set", "whole", "steps", "seconds", "zero-cost", "own", "combined"]
+Kind = Literal["set", "whole", "steps", "seconds", "zero-cost", "own", "combined", "fitted"]
 
 DISTILLED, EARLY_STEPS, EARLY_SECONDS, WHOLE = "distilled", "early-steps", "early-seconds", "whole"
-KNOWN = (DISTILLED, *CORESETS, EARLY_STEPS, EARLY_SECONDS, *ZERO_COST, WHOLE)
+FITTED = "fitted"
+KNOWN = (DISTILLED, *CORESETS, EARLY_STEPS, EARLY_SECONDS, *ZERO_COST, WHOLE, FITTED)
 """What --proxies takes, beside a user's own as module:function; several may be joined by "+"."""
+
+MIN_TO_FIT = 10
+"""Networks with a reference that "fitted" needs at least. Chosen."""
 
 # They do not depend on weights or images: one seed says all.
 WITHOUT_SEEDS = ("parameters", "multiply-adds")
@@ -28,7 +32,8 @@ class Proxy:
         name: such as "atom", "random", "early-steps" or "synflow".
         kind: "set": trained on a tiny set; "steps", "seconds": on the whole training set, stopped early;
             "whole": on the whole training set to the end, tested once; "zero-cost": not trained; "own": scored by a
-            user's function, without training; "combined": the mean of the ranks that its members give.
+            user's function, without training; "combined": the mean of the ranks that its members give; "fitted": a
+            regression of the reference on these.
         real: which preprocessing of the real images goes with it.
         images: training images that have to be kept for it.
         prepare_seconds: spent before the first network, such as distillation; None where unknown.
@@ -105,6 +110,8 @@ def check_names(names: tuple[str, ...]) -> None:
                 )
         _check_members(name, members)
     every = with_members(names)
+    if FITTED in names and not any(one not in (FITTED, WHOLE) for one in every):
+        raise ConfigError(f"--proxies {FITTED}: has no other proxy to learn from; add some, such as synflow.")
     if EARLY_SECONDS in every and not {DISTILLED, *CORESETS} & set(every):
         raise ConfigError(
             f"--proxies {EARLY_SECONDS}: takes the time of a tiny set, and there is none; add {DISTILLED} or random."
@@ -116,3 +123,5 @@ def _check_members(name: str, members: tuple[str, ...]) -> None:
         raise ConfigError(f"--proxies {name}: joins a proxy with itself; name every member once.")
     if WHOLE in members:
         raise ConfigError(f"--proxies {name}: {WHOLE} is what proxies are judged by; join others.")
+    if FITTED in members:
+        raise ConfigError(f"--proxies {name}: {FITTED} joins all others already; name it alone.")

@@ -28,7 +28,7 @@ class NasSettings(Settings):
         "naswot",
     )
     """How to score; the first picks the winner: distilled, random, herding, kcenter, early-steps, early-seconds,
-    parameters, multiply-adds, synflow, naswot, grad-norm, jacob-cov, whole, module:function, or a+b."""
+    parameters, multiply-adds, synflow, naswot, grad-norm, jacob-cov, whole, fitted, module:function, a+b."""
     ipc: Annotated[int, Field(ge=1)] = 10
     """Images per class of a set distilled here, and of coresets without a set; else those of --set."""
     iterations: Annotated[int, Field(ge=1)] | None = None

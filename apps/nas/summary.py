@@ -8,14 +8,20 @@ from apps.page import duration, listed, number
 
 
 def summary(verdict: Verdict) -> list[str]:
-    """What the numbers say, in up to six plain sentences; "clearly" means that an interval leaves out 0.
+    """What the numbers say, in up to seven plain sentences; "clearly" means that an interval leaves out 0.
 
     The sentences on differences, regret and cost speak of the first proxy.
     """
     if not verdict.proxies:
         return ["No proxy was judged."]
     first = verdict.proxies[0]
-    told = (_ranking(verdict), _comparison(verdict, first), _regret(verdict, first), _ceiling(verdict))
+    told = (
+        _ranking(verdict),
+        _comparison(verdict, first),
+        _regret(verdict, first),
+        _ceiling(verdict),
+        _fit(verdict),
+    )
     return [sentence for sentence in (*told, _recommended(verdict), _cost(verdict, first)) if sentence]
 
 
@@ -126,6 +132,19 @@ def _ceiling(verdict: Verdict) -> str:
     return (
         f"{agree}: another training of the reference would do about as well, and only a proxy with less noise of its"
         " own could do better."
+    )
+
+
+def _fit(verdict: Verdict) -> str:
+    fit = verdict.fit
+    if fit is None:
+        return ""
+    how = "one left out at a time" if fit.folds == fit.n else f"in {fit.folds} parts, each left out in turn"
+    nothing = "" if fit.rmse < fit.rmse_of_mean else ", so the fit has learned nothing"
+    return (
+        f"fitted, a regression of the reference on the ranks by {listed(list(fit.weights))}, misses networks that it"
+        f" was not fitted on by {number(fit.rmse)} points (root mean square over {fit.n} networks, {how}); predicting"
+        f" their mean misses by {number(fit.rmse_of_mean)}{nothing}."
     )
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "difference_table",
     "from_dict",
     "judge",
+    "reference_means",
     "table",
     "to_dict",
 ]
@@ -85,7 +86,7 @@ def judge(
     """
     names = [proxy.name for proxy in proxies]
     first = _first_of_differences(names, baseline)
-    truth_means = complete_means(truth, lowest=-sys.float_info.max)
+    truth_means = reference_means(truth)
     if not truth_means:
         raise ConfigError(
             f"the reference {reference_name!r} has no network with a finite accuracy on every seed;"
@@ -227,6 +228,11 @@ def complete_means(values: Mapping[str, tuple[float, ...]], *, lowest: float = -
         for name, seeds in values.items()
         if len(seeds) == num_seeds > 0 and all(lowest <= value < math.inf for value in seeds)
     }
+
+
+def reference_means(truth: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
+    """Means over seeds of the networks that have every seed, all of them finite."""
+    return complete_means(truth, lowest=-sys.float_info.max)
 
 
 def _std(seeds: Sequence[float]) -> float | None:

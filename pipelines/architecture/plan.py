@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apps.nas.proxies import WHOLE
+from apps.nas.proxies import FITTED, MIN_TO_FIT, WHOLE
 from apps.nas.reference import read_reference
 from apps.nas.space import Space, load_space, sample
 from atom.data import RealData
@@ -88,5 +88,11 @@ def plan(
                 f"--reference {command.nas.reference}: knows none of the {len(space.names)} networks of"
                 f" --space {command.nas.space}; its first is {next(iter(known))!r}, the space's {space.names[0]!r}."
             )
+    known = len(reference) if reference else len(space.names)
+    if FITTED in command.nas.proxies and known < MIN_TO_FIT:
+        raise ConfigError(
+            f"--proxies {FITTED}: learns from networks with a reference, at least {MIN_TO_FIT}, and here are {known};"
+            f" take a larger --sample or table, or leave {FITTED} out."
+        )
     seeds = max(command.nas.seeds, command.nas.reference_seeds, command.nas.retrain_seeds)
     return Plan(space, reference, ipc, seeds)

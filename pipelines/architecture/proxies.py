@@ -14,6 +14,7 @@ from apps.nas.proxies import (
     DISTILLED,
     EARLY_SECONDS,
     EARLY_STEPS,
+    FITTED,
     KNOWN,
     WHOLE,
     Kind,
@@ -115,7 +116,7 @@ def gather(
     found: dict[str, list[Proxy]] = {}
     num_train = len(real.train.labels)
     taken = [MAIN, *names]
-    for name in [one for one in names if not members_of(one)]:
+    for name in [one for one in names if one != FITTED and not members_of(one)]:
         proxies = found[name] = []
         if name == DISTILLED:
             for distilled, spent in zip(sets, set_seconds, strict=True):
@@ -222,9 +223,12 @@ def _arrays(real: RealData, preprocess: Preprocess) -> RealArrays:
 
 
 def _in_order(names: Sequence[str], found: Mapping[str, Sequence[Proxy]]) -> Iterator[Proxy]:
-    """The proxies found by name, and those that join them, as they were asked for."""
+    """The proxies found by name, and those that are made of them, as they were asked for."""
     for name in names:
         yield from found.get(name, ())
+        if name == FITTED:
+            every = [proxy for each in found.values() for proxy in each if proxy.kind != "whole"]
+            yield Proxy.made_of(every, "fitted", name=FITTED)
         if members := [proxy for member in members_of(name) for proxy in found.get(member, ())]:
             yield Proxy.made_of(members, "combined", name="+".join(proxy.name for proxy in members))
 

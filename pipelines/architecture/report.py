@@ -1,14 +1,18 @@
 """What a search tells: the tables on the screen, the JSON, the HTML page, and the runs in MLflow."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from apps.nas.proxies import Proxy
 from apps.nas.reference import write_reference
 from apps.nas.report import render_report, render_scores
 from apps.nas.summary import summary
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
+from apps.page import number
 from pipelines.architecture.case import NasCase
+from pipelines.architecture.derived import truth_of
 from pipelines.architecture.scores import Scores
 from pipelines.architecture.tracking import REFERENCE, REPORT, VERDICT, log_stored, record
 from pipelines.console.command import say
@@ -116,30 +120,24 @@ def print_winners(rows: list[dict[str, Any]]) -> None:
 def verdict_of(case: NasCase, scored: Scores) -> Verdict | None:
     """The proxies judged by the reference, or None where there is none, or none for networks that were scored."""
     whole = [proxy for proxy in case.material.proxies if proxy.kind == "whole"]
-    truth: Mapping[str, tuple[float, ...]] = case.plan.reference
+    truth = truth_of(case, scored)
     name, seconds = str(case.command.nas.reference), 0.0
-    if whole and not truth:
-        rows = sorted(scored.of(whole[0].name), key=lambda row: row.seed)
-        truth = {
-            network: tuple(row.test_accuracy or 0.0 for row in rows if row.network == network)
-            for network in case.space.names
-            if any(row.network == network for row in rows)
-        }
+    if whole and not case.plan.reference:
         name = (
             f"test accuracy after {case.recipe.whole_epochs} epochs on all {whole[0].images} training images"
         )
-        seconds = sum(row.train_seconds + row.score_seconds for row in rows)
+        seconds = sum(row.train_seconds + row.score_seconds for row in scored.of(whole[0].name))
     others = case.material.without_whole
     if not truth or not others:
         return None
-    return judge(
+    verdict = judge(
         [
             ProxyScores(
                 proxy.name,
                 scored.complete(proxy.name, case.space.names),
                 images=proxy.images,
                 train_seconds=sum(row.train_seconds + row.score_seconds for row in scored.of(proxy.name)),
-                prepare_seconds=proxy.prepare_seconds,
+                prepare_seconds=_prepare_seconds(proxy, seconds),
             )
             for proxy in others
         ],
@@ -149,6 +147,14 @@ def verdict_of(case: NasCase, scored: Scores) -> Verdict | None:
         seed=case.command.seed,
         resamples=case.command.nas.resamples,
     )
+    return replace(verdict, fit=scored.fit)
+
+
+def _prepare_seconds(proxy: Proxy, reference_seconds: float) -> float | None:
+    if proxy.kind != "fitted" or proxy.prepare_seconds is None:
+        return proxy.prepare_seconds
+    # Without the reference there is nothing to fit.
+    return proxy.prepare_seconds + reference_seconds
 
 
 def print_ranking(case: NasCase, scored: Scores) -> None:
@@ -190,11 +196,19 @@ def facts(case: NasCase, scored: Scores) -> dict[str, str]:
             f"{command.nas.seeds} a proxy, {command.nas.reference_seeds} for the reference; of coresets and bootstrap"
             f" {command.seed}"
         ),
+        **_weights(scored),
         **maker_facts(case.store),
         "wall time": ", ".join(walls) or "nothing was left to do",
         "share of the wall time that is work": _busy(case, scored),
         "command": command_line("atom-nas"),
     }
+
+
+def _weights(scored: Scores) -> dict[str, str]:
+    if scored.fit is None:
+        return {}
+    told = ", ".join(f"{name} {number(weight)}" for name, weight in scored.fit.weights.items())
+    return {"weights of fitted": f"points of accuracy for one standard deviation of the ranks: {told}"}
 
 
 def _busy(case: NasCase, scored: Scores) -> str:

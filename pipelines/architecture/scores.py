@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from apps.nas.findings import Fit
 from apps.nas.table import Row
 from apps.nas.trial import Unit
 
@@ -16,12 +17,14 @@ class Scores:
         rows: by unit, done and failed.
         stopped: whether a signal ended it.
         wall_seconds, unit_seconds: of this driver: from start to end, and summed over workers in units.
+        fit: of the proxy "fitted", where there is one and it could be fitted.
     """
 
     rows: dict[Unit, Row] = field(default_factory=dict)
     stopped: bool = False
     wall_seconds: float = 0.0
     unit_seconds: float = 0.0
+    fit: Fit | None = None
 
     def of(self, proxy: str) -> list[Row]:
         """The rows of a proxy that have a score."""

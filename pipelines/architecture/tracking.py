@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apps.nas.plots import cost_quality_figure, rank_flow_figure, scatter_figure
+from apps.nas.proxies import FITTED
 from apps.nas.summary import summary
 from apps.nas.verdict import Verdict, table, to_dict
 from pipelines.architecture.case import TABLE, NasCase
@@ -68,6 +69,8 @@ def _proxy_metrics(scored: Scores, name: str, verdict: Verdict | None) -> dict[s
     judged = next((p for p in (verdict.proxies if verdict else ()) if p.name == name), None)
     if judged is None:
         return found
+    if name == FITTED and scored.fit is not None:
+        found |= {"fit/rmse": scored.fit.rmse, "fit/rmse_of_mean": scored.fit.rmse_of_mean}
     for part in judged.agreement:
         slug = part.subset.replace(" %", "").replace(" ", "")
         for coefficient, estimate in (("kendall", part.kendall), ("spearman", part.spearman)):

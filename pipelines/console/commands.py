@@ -335,8 +335,10 @@ class NasCommand(CommandSettings):
     def shrunk(self) -> Self:
         """The same command for a smoke run: a few networks, short trainings."""
         nas = self.nas
+        # A regression needs ten networks.
+        few = 12 if "fitted" in nas.proxies else 4
         return self.changed(
-            sample=min(nas.sample or 4, 4) if ":" not in nas.space else nas.sample,
+            sample=min(nas.sample or few, few) if ":" not in nas.space else nas.sample,
             ipc=min(nas.ipc, 2),
             iterations=min(nas.iterations or 4, 4),
             epochs=min(self.evaluate.epochs or 2, 2),

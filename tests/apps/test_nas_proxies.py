@@ -94,6 +94,9 @@ def test_every_known_proxy_and_the_defaults_are_accepted():
         (("synflow+naswot+synflow",), "joins a proxy with itself; name every member once"),
         (("mine.py:score", "mine.py:score"), "mine.py:score: is named twice"),
         (("synflow+mine.score",), "'mine.score' is an unknown proxy; .*and your own as module:function"),
+        (("fitted",), "fitted: has no other proxy to learn from; add some, such as synflow"),
+        (("fitted", "whole"), "fitted: has no other proxy to learn from"),
+        (("fitted+synflow",), "fitted joins all others already; name it alone"),
         (("synflow+whole",), "whole is what proxies are judged by; join others"),
         (("synflow+early-seconds",), "there is none; add distilled or random"),
     ],
@@ -167,6 +170,14 @@ def test_distilled_in_a_joined_proxy_stands_for_every_set():
     assert [proxy.name for proxy in others] == ["synflow", "atom", "dm"]
     assert (joined.name, joined.members) == ("atom+dm+synflow", ("atom", "dm", "synflow"))
     assert (joined.images, joined.prepare_seconds) == (6, 9.0)
+
+
+def test_the_fitted_proxy_is_made_of_all_that_are_scored():
+    names = ("fitted", "distilled+synflow", "distilled", "synflow", "early-steps", "whole")
+    found = gathered(names, [distilled("atom"), distilled("dm")]).proxies
+    assert [proxy.kind for proxy in found[:2]] == ["fitted", "combined"]
+    assert found[0].members == ("atom", "dm", "synflow", "early-steps")
+    assert (found[0].images, found[0].prepare_seconds) == (30, 9.0)
 
 
 def test_the_preparation_of_a_joined_proxy_is_unknown_where_that_of_a_member_is():

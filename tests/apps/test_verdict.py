@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from apps.nas.findings import Fit
 from apps.nas.ranking import (
     best_rank_at_k,
     kendall_tau_b,
@@ -194,6 +195,9 @@ def test_few_networks_give_values_without_intervals(n):
         assert proxy.top[0].regret.low is None
     assert all(row.p is None for row in verdict.differences)
     assert from_dict(to_dict(verdict)) == verdict
+    fitted = dataclasses.replace(verdict, fit=Fit(30, 30, 1.5, 4.5, {"a": 0.5}))
+    assert from_dict(json.loads(json.dumps(to_dict(fitted)))) == fitted
+    assert from_dict({key: value for key, value in to_dict(verdict).items() if key != "fit"}) == verdict
     table(verdict)
 
 

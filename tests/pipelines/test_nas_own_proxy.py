@@ -1,4 +1,4 @@
-"""Joined proxies and a user's own, through the command: scored, judged, delivered, resumed, edited."""
+"""Joined and fitted proxies and a user's own, through the command: scored, judged, delivered, resumed, edited."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from command_runs import run, run_here
 
+from apps.nas.space import load_space, sample
 from apps.nas.table import Row, from_parquet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("ready_tables")]
@@ -87,3 +88,38 @@ def test_an_own_proxy_that_cannot_be_imported_is_refused_before_anything_is_writ
         assert code == 2
         assert f"--proxies {spec}: {said}" in errors
         assert not (output / "results.parquet").exists()
+
+
+def test_a_fit_on_the_networks_that_a_table_knows_picks_among_all(ray_cluster: None, tmp_path: Path) -> None:
+    small = load_space("small", channels=1, image_size=(8, 8), num_classes=10)
+    networks = sample(small, 13, seed=0).candidates
+    table, output = tmp_path / "known.csv", tmp_path / "out"
+    rows = [f"{one.name},{10 + (one.parameters or 0) ** 0.3}" for one in networks[:-1]]
+    table.write_text("\n".join(["network,accuracy", *rows]))
+    command = (
+        "--proxies",
+        "fitted",
+        "parameters",
+        "naswot",
+        "--space",
+        "small",
+        "--sample",
+        13,
+        "--seeds",
+        1,
+    )
+    command += ("--reference", table, "--resamples", 100, "--retrain", 1, "--retrain-seeds", 1)
+    code, lines, errors = run_here(*command, "--whole-epochs", 1, "--output", output, script="nas")
+    assert code == 0, errors
+    shown = " ".join(" ".join(lines).split())
+    assert "The best 10 of 13 networks by fitted" in shown
+    assert "fitted, a regression of the reference on the ranks by parameters and naswot, misses" in shown
+    verdict = json.loads((output / "verdict.json").read_text())
+    assert verdict["fit"]["n"] == 12
+    assert verdict["fit"]["rmse"] < verdict["fit"]["rmse_of_mean"]
+    assert verdict["proxies"][0]["n"] == 12
+    assert "weights of fitted" in (output / "report.html").read_text()
+    assert {row.proxy for row in rows_of(output)} == {"parameters", "naswot"}
+    winner = json.loads((output / "winner" / "winner.json").read_text())
+    assert winner["chosen_by"]["proxy"] == "fitted"
+    assert winner["chosen_by"]["networks"] == 13
