@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom.errors import ConfigError
+from atom.nets import parse_architecture
 
 if TYPE_CHECKING:
     from apps.nas.table import Row
@@ -17,7 +18,8 @@ def read_reference(path: Path) -> dict[str, tuple[float, ...]]:
     """Accuracies in percent by network, one for each seed, in the order of the seeds.
 
     The table is .csv or .parquet with the columns `network` and `accuracy`, and `seed` where a network has several
-    rows. The results table of an earlier run is one too: its rows of the proxy "whole" count, by test accuracy.
+    rows. Architecture strings of NAS-Bench-201 stand for the networks of --space nasbench201. The results table of an
+    earlier run is one too: its rows of the proxy "whole" count, by test accuracy.
 
     Raises:
         ConfigError: it cannot be read, lacks a column, or holds something that is no accuracy.
@@ -41,7 +43,7 @@ def read_reference(path: Path) -> dict[str, tuple[float, ...]]:
         )
     found: dict[str, dict[str, float]] = {}
     for place, row in enumerate(rows):
-        seeds = found.setdefault(str(row["network"]), {})
+        seeds = found.setdefault(_own_name(str(row["network"])), {})
         given = row.get("seed")
         seed = str(len(seeds) if given in (None, "") else given)
         if seed in seeds:
@@ -88,6 +90,13 @@ def _rows(path: Path) -> Iterable[Mapping[str, Any]]:
     except (OSError, ValueError, csv.Error) as error:
         problem = " ".join(str(error).split())[:200]
         raise ConfigError(f"--reference {path}: cannot be read ({problem}).") from None
+
+
+def _own_name(network: str) -> str:
+    try:
+        return parse_architecture(network).name
+    except ConfigError:
+        return network
 
 
 def _by_number(seed: str) -> tuple[float, str]:

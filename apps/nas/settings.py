@@ -14,7 +14,8 @@ class NasSettings(Settings):
     """rank: every network by every proxy with one budget, comparable; search: ASHA and Optuna look for the best
     network by the first proxy, and leave the others unfinished."""
     space: str = "all"
-    """Networks: all (720 ConvNets), pooled (480), small (240: pooled, width 32 or 64), or module:object of yours."""
+    """Networks: all (720 ConvNets), pooled (480), small (240: pooled, width 32 or 64), nasbench201 (15,625 of cells),
+    nasbench201-n1 (the same with one cell a stage), or module:object of yours."""
     sample: Annotated[int, Field(ge=1)] | None = None
     """Take only this many networks of the space, a stratified random sample, the same whatever --seed; default all."""
     proxies: tuple[str, ...] = (

@@ -1,13 +1,14 @@
-"""Search spaces: the 720 ConvNets of the literature, parts of them, and a user's own networks.
+"""Search spaces: the 720 ConvNets of the literature, parts of them, NAS-Bench-201's cells, and a user's own networks.
 
-The 720 differ in width, depth, normalisation, activation and pooling (Zhao et al., DC, and the papers after it).
-Their parameters and multiply-adds are computed by arithmetic, without building a network.
+The 720 differ in width, depth, normalisation, activation and pooling (Zhao et al., DC, and the papers after it), the
+15,625 networks of NAS-Bench-201 in the operations on the six edges of a cell (Dong and Yang, 2020). Their parameters
+and multiply-adds are computed by arithmetic, without building a network.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from itertools import combinations
 
 import numpy as np
 from torch import nn
@@ -18,8 +19,9 @@ from atom.errors import AtomError, ConfigError
 from atom.nets.shapes import Size
 from atom.streams import stream
 
-NAMED = ("all", "pooled", "small")
-"""all: the 720; pooled: the 480 with pooling; small: the 240 of these with width 32 or 64."""
+NAMED = ("all", "pooled", "small", "nasbench201", "nasbench201-n1")
+"""all: the 720; pooled: the 480 with pooling; small: the 240 of these with width 32 or 64; nasbench201: its 15,625
+networks; nasbench201-n1: the same with one cell a stage."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Space:
     image_size: Size
     num_classes: int
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the networks, in order."""
         return tuple(candidate.name for candidate in self.candidates)
@@ -118,7 +120,7 @@ def load_space(spec: str, *, channels: int, image_size: Size, num_classes: int) 
     """
     shape = {"channels": channels, "image_size": image_size, "num_classes": num_classes}
     if spec in NAMED:
-        return Space(spec, tuple(_convnet_candidate(s, **shape) for s in _named(spec)), **shape)
+        return Space(spec, tuple(_named_candidate(s, **shape) for s in _named(spec)), **shape)
     if ":" not in spec:
         raise ConfigError(
             f"--space {spec}: unknown; known are {', '.join(NAMED)}, and your own as module:object or"
@@ -131,9 +133,9 @@ def load_space(spec: str, *, channels: int, image_size: Size, num_classes: int) 
 def sample(space: Space, number: int, *, seed: int) -> Space:
     """A stratified random sample of a space, in the space's order.
 
-    ConvNets: every choice of an axis appears about equally often, and so do pairs of choices as far as that
-    leaves room; with one seed, a smaller sample is part of a larger one. A user's networks: one out of each of
-    `number` equal parts of the list sorted by multiply-adds.
+    Of networks with axes, every choice of an axis appears about equally often, and so do pairs of choices as far as
+    that leaves room; with one seed, a smaller sample is part of a larger one. Of others, one out of each of `number`
+    equal parts of the list sorted by multiply-adds.
 
     Raises:
         ConfigError: the space has fewer networks than asked for.
@@ -157,28 +159,33 @@ def sample(space: Space, number: int, *, seed: int) -> Space:
 
 
 def _balanced(candidates: Sequence[Candidate], order: Sequence[int], number: int) -> list[int]:
-    """Greedy: always the network whose choices, then pairs of choices, have been taken least."""
-    single: Counter[object] = Counter()
-    pairs: Counter[object] = Counter()
-    left, chosen = list(order), []
+    """Greedy: always the network whose choices, then pairs of choices, have been taken least; of equals the first."""
+    levels = [list(candidates[place].axes.items()) for place in order]
+    singles, pairs = _numbered(levels), _numbered([list(combinations(chosen, 2)) for chosen in levels])
+    taken, taken_pairs = np.zeros(singles.max() + 1, np.int64), np.zeros(pairs.max(initial=0) + 1, np.int64)
+    left, chosen = np.arange(len(order)), []
     for _ in range(number):
-        best = min(left, key=lambda i: _taken(candidates[i], single, pairs))
-        left.remove(best)
-        chosen.append(best)
-        levels = list(candidates[best].axes.items())
-        single.update(levels)
-        pairs.update((a, b) for a in levels for b in levels if a < b)
+        counts, paired = taken[singles[left]], taken_pairs[pairs[left]].sum(1)
+        # The largest count first: a sum alone would buy one overused choice with several rare ones.
+        cost = (counts.max(1) * (counts.sum(1).max() + 1) + counts.sum(1)) * (paired.max() + 1) + paired
+        best = int(cost.argmin())
+        place = left[best]
+        left = np.delete(left, best)
+        chosen.append(order[place])
+        taken[singles[place]] += 1
+        taken_pairs[pairs[place]] += 1
     return chosen
 
 
-def _taken(candidate: Candidate, single: Counter[object], pairs: Counter[object]) -> tuple[int, int, int]:
-    levels = list(candidate.axes.items())
-    counts = [single[level] for level in levels]
-    # The largest count first: a sum alone would buy one overused choice with several rare ones.
-    return max(counts), sum(counts), sum(pairs[a, b] for a in levels for b in levels if a < b)
+def _numbered(rows: Sequence[Sequence[Hashable]]) -> np.ndarray:
+    """The same things with a number for each that differs: int64, as many rows and columns."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([[numbers.setdefault(thing, len(numbers)) for thing in row] for row in rows], np.int64)
 
 
-def _named(spec: str) -> list[nets.ConvNetSpec]:
+def _named(spec: str) -> Sequence[nets.ConvNetSpec | nets.CellSpec]:
+    if spec.startswith("nasbench201"):
+        return nets.cell_space(1) if spec.endswith("-n1") else nets.cell_space()
     return [
         s
         for s in nets.convnet_space()
@@ -186,22 +193,28 @@ def _named(spec: str) -> list[nets.ConvNetSpec]:
     ]
 
 
-def _convnet_candidate(
-    spec: nets.ConvNetSpec, *, channels: int, image_size: Size, num_classes: int
+def _named_candidate(
+    spec: nets.ConvNetSpec | nets.CellSpec, *, channels: int, image_size: Size, num_classes: int
 ) -> Candidate:
     return Candidate(
         name=spec.name,
         parameters=nets.count_parameters(spec, channels, image_size, num_classes=num_classes),
         multiply_adds=nets.count_multiply_adds(spec, channels, image_size, num_classes=num_classes),
-        axes={
-            "width": spec.width,
-            "depth": spec.depth or 0,
-            "norm": spec.norm,
-            "activation": spec.activation,
-            "pooling": spec.pooling,
-        },
+        axes=_axes(spec),
         identity=spec.name,
     )
+
+
+def _axes(spec: nets.ConvNetSpec | nets.CellSpec) -> dict[str, int | str]:
+    if isinstance(spec, nets.CellSpec):
+        return {f"{a}-{b}": chosen for (a, b), chosen in zip(nets.EDGES, spec.operations, strict=True)}
+    return {
+        "width": spec.width,
+        "depth": spec.depth or 0,
+        "norm": spec.norm,
+        "activation": spec.activation,
+        "pooling": spec.pooling,
+    }
 
 
 def describe(name: str, space: Space) -> Candidate:

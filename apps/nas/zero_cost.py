@@ -65,7 +65,8 @@ def zero_cost_score(method: str, net: nn.Module, *, images_BCHW: Tensor, labels_
 
     Returns:
         Never NaN. -inf, which ranks last: for naswot where K is singular (two images with one code, or too
-        few units), for jacob-cov where an image's gradient is constant and so correlates with nothing.
+        few units), for jacob-cov where an image's gradient is constant and so correlates with nothing, for synflow
+        where nothing flows from the image to the logits.
 
     Raises:
         ConfigError: unknown method; the network has nothing that the method looks at; the score is not
@@ -155,7 +156,9 @@ def _synflow(net: nn.Module, images_BCHW: Tensor, labels_B: Tensor) -> float:
     gradients = torch.autograd.grad(logits_1K.sum(), weights, materialize_grads=True)
     terms = [(weight.detach() * grad).abs().sum() for weight, grad in zip(weights, gradients, strict=True)]
     flow = float(torch.stack(terms).sum())
-    if not (0 < flow < math.inf):
+    if flow == 0:
+        return -math.inf
+    if not math.isfinite(flow):
         raise _meaningless("synflow", f"is the logarithm of {flow}")
     return math.log(flow)
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from atom.device import seeded, settings_kept
 from atom.errors import ConfigError
+from atom.nets.cell_spec import CELL_FAMILY, parse_cell
+from atom.nets.cells import CellNet
 from atom.nets.custom import build_custom
 from atom.nets.layers import mixes_batch
 from atom.nets.plain import alexnet, convnet, vgg11
@@ -23,18 +25,22 @@ _WITH_NORM: dict[str, Callable[..., nn.Module]] = {"alexnet": alexnet, "vgg11": 
 
 
 def known_names() -> tuple[str, ...]:
-    """The plain names that `build` knows; ConvNets and all but ViT take parts too, see there."""
-    return ("convnet", *_WITH_NORM, "vit")
+    """The plain names that `build` knows, and one of NAS-Bench-201; all but ViT take parts, see there."""
+    return ("convnet", *_WITH_NORM, "vit", f"{CELL_FAMILY}-333333")
 
 
 def with_batch_norm(name: str) -> str:
     """The name of the same network with BatchNorm; that of a ConvNet for those that have no such sibling.
+
+    Networks of NAS-Bench-201 have BatchNorm anyway.
 
     Example:
         >>> [with_batch_norm(name) for name in ("convnet", "convnet-w64-nonorm-max", "vgg11", "vit")]
         ['convnet-batch', 'convnet-w64-max-batch', 'vgg11-batch', 'convnet-batch']
     """
     base, *parts = name.split("-")
+    if base == CELL_FAMILY:
+        return name
     if is_own(name) or base not in ("convnet", *_WITH_NORM):
         return "convnet-batch"
     return "-".join([base, *(part for part in parts if part not in WORD_NORM), "batch"])
@@ -50,7 +56,8 @@ def build(name: str, *, channels: int, image_size: Size, num_classes: int, seed:
 
     Names: `convnet` and any `convnet-…` of `atom.nets.parse_convnet`; `alexnet`, `vgg11`, `resnet18`, each
     also with a norm (`vgg11-batch`; nonorm, batch, layer, instance, group), by default none for AlexNet and
-    instance for the others; `vit`; a user's own, `module:function` or `path/to/file.py:function`.
+    instance for the others; `vit`; `nasbench201-…` of `atom.nets.parse_cell`; a user's own, `module:function` or
+    `path/to/file.py:function`.
 
     The weights are random and always the same for a name and sizes; `fill_weights` draws others. A user's own network
     has those that its function returns, which `seed` decides where they are random. Global generators are left as they
@@ -106,6 +113,8 @@ def _maker(name: str) -> Callable[..., nn.Module]:
         return partial(_WITH_NORM[base], norm=_norm(name, suffix)) if suffix else _WITH_NORM[base]
     if name == "vit":
         return ViT
+    if base == CELL_FAMILY:
+        return partial(CellNet, parse_cell(name))
     close = difflib.get_close_matches(name, [*known_names(), "convnet-batch", "vgg11-batch"], n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ConfigError(

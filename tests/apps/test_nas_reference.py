@@ -37,6 +37,12 @@ def test_one_row_a_network_needs_no_seed(tmp_path):
     assert read_reference(path) == {"b": (71.5,), "a": (70.0,)}
 
 
+def test_architecture_strings_of_the_benchmark_stand_for_the_networks_of_its_space(tmp_path):
+    best = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    path = csv_file(tmp_path, f"network,accuracy\n{best},94.37\n{best},94.1\n|max_pool~0|,60\n")
+    assert read_reference(path) == {"nasbench201-333s33": (94.37, 94.1), "|max_pool~0|": (60.0,)}
+
+
 def test_rows_without_seeds_count_in_their_order(tmp_path):
     path = csv_file(tmp_path, "accuracy,network\n1,a\n3,a\n9,b\n2,a\n")
     assert read_reference(path) == {"a": (1.0, 3.0, 2.0), "b": (9.0,)}

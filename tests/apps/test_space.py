@@ -9,8 +9,12 @@ import torch
 from apps.nas.space import Candidate, Space, load_space, sample
 from atom.errors import ConfigError
 from atom.nets import build, count_multiply_adds, count_parameters
+from atom.streams import stream
 
 TINY = {"channels": 1, "image_size": (8, 8), "num_classes": 3}
+
+
+SIZES = [("all", 720), ("pooled", 480), ("small", 240), ("nasbench201", 15_625), ("nasbench201-n1", 15_625)]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,7 @@ def spread(space: Space, whole: Space, axis: str) -> int:
     return max(counts[level] for level in levels) - min(counts[level] for level in levels)
 
 
-@pytest.mark.parametrize(("spec", "number"), [("all", 720), ("pooled", 480), ("small", 240)])
+@pytest.mark.parametrize(("spec", "number"), SIZES)
 def test_named_spaces_have_their_number_of_different_networks(spec, number):
     space = load_space(spec, **TINY)
     assert len(space.candidates) == len(set(space.names)) == number
@@ -89,6 +93,40 @@ def test_pairs_of_choices_are_spread_better_than_by_chance(small):
     counts = Counter(p for c in part.candidates for p in combinations(c.axes.items(), 2))
     norm_and_pooling = [n for (a, b), n in counts.items() if (a[0], b[0]) == ("norm", "pooling")]
     assert sorted(norm_and_pooling) == pytest.approx([4] * 10, abs=1)
+
+
+def test_every_step_of_a_sample_takes_the_network_whose_choices_were_taken_least(small):
+    """The definition, the largest count of a choice, then their sum, then that of pairs; the first of equals."""
+    order = [small.candidates[place] for place in stream(4, "nas/sample").permutation(240)]
+    single, pairs, chosen = Counter(), Counter(), []
+
+    def taken(candidate):
+        counts = [single[choice] for choice in candidate.axes.items()]
+        return max(counts), sum(counts), sum(pairs[pair] for pair in combinations(candidate.axes.items(), 2))
+
+    for _ in range(50):
+        chosen.append(min(order, key=taken))
+        order.remove(chosen[-1])
+        single.update(chosen[-1].axes.items())
+        pairs.update(combinations(chosen[-1].axes.items(), 2))
+    assert set(sample(small, 50, seed=4).names) == {candidate.name for candidate in chosen}
+
+
+def test_a_sample_of_cells_has_each_operation_equally_often_on_each_edge():
+    whole = load_space("nasbench201-n1", **TINY)
+    part = sample(whole, 60, seed=0)
+    assert list(whole.candidates[0].axes) == ["0-1", "0-2", "1-2", "0-3", "1-3", "2-3"]
+    assert all(spread(part, whole, axis) == 0 for axis in whole.candidates[0].axes)
+
+
+def test_cells_have_the_counts_of_their_networks_and_the_names_of_the_registry():
+    part = sample(load_space("nasbench201-n1", **TINY), 5, seed=1)
+    for candidate in part.candidates:
+        net = part.build(candidate.name)
+        assert candidate.parameters == count_parameters(net, 1, (8, 8))
+        assert candidate.multiply_adds == count_multiply_adds(net, 1, (8, 8))
+        theirs = build(candidate.name, **TINY).state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in net.state_dict().items())
 
 
 def test_a_sample_depends_on_its_seed_alone(small):

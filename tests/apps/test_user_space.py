@@ -112,7 +112,7 @@ def test_a_list_that_is_none_is_refused(workdir, body, said):
 
 def test_an_unknown_space_is_refused_with_the_known_ones():
     with pytest.raises(
-        ConfigError, match="--space tiny: unknown; known are all, pooled, small, and your own"
+        ConfigError, match="--space tiny: unknown; known are all, pooled, small, nasbench201, "
     ):
         load_space("tiny", **TINY)
 

@@ -325,12 +325,19 @@ def test_network_with_nan_weights_is_refused(method):
         score(method, net, *batch())
 
 
-def test_synflow_refuses_a_network_without_flow():
+def test_synflow_ranks_a_network_without_flow_last():
     net = network("convnet-w8-d2")
     with torch.no_grad():
         net.classifier.weight.zero_()
-    with pytest.raises(ConfigError, match=r"logarithm of 0\.0"):
-        score("synflow", net, *batch())
+    assert score("synflow", net, *batch()) == -math.inf
+
+
+@pytest.mark.parametrize("signs", ["000000", "303000", "3s10p3"])
+def test_cells_have_every_score_though_nothing_may_lead_through_them(signs):
+    net = build(f"nasbench201-n1-{signs}", channels=C, image_size=(H, W), num_classes=K).double()
+    scores = {method: score(method, net, *batch()) for method in LEARNED}
+    last = {method for method, value in scores.items() if value == -math.inf}
+    assert last >= {"synflow", "jacob-cov"} if signs != "3s10p3" else not last
 
 
 def test_naswot_refuses_functional_activations():
