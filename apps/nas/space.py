@@ -73,7 +73,7 @@ class Space:
         Raises:
             ConfigError: the user's list has lost it.
         """
-        builder = name if self.spec in NAMED else self._builder(name)
+        builder = name if self.spec in NAMED else self.builder(name)
         return not isinstance(builder, str) or nets.is_own(builder)
 
     def build(self, name: str, *, seed: int = 0) -> nn.Module:
@@ -89,19 +89,24 @@ class Space:
         }
         if self.spec in NAMED:
             return nets.build(name, **shape)
-        builder = self._builder(name)
+        builder = self.builder(name)
         if isinstance(builder, str):
             return nets.build(builder, **shape, seed=seed)
         return nets.build_from(partial(nets.build_with, builder, name), **shape, seed=seed)
 
-    def _builder(self, name: str) -> Builder | str:
+    def builder(self, name: str) -> Builder | str:
+        """Of a user's space the function that builds a network, or its known name.
+
+        Raises:
+            ConfigError: it cannot be imported, or the user's list has lost it.
+        """
         entries = user_entries(self.spec)
         if name not in entries:
             raise ConfigError(
                 f"--space {self.spec}: no longer lists {name!r}; give the same networks at every call, in every"
                 " process, and draw none at random."
             )
-        return entries[name][0]
+        return entries[name].builder()
 
     def with_candidates(self, candidates: Sequence[Candidate]) -> "Space":
         """The same space with some of its networks only."""
@@ -112,8 +117,8 @@ def load_space(spec: str, *, channels: int, image_size: Size, num_classes: int) 
     """The networks of a named space, or of a user's `module:object` or `path/to/file.py:object`.
 
     The user's object is a list of (name, builder, multiply-adds), or a function without arguments that returns
-    one. A builder is a function as in docs/own-network.md, or a name that `atom.nets.build` knows; the cost may
-    be None, and is then counted.
+    one. A builder is a function as in docs/own-network.md, a name that `atom.nets.build` knows, or a function or its
+    name with more arguments, ("module:function", {...}); the cost may be None, and is then counted.
 
     Raises:
         ConfigError: the space is unknown, cannot be imported, is empty, or is not such a list.
@@ -219,9 +224,10 @@ def _axes(spec: nets.ConvNetSpec | nets.CellSpec) -> dict[str, int | str]:
 
 def describe(name: str, space: Space) -> Candidate:
     """A user's network with what building it shows; one that cannot be built stays in the space, and says why."""
-    builder, cost = user_entries(space.spec)[name]
+    cost = user_entries(space.spec)[name].multiply_adds
     shape = {"channels": space.channels, "image_size": space.image_size}
     try:
+        builder = space.builder(name)
         net = space.build(name)
         parameters = nets.count_parameters(net, **shape)
         if cost is None:

@@ -5,7 +5,7 @@ Every network shows the features of its blocks (`atom.nets.layers.BlockNet`), so
 
 from atom.nets.cell_spec import EDGES, CellSpec, cell_space, parse_architecture, parse_cell
 from atom.nets.counts import count_multiply_adds, count_parameters, largest_map
-from atom.nets.custom import build_with, call, import_module, import_object, require_blocks
+from atom.nets.custom import build_with, call, import_function, import_module, import_object, require_blocks
 from atom.nets.identity import identity, network_digest, sources_digest
 from atom.nets.layers import BlockNet
 from atom.nets.registry import build, build_from, is_own, known_names, with_batch_norm
@@ -32,6 +32,7 @@ __all__ = [
     "default_depth",
     "fill_weights",
     "identity",
+    "import_function",
     "import_module",
     "import_object",
     "is_own",

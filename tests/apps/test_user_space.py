@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,49 @@ def test_a_builder_may_be_a_known_name(workdir):
     assert all(torch.equal(ours[name], value) for name, value in known.state_dict().items())
 
 
+def test_a_builder_may_be_a_function_or_its_name_with_arguments(workdir, monkeypatch):
+    (workdir / "elsewhere").mkdir()
+    (workdir / "elsewhere" / "models.py").write_text("from beside import linear\n", encoding="utf-8")
+    (workdir / "elsewhere" / "beside.py").write_text(HEAD, encoding="utf-8")
+    body = "networks = [('a', (linear, {'inner': 6}), None), ('b', ('mine.py:linear', {'inner': 6}), 7),\n"
+    body += "            ['c', ['elsewhere/models.py:linear', dict(inner=5)], None],\n"
+    body += "            ('d', ('mine.py:linear', {}), None)]\n"
+    space = load_space(user_space(workdir, body), **TINY)
+    assert [c.parameters for c in space.candidates] == [65 * n + (n + 1) * 3 for n in (6, 6, 5, 4)]
+    assert [c.multiply_adds for c in space.candidates] == [64 * 6 + 6 * 3, 7, 64 * 5 + 5 * 3, 64 * 4 + 4 * 3]
+    assert all(space.is_own(name) for name in space.names)
+    assert space.build("c")(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_the_source_of_a_function_that_is_named_counts(workdir):
+    spaces = []
+    for comment in ("", "# edited"):
+        file = workdir / f"models{len(spaces)}.py"
+        file.write_text(HEAD + comment, encoding="utf-8")
+        body = f"networks = [('a', ('{file}:linear', {{'inner': 6}}), 1)]\n"
+        spaces.append(identities(workdir, body, f"family_{len(spaces)}")[0])
+    assert spaces[0] != spaces[1]
+
+
+def test_a_wrapper_of_a_few_lines_takes_the_models_of_a_zoo(workdir, monkeypatch):
+    """As docs/nas.md shows it for timm, which need not be installed."""
+    zoo = types.ModuleType("timm")
+    zoo.create_model = (
+        lambda name, in_chans, num_classes: nn.Sequential(  # pyrefly: ignore
+            nn.Conv2d(in_chans, int(name[3:]), 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes)
+        )
+    )
+    monkeypatch.setitem(sys.modules, "timm", zoo)
+    page = (ROOT / "docs" / "nas.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "timm" in block]
+    (workdir / "zoo.py").write_text(
+        re.sub(r'\("\w+", "\w+"\)', '("net4", "net8")', example), encoding="utf-8"
+    )
+    space = load_space("zoo.py:networks", **TINY)
+    assert space.names == ("net4", "net8")
+    assert [c.problem for c in space.candidates] == ["", ""]
+
+
 def test_numbers_of_numpy_are_costs(workdir):
     body = "import numpy as np\nnetworks = [('a', linear, np.int64(7)), ('b', linear, np.float32(9.0))]\n"
     costs = [c.multiply_adds for c in load_space(user_space(workdir, body), **TINY).candidates]
@@ -98,6 +143,14 @@ def test_numbers_of_numpy_are_costs(workdir):
         ("networks = [('a', linear, float('nan'))]", r"nan\); expected"),
         ("networks = [('a', linear, float('inf'))]", r"inf\); expected"),
         ("networks = [('a', linear, 1), ('a', broken, 2)]", r"the name 'a' comes twice; give every network"),
+        (
+            "networks = [('a', ('linear', {}), 1)]",
+            r"entry 0 .* or with arguments beside the sizes \('tiny', \('mo",
+        ),
+        ("networks = [('a', ('mine.py:linear', 5), 1)]", r"entry 0 is \('a', \('mine.py:linear', 5\), 1\)"),
+        ("networks = [('a', (linear, {1: 2}), 1)]", r"entry 0 is"),
+        ("networks = [('a', (linear, {'channels': 3}), 1)]", r"entry 0 is .* beside the sizes"),
+        ("networks = [('a', nn.Linear(2, 2), 1)]", r"entry 0 is \('a', Linear\("),
         ("other = []", r"--space mine\.py:networks: mine\.py has no 'networks'"),
         (
             "import nothing_of_that_name",
@@ -123,6 +176,9 @@ def test_an_unknown_space_is_refused_with_the_known_ones():
         "('bad', broken, 50)",
         "('bad', 'convnet-w8-d2-nonsense', 50)",
         "('bad', 'absent.py:make', 50)",
+        "('bad', ('absent.py:make', {}), 50)",
+        "('bad', ('mine.py:torch', {}), 50)",
+        "('bad', ('mine.py:linear', {'outer': 3}), 50)",
         "('bad', lambda channels, image_size, num_classes: nn.Linear(3, 3), 50)",
         "('bad', lambda channels, image_size, num_classes: 3, 50)",
         "('bad', dict, 50)",
