@@ -71,8 +71,8 @@ def search(command: NasCommand) -> int:
         with Session(command) as session:
             limits = command.cluster.limits()
             own = own_digests(command.nas.proxies, limits=limits)
-            decided = early or plan(command, given, real, load=partial(build_space, limits=limits))
-            decided = replace(decided, own_proxies=own)
+            build = partial(build_space, limits=limits, number=command.nas.sample)
+            decided = replace(early or plan(command, given, real, load=build), own_proxies=own)
             name = f"{'search' if command.nas.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
             location = output_location(command, f"nas-{name}")
             size, device_kind = session.workers(threads=1, num_units=decided.num_units)

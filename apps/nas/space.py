@@ -23,6 +23,9 @@ NAMED = ("all", "pooled", "small", "nasbench201", "nasbench201-n1")
 """all: the 720; pooled: the 480 with pooling; small: the 240 of these with width 32 or 64; nasbench201: its 15,625
 networks; nasbench201-n1: the same with one cell a stage."""
 
+SAMPLE_SEED = 0
+"""Of a command's sample: the same networks whatever --seed is, so that searches of several seeds can be compared."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -32,7 +35,7 @@ class Candidate:
         name: unique in the space.
         parameters: number of them; None where the network cannot be built.
         multiply_adds: of one image's forward pass; a user's own number, or counted; None where unknown.
-        axes: its choices by axis, such as {"width": 64}; empty for a user's network.
+        axes: its choices by axis, such as {"width": 64}; empty for a network of a user's list.
         identity: what a stored result depends on: the name, and for a user's network the digest of its sources and
             of what they build.
         problem: why it cannot be built; then every proxy reports it as failed.
@@ -41,7 +44,7 @@ class Candidate:
     name: str
     parameters: int | None
     multiply_adds: int | None
-    axes: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+    axes: Mapping[str, bool | int | float | str | None] = field(default_factory=dict, hash=False)
     identity: str = ""
     problem: str = ""
 
@@ -118,7 +121,8 @@ def load_space(spec: str, *, channels: int, image_size: Size, num_classes: int) 
 
     The user's object is a list of (name, builder, multiply-adds), or a function without arguments that returns
     one. A builder is a function as in docs/own-network.md, a name that `atom.nets.build` knows, or a function or its
-    name with more arguments, ("module:function", {...}); the cost may be None, and is then counted.
+    name with more arguments, ("module:function", {...}); the cost may be None, and is then counted. Or the object is a
+    function of `trial`, Optuna's, which suggests parameters and returns a builder: see `apps.nas.define_by_run`.
 
     Raises:
         ConfigError: the space is unknown, cannot be imported, is empty, or is not such a list.
@@ -224,7 +228,8 @@ def _axes(spec: nets.ConvNetSpec | nets.CellSpec) -> dict[str, int | str]:
 
 def describe(name: str, space: Space) -> Candidate:
     """A user's network with what building it shows; one that cannot be built stays in the space, and says why."""
-    cost = user_entries(space.spec)[name].multiply_adds
+    entry = user_entries(space.spec)[name]
+    cost = entry.multiply_adds
     shape = {"channels": space.channels, "image_size": space.image_size}
     try:
         builder = space.builder(name)
@@ -242,5 +247,5 @@ def describe(name: str, space: Space) -> Candidate:
     except (Exception, SystemExit) as error:  # whatever the user's function does
         text = " ".join(str(error).split())
         problem = text if isinstance(error, AtomError) else f"{type(error).__name__}: {text}"
-        return Candidate(name, None, cost, identity=name, problem=problem)
-    return Candidate(name, parameters, cost, identity=f"{name}@{built}")
+        return Candidate(name, None, cost, entry.axes, identity=name, problem=problem)
+    return Candidate(name, parameters, cost, entry.axes, identity=f"{name}@{built}")

@@ -1,9 +1,10 @@
-"""A user's own list of networks, checked entry by entry."""
+"""A user's own networks, from a list or from a function of Optuna's trial, checked one by one."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -39,10 +40,17 @@ class Family:
 
 @dataclass(frozen=True)
 class Entry:
-    """A network of the user's list: its builder, or a known name, and its multiply-adds, None to be counted."""
+    """One of the user's networks.
+
+    Attributes:
+        given: its builder, or a known name.
+        multiply_adds: None: to be counted.
+        axes: its parameters, where all networks of the space have the same ones.
+    """
 
     given: Builder | str | Family
     multiply_adds: int | None = None
+    axes: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
 
     def builder(self) -> Builder | str:
         """The function that builds it, or its known name; see `Family.builder`."""
@@ -53,7 +61,8 @@ def user_entries(spec: str) -> dict[str, Entry]:
     """The user's networks by name; the user's function is asked once a process.
 
     Raises:
-        ConfigError: the object is not a list of (name, builder, multiply-adds), is empty, or repeats a name.
+        ConfigError: the object is not a list of (name, builder, multiply-adds), is empty, or repeats a name; or it is a
+            function of a trial and its combinations are not finite and few, or make no builders.
     """
     return _entries(spec, Path.cwd())
 
@@ -61,6 +70,8 @@ def user_entries(spec: str) -> dict[str, Entry]:
 @functools.cache
 def _entries(spec: str, _here: Path) -> dict[str, Entry]:
     value = nets.import_object(spec, what=f"--space {spec}")
+    if callable(value) and _asks_trial(value):
+        return _defined(spec, value)
     try:
         if isinstance(value, Iterator):
             raise TypeError("an iterator can be read only once")
@@ -71,7 +82,8 @@ def _entries(spec: str, _here: Path) -> dict[str, Entry]:
     except Exception as error:
         raise ConfigError(
             f"--space {spec}: gave no list of networks ({type(error).__name__}: {error}); expected a list of"
-            " (name, builder, multiply-adds), or a function without arguments that returns one."
+            " (name, builder, multiply-adds), or a function without arguments that returns one, or one"
+            " of an argument trial."
         ) from error
     entries: dict[str, Entry] = {}
     for place, entry in enumerate(listed):
@@ -89,6 +101,36 @@ def _entries(spec: str, _here: Path) -> dict[str, Entry]:
         entries[entry[0]] = found
     if not entries:
         raise ConfigError(f"--space {spec}: is empty; list at least one (name, builder, multiply-adds).")
+    return entries
+
+
+def _asks_trial(value: Callable[..., object]) -> bool:
+    try:
+        return list(inspect.signature(value).parameters) == ["trial"]
+    except (TypeError, ValueError):  # a builtin
+        return False
+
+
+def _defined(spec: str, function: Callable[..., object]) -> dict[str, Entry]:
+    # Optuna takes a while to import, and lists need none of it.
+    from apps.nas.define_by_run import combinations_of, names_of
+
+    try:
+        found = nets.call(functools.wraps(function)(lambda: list(combinations_of(function))))
+    except (ConfigError, RuntimeError) as error:
+        raise ConfigError(f"--space {spec}: {error}") from error
+    if not found:
+        raise ConfigError(f"--space {spec}: is empty; the function prunes every combination.")
+    alike = len({tuple(parameters) for parameters, _ in found}) == 1
+    entries: dict[str, Entry] = {}
+    for name, (parameters, given) in zip(names_of([each for each, _ in found]), found, strict=True):
+        builder = as_builder(given)
+        if builder is None:
+            raise ConfigError(
+                f"--space {spec}: returned {given!r} for {parameters}; expected a function (channels, image_size,"
+                " num_classes) -> torch.nn.Module, a known name, or (function, arguments)."
+            )
+        entries[name] = Entry(builder, axes=parameters if alike else {})
     return entries
 
 

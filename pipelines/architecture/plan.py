@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apps.nas.proxies import FITTED, MIN_TO_FIT, WHOLE
 from apps.nas.reference import read_reference
-from apps.nas.space import Space, load_space, sample
+from apps.nas.space import SAMPLE_SEED, Space, load_space, sample
 from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
@@ -77,8 +77,7 @@ def plan(
         command.nas.space, channels=channels, image_size=(height, width), num_classes=real.train.num_classes
     )
     if command.nas.sample is not None:
-        # The same networks whatever --seed is, so that searches of several seeds can be compared.
-        space = sample(space, command.nas.sample, seed=0)
+        space = sample(space, command.nas.sample, seed=SAMPLE_SEED)
     reference: dict[str, tuple[float, ...]] = {}
     if command.nas.reference not in ("none", WHOLE):
         known = read_reference(Path(command.nas.reference))
