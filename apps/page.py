@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from statistics import stdev
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -89,6 +90,11 @@ def duration(seconds: float | None) -> str:
     units = ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h"), (math.inf, 86_400, "days"))
     unit, name = next((unit, name) for limit, unit, name in units if seconds < limit)
     return f"{seconds / unit:.3g} {name}"
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation; None of one value, and where one is infinite, as the scores of some proxies are."""
+    return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def listed(items: Sequence[str], last: str = " and ") -> str:

@@ -4,8 +4,9 @@ python pipelines/nas.py --space small --sample 24 --reference whole
 ray job submit --working-dir . -- python pipelines/nas.py --set /srv/atom/c10/set --output /srv/atom/nas
 """
 
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from pipelines.console.commands import DataSettings, DistillCommand, NasCommand
 if TYPE_CHECKING:
     from atom.distilled import DistilledSet
     from pipelines.architecture.case import NasCase
+    from pipelines.architecture.winner import Winners
     from pipelines.console.signals import StopSignal
     from pipelines.output.store import Store
     from pipelines.tracking import Tracker
@@ -33,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search(command: NasCommand) -> int:
     """Load, score, judge, report; see `run_command` for what it returns."""
-    from apps.nas.proxies import DISTILLED, FITTED, WHOLE, check_names, with_members
+    from apps.nas.ladder import parse_ladder
+    from apps.nas.proxies import DISTILLED, FITTED, WHOLE, check_names, sources, with_members
     from pipelines.architecture.building import build_space
     from pipelines.architecture.case import NasCase
     from pipelines.architecture.own_proxies import own_digests
@@ -45,7 +48,8 @@ def search(command: NasCommand) -> int:
     command = command.shrunk() if command.smoke else command
     check_names(command.nas.proxies)
     command = command.changed(proxies=with_members(command.nas.proxies))
-    if command.nas.mode == "search" and command.nas.reference == WHOLE:
+    searches = command.nas.mode == "search"
+    if searches and command.nas.reference == WHOLE:
         raise ConfigError(
             "--reference whole: --mode search trains no reference; pass a table, none, or --mode rank, and --retrain"
             " to train the best networks on the whole set."
@@ -54,10 +58,20 @@ def search(command: NasCommand) -> int:
         raise ConfigError(
             f"--proxies {FITTED}: learns from networks trained in full; pass --reference whole, or a table of them."
         )
+    for flag in ("ladder", "budget_minutes", "search_trials", "max_latency_ms"):
+        if not searches and getattr(command.nas, flag):
+            raise ConfigError(
+                f"--{flag.replace('_', '-')}: is for --mode search; pass that too, or leave it out."
+            )
+    ladder = parse_ladder(command.nas.ladder) if command.nas.ladder else None
     if command.nas.reference == WHOLE and WHOLE not in command.nas.proxies:
         command = command.changed(proxies=(*command.nas.proxies, WHOLE))
-    if command.set and DISTILLED not in command.nas.proxies:
-        raise ConfigError("--set: no proxy uses it; add distilled to --proxies, or leave --set out.")
+    # A search without a ladder takes a set that it is given, but makes none.
+    asked = (ladder.proxies if ladder else ()) if searches else command.nas.proxies
+    uses_sets = DISTILLED in sources(asked)
+    if command.set and not uses_sets and (ladder or not searches):
+        flag, name = ("--ladder", "distilled:50") if searches else ("--proxies", "distilled")
+        raise ConfigError(f"--set: nothing uses it; add {name} to {flag}, or leave --set out.")
     with given_sets(command) as given:
         data = command.data
         if given:
@@ -70,8 +84,11 @@ def search(command: NasCommand) -> int:
         output_location(command, "nas")
         with Session(command) as session:
             limits = command.cluster.limits()
-            own = own_digests(command.nas.proxies, limits=limits)
-            build = partial(build_space, limits=limits, number=command.nas.sample)
+            named = (ladder.order if ladder else ()) if searches else command.nas.proxies
+            own = own_digests(named, limits=limits)
+            # Limits of size come before a sample, and want every network built.
+            limited = command.nas.max_parameters or command.nas.max_multiply_adds
+            build = partial(build_space, limits=limits, number=None if limited else command.nas.sample)
             decided = replace(early or plan(command, given, real, load=build), own_proxies=own)
             name = f"{'search' if command.nas.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
             location = output_location(command, f"nas-{name}")
@@ -83,7 +100,7 @@ def search(command: NasCommand) -> int:
             }
             shown = decided.shown(command, identity)
             store = session.take(location, identity, size=size, shown=shown, notes=on_weights(command))
-            if not given and DISTILLED in command.nas.proxies:
+            if not given and uses_sets:
                 code, given = distil_first(command, data, store, location)
                 if code:
                     return code
@@ -106,26 +123,44 @@ def run(case: "NasCase", tracker: "Tracker", stop: "StopSignal") -> int:
     from pipelines.architecture.report import publish
     from pipelines.architecture.search import search_best
     from pipelines.architecture.search_report import publish_search
-    from pipelines.architecture.winner import log_winner, retrain
+    from pipelines.architecture.winner import log_winner, ranked, retrain
 
     case.log_inputs(tracker)
-    find, tell = (search_best, publish_search) if case.command.nas.mode == "search" else (rank, publish)
-    scored = find(case, stop)
-    if scored.stopped:
+    if case.searches:
+        found = search_best(case, stop)
+        best, ended, tell = found.finalists(case), found.stopped, partial(publish_search, case, found)
+    else:
+        scored = rank(case, stop)
+        best, ended, tell = ranked(case, scored), scored.stopped, partial(publish, case, scored)
+    if ended:
         return stopped(tracker, stop.signal_name)
-    failures = tell(case, scored, None, tracker)
-    if case.command.nas.retrain:
+    failures, winners = tell(None, tracker), None
+    if case.retrains:
         # Only now: whatever becomes of the long trainings, the scores are told.
-        winners = retrain(case, scored, stop)
+        winners = retrain(case, best, stop)
         if winners.stopped:
             return stopped(tracker, stop.signal_name)
-        failures = tell(case, scored, winners, tracker)
+        failures = tell(winners, tracker)
         if winners.directory:
             log_winner(case, tracker, stop)
     if failures:
         tracker.mark("FAILED", reason=f"{failures} scores failed")
     say(case.store.where("report.html"))
+    if case.command.nas.json_:
+        say(json.dumps(told(case, winners, best)))
     return EXIT_FAILED if failures else 0
+
+
+def told(case: "NasCase", winners: "Winners | None", best: "Mapping[str, float]") -> dict[str, object]:
+    """For a program that reads the last line: the network to take, and where everything lies."""
+    rows = [row for row in winners.rows if row["delivered"]] if winners is not None else []
+    pick = {"network": next(iter(best)), "proxy score": next(iter(best.values()))} if best else {}
+    return {
+        "report": case.store.where("report.html"),
+        "winner": winners.directory if winners is not None else "",
+        "decided_by": case.deciding,
+        **(rows[0] if rows else pick),
+    }
 
 
 @contextmanager

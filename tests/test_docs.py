@@ -97,20 +97,20 @@ def commands(page):
 def flags_of(command):
     """Every flag a command takes."""
     flags = command().flags()
-    names = {f"--{name.replace('_', '-')}" for name in flags}
+    names = {f"--{name.rstrip('_').replace('_', '-')}" for name in flags}
     switches = {name for name, flag in flags.items() if flag.info.annotation is bool}
-    return names | {f"--no-{name.replace('_', '-')}" for name in switches}
+    return names | {f"--no-{name.rstrip('_').replace('_', '-')}" for name in switches}
 
 
 def unexplained(command, text):
     """Settings of a command whose flag the text does not have."""
-    return [name for name in command().flags() if f"`--{name.replace('_', '-')}`" not in text]
+    return [name for name in command().flags() if f"`--{name.rstrip('_').replace('_', '-')}`" not in text]
 
 
 def flags_of_methods():
     """Flags that only some methods of this project have."""
     options = {name for method in registry.NAMES for name in registry.options_of(method).model_fields}
-    return {f"--{name.replace('_', '-')}" for name in options}
+    return {f"--{name.rstrip('_').replace('_', '-')}" for name in options}
 
 
 def known_flags():

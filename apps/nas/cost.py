@@ -37,11 +37,14 @@ def unit_cost(
     trained = {
         "zero-cost": ZERO_COST_BATCH,
         "own": ZERO_COST_BATCH,
-        "set": proxy.images * (settings.epochs or 0),
+        "latency": ZERO_COST_BATCH,
+        "set": proxy.images * (proxy.epochs or settings.epochs or 0),
+        "real": proxy.images * (proxy.epochs or 0),
         "steps": early,
         "seconds": early,
         "whole": num_train * recipe.whole_epochs,
     }[proxy.kind]
-    asked = {"zero-cost": 0, "own": 0, "whole": num_validation + num_test}.get(proxy.kind, num_validation)
+    nothing = {"zero-cost": 0, "own": 0, "latency": 0}
+    asked = {**nothing, "whole": num_validation + num_test}.get(proxy.kind, num_validation)
     # A training step is a forward and a backward pass, the latter twice the arithmetic.
     return network_cost(multiply_adds) * (3 * trained + asked)

@@ -1,9 +1,8 @@
 """A training that stops and waits after some of its epochs, so that somebody can decide whether it goes on."""
 
-import math
 import queue
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from apps.nas.trial import OnEpoch, Score
@@ -25,35 +24,25 @@ class Report:
     score: Score
 
 
-def report_epochs(epochs: int, *, grace: int, factor: int) -> tuple[int, ...]:
+def report_epochs(rungs: Sequence[int]) -> tuple[int, ...]:
     """After which epochs a training is looked at: about twenty times, at every rung, and at the end.
 
-    A rung that falls between two looks would be decided by the next one, some epochs late.
-
     Args:
-        epochs: of a whole training.
-        grace: the first rung, from 1 to `epochs`.
-        factor: each rung has so many times the epochs of the one before; at least 2.
+        rungs: rising epochs; the last ends the training.
 
     Example:
-        >>> report_epochs(8, grace=2, factor=2)
+        >>> report_epochs((2, 8))
         (1, 2, 3, 4, 5, 6, 7, 8)
-        >>> report_epochs(60, grace=7, factor=2)[:6]
-        (3, 6, 7, 9, 12, 14)
+        >>> report_epochs((7, 60))[:6]
+        (3, 6, 7, 9, 12, 15)
     """
-    regular = range(1, epochs + 1)[max(1, epochs // 20) - 1 :: max(1, epochs // 20)]
-    return tuple(sorted({*regular, *rungs(epochs, grace=grace, factor=factor), epochs}))
+    step = max(1, rungs[-1] // 20)
+    return tuple(sorted({*range(step, rungs[-1] + 1, step), *rungs}))
 
 
-def rungs(epochs: int, *, grace: int, factor: int) -> tuple[int, ...]:
-    """The epochs after which successive halving stops networks, in order.
-
-    Example:
-        >>> rungs(100, grace=12, factor=2)
-        (12, 24, 48, 96)
-    """
-    number = int(math.log(epochs / grace, factor) + 1e-9) + 1
-    return tuple(grace * factor**place for place in range(number))
+def rungs_passed(epochs: int, rungs: Sequence[int]) -> int:
+    """How many of the rungs a training of so many epochs has reached."""
+    return sum(rung <= epochs for rung in rungs)
 
 
 class PausingTraining:

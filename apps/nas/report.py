@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from html import escape
-from statistics import fmean, stdev
+from statistics import fmean
 
 from apps.nas.plots import (
     cost_quality_figure,
@@ -17,7 +17,7 @@ from apps.nas.plots import (
 from apps.nas.summary import summary
 from apps.nas.verdict import Difference, Estimate, Verdict
 from apps.nas.verdict_table import p_text
-from apps.page import drawing, duration, number, page, plain, table
+from apps.page import drawing, duration, number, page, plain, spread, table
 
 _FIGURES = (
     (
@@ -124,7 +124,8 @@ def render_scores(
 def _score_of(values: Sequence[float] | None) -> str:
     if not values:
         return "–"
-    return _score(fmean(values)) + (f"<small>± {number(stdev(values))}</small>" if len(values) > 1 else "")
+    std = spread(values)
+    return _score(fmean(values)) + ("" if std is None else f"<small>± {number(std)}</small>")
 
 
 def _rank_of(rank: float | None) -> str:

@@ -139,6 +139,36 @@ def load_space(spec: str, *, channels: int, image_size: Size, num_classes: int) 
     return empty.with_candidates([describe(name, empty) for name in user_entries(spec)])
 
 
+def within_limits(space: Space, *, max_parameters: int | None, max_multiply_adds: int | None) -> Space:
+    """The space without the networks that are larger, or whose size is not known; one that failed stays and says why.
+
+    Args:
+        space: any.
+        max_parameters, max_multiply_adds: None for no limit.
+
+    Raises:
+        ConfigError: no network is left.
+    """
+    limits = {"parameters": max_parameters, "multiply_adds": max_multiply_adds}
+
+    def fits(candidate: Candidate) -> bool:
+        sizes = [(getattr(candidate, name), most) for name, most in limits.items() if most is not None]
+        return bool(candidate.problem) or all(size is not None and size <= most for size, most in sizes)
+
+    kept = [candidate for candidate in space.candidates if fits(candidate)]
+    if not any(not candidate.problem for candidate in kept):
+        name = "parameters" if max_parameters is not None else "multiply_adds"
+        known = [size for c in space.candidates if (size := getattr(c, name)) is not None]
+        flags = " ".join(
+            f"--max-{key.replace('_', '-')} {most}" for key, most in limits.items() if most is not None
+        )
+        raise ConfigError(
+            f"{flags}: leaves none of the {len(space.candidates)} networks of --space {space.spec}; the smallest has"
+            f" {min(known, default=0):,} {name.replace('_', '-')}; pass more, or another space."
+        )
+    return space.with_candidates(kept)
+
+
 def sample(space: Space, number: int, *, seed: int) -> Space:
     """A stratified random sample of a space, in the space's order.
 

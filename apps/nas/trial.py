@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from apps.nas.latency import BATCH as LATENCY_BATCH
+from apps.nas.latency import latency_ms
 from apps.nas.own_proxy import own_score
-from apps.nas.proxies import Proxy
+from apps.nas.proxies import Proxy, part_rows
 from apps.nas.space import Space
 from apps.nas.zero_cost import zero_cost_score
 from atom import nets
@@ -66,7 +68,8 @@ class Score:
     """What a unit came to.
 
     Attributes:
-        score: larger is better; validation accuracy in percent where the network was trained.
+        score: larger is better; validation accuracy in percent where the network was trained; milliseconds of a
+            latency.
         test_accuracy: in percent; of the whole training set only, for the report.
         steps: of the training.
         train_seconds: wall time of the training, or of the zero-cost score.
@@ -157,11 +160,20 @@ def train_unit(
         ).to(device)
         if proxy.kind in ("zero-cost", "own"):
             return net, _without_training(net, unit, proxy, space, images.train)
+        if proxy.kind == "latency":
+            begun = time.perf_counter()
+            taken = latency_ms(net, images.train[0][:LATENCY_BATCH])
+            return net, Score(taken, train_seconds=time.perf_counter() - begun)
         net = net.to(memory_format=_layout(net, device))
         train, settings, budget = images.train, recipe.settings, None
+        if proxy.epochs is not None:
+            settings = settings.model_copy(update={"epochs": proxy.epochs})
         if proxy.kind == "set":
             draws = small[proxy.name]
             train = _on(device, *(draws[None] if None in draws else draws[unit.seed]))
+        elif proxy.kind == "real":
+            rows_N = torch.from_numpy(part_rows(train[1].cpu().numpy(), proxy.percent)).to(device)
+            train = train if proxy.percent == 100 else (train[0][rows_N], train[1][rows_N])
         elif proxy.kind == "whole":
             settings = settings.model_copy(update={"epochs": recipe.whole_epochs})
         else:

@@ -1,5 +1,6 @@
 """One architecture search with everything decided: command, space, sets, recipe, and the table of scores."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import fmean
@@ -7,16 +8,18 @@ from statistics import fmean
 import ray
 
 from apps.nas.cost import unit_cost
-from apps.nas.proxies import DISTILLED, Proxy
+from apps.nas.ladder import Ladder, default_ladder, parse_ladder
+from apps.nas.proxies import DISTILLED, Proxy, timed
 from apps.nas.table import Row, Table, from_parquet
 from apps.nas.trial import Recipe, Unit
 from atom.batches import num_batches
 from atom.data import RealData
+from atom.errors import ConfigError
 from atom.methods.settings import DistillSettings
 from atom.resolve import resolve_evaluation, resolve_settings
 from atom.settings import DeviceKind
 from pipelines.architecture.plan import Given, Plan
-from pipelines.architecture.proxies import Material, gather
+from pipelines.architecture.proxies import MAIN, Material, gather
 from pipelines.architecture.remote import Shared
 from pipelines.console.command import say
 from pipelines.console.commands import NasCommand
@@ -27,6 +30,8 @@ from pipelines.tracking import Tracker
 from pipelines.workers.resources import ActorSize
 
 TABLE = "results.parquet"
+LATENCY = "latency"
+"""Its rows hold milliseconds; it is no proxy."""
 
 
 class NasCase:
@@ -52,6 +57,7 @@ class NasCase:
         self.device_kind: DeviceKind = device_kind
         self.limits = command.cluster.limits()
         self.recipe = self._recipe()
+        self.ladder = self._ladder()
         self.material = self._gather()
         self.table = self._table()
         self._shared: Shared | None = None
@@ -75,6 +81,30 @@ class NasCase:
         assert settings.epochs is not None, "resolved"
         return Recipe(settings, whole_epochs=whole, steps=per_epoch * settings.epochs)
 
+    def _ladder(self) -> Ladder:
+        epochs = self.recipe.settings.epochs
+        assert epochs is not None, "resolved"
+        found = parse_ladder(
+            self.command.nas.ladder
+            or default_ladder(epochs=epochs, whole_epochs=self.recipe.whole_epochs, with_set=bool(self.given))
+        )
+        if self.searches and found.num_sets > len(self.given):
+            raise ConfigError(
+                f"--ladder distilled-{found.num_sets}: --set names {len(self.given)} sets; name as many."
+            )
+        return found
+
+    @property
+    def retrains(self) -> int:
+        """How many of the best are trained in full: three after a search, whose top rung has one training of each."""
+        asked = self.command.nas.retrain
+        return asked if asked is not None else 3 * self.searches
+
+    @property
+    def searches(self) -> bool:
+        """Whether networks climb a ladder, instead of all being ranked."""
+        return self.command.nas.mode == "search"
+
     def _gather(self) -> Material:
         sets = [distilled for distilled, _ in self.given]
         if sets:
@@ -94,8 +124,9 @@ class NasCase:
                 **shape,
             )
             preprocess = preprocessing(self.real, settings, self.store, self.command.data.data_dir / "cache")
-        names = [name for name in self.command.nas.proxies if self.given or name != DISTILLED]
-        return gather(
+        asked = self.ladder.proxies if self.searches else self.command.nas.proxies
+        names = [name for name in asked if self.given or timed(name)[0] != DISTILLED]
+        material = gather(
             names,
             sets,
             [seconds for _, seconds in self.given],
@@ -106,6 +137,9 @@ class NasCase:
             seed=self.command.seed,
             own_digests=self.plan.own_proxies,
         )
+        if not self.searches:
+            return material
+        return replace(material, proxies=(*material.proxies, Proxy(LATENCY, "latency", MAIN, 0)))
 
     def _table(self) -> Table:
         rows: list[Row] = []
@@ -123,6 +157,21 @@ class NasCase:
         """The first proxy: it picks the winner."""
         return self.material.proxies[0]
 
+    def best_first(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """The scores of networks, the best first; of equals, the cheaper one comes first."""
+        known = {candidate.name: candidate.multiply_adds for candidate in self.space.candidates}
+
+        def place(network: str) -> tuple[float, float, str]:
+            cost = known[network]
+            return -scores[network], math.inf if cost is None else cost, network
+
+        return {network: scores[network] for network in sorted(scores, key=place)}
+
+    @property
+    def deciding(self) -> str:
+        """Name of the proxy that picks the winner: the first, or the top of the ladder."""
+        return self.ladder.told.split()[-1] if self.searches else self.primary.name
+
     def tracker(self, name: str) -> Tracker:
         """The MLflow run of this output: a new one, or that of an earlier driver continued."""
         settings = self.recipe.settings.model_dump()
@@ -132,6 +181,7 @@ class NasCase:
             "nas.space": self.command.nas.space,
             "nas.networks": len(self.space.candidates),
             "nas.proxies": " ".join(proxy.name for proxy in self.material.proxies),
+            **({"nas.ladder": self.ladder.told} if self.searches else {}),
             "nas.seeds": self.command.nas.seeds,
             "nas.reference": self.command.nas.reference,
             "nas.reference_seeds": self.command.nas.reference_seeds,

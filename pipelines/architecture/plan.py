@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apps.nas.proxies import FITTED, MIN_TO_FIT, WHOLE
 from apps.nas.reference import read_reference
-from apps.nas.space import SAMPLE_SEED, Space, load_space, sample
+from apps.nas.space import SAMPLE_SEED, Space, load_space, sample, within_limits
 from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
@@ -75,6 +75,11 @@ def plan(
     check_ipc(real, ipc=ipc, factor=1, init="real")
     space = load(
         command.nas.space, channels=channels, image_size=(height, width), num_classes=real.train.num_classes
+    )
+    space = within_limits(
+        space,
+        max_parameters=command.nas.max_parameters,
+        max_multiply_adds=command.nas.max_multiply_adds,
     )
     if command.nas.sample is not None:
         space = sample(space, command.nas.sample, seed=SAMPLE_SEED)

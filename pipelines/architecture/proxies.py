@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from apps.nas.latency import BATCH as LATENCY_BATCH
 from apps.nas.proxies import (
     DISTILLED,
     EARLY_SECONDS,
@@ -21,6 +22,9 @@ from apps.nas.proxies import (
     Proxy,
     is_own,
     members_of,
+    part_rows,
+    percent_of,
+    timed,
 )
 from apps.nas.space import Space
 from apps.nas.trial import ZERO_COST_BATCH, Recipe, Unit
@@ -112,27 +116,30 @@ def gather(
         own_digests: of the sources of a user's own proxies, by their names.
     """
     arrays: dict[str, RealArrays] = {MAIN: _arrays(real, preprocess)}
+    prepared = {preprocess.digest: MAIN}
     small: dict[str, SmallSet] = {}
     found: dict[str, list[Proxy]] = {}
     num_train = len(real.train.labels)
     taken = [MAIN, *names]
     for name in [one for one in names if one != FITTED and not members_of(one)]:
         proxies = found[name] = []
-        if name == DISTILLED:
+        source, epochs = timed(name)
+        if source == DISTILLED:
             for distilled, spent in zip(sets, set_seconds, strict=True):
-                own = _free_name(distilled.method, taken)
+                own = _free_name(_with_epochs(distilled.method, epochs), taken)
                 taken.append(own)
-                where = MAIN
-                if distilled.preprocess.digest != preprocess.digest:
-                    where = own
-                    arrays[own] = _arrays(real, distilled.preprocess)
+                where = prepared.setdefault(distilled.preprocess.digest, own)
+                if where not in arrays:
+                    arrays[where] = _arrays(real, distilled.preprocess)
                 small[own] = small_set(distilled, own)
-                proxies.append(Proxy(own, "set", where, len(distilled.images_NCHW), spent))
-        elif name in CORESETS:
+                proxies.append(
+                    Proxy(own, "set", where, len(distilled.images_NCHW), spent, epochs, of_set=True)
+                )
+        elif source in CORESETS:
             white, labels = arrays[MAIN]["train"]
             begun_s = time.perf_counter()
             made = coresets(
-                [name],
+                [source],
                 white,
                 labels,
                 ipc=ipc,
@@ -142,7 +149,11 @@ def gather(
             )
             small[name] = made[0]
             spent = time.perf_counter() - begun_s
-            proxies.append(Proxy(name, "set", MAIN, made[0].stored_images, spent))
+            proxies.append(Proxy(name, "set", MAIN, made[0].stored_images, spent, epochs))
+        elif epochs is not None:
+            percent = percent_of(source) or 100
+            part = len(part_rows(real.train.labels, percent))
+            proxies.append(Proxy(name, "real", MAIN, part, epochs=epochs, percent=percent))
         elif is_own(name):
             # Not a known one's name either, so that another --proxies does not change whose it is.
             short = _free_name(name.rpartition(":")[2], [*KNOWN, *taken])
@@ -195,10 +206,14 @@ def keys_of(
             key |= {"batch": ZERO_COST_BATCH, "multiply_adds": costs[unit.network]}
         elif proxy.kind == "own":
             key |= {"batch": ZERO_COST_BATCH, "sources": proxy.digest}
+        elif proxy.kind == "latency":
+            key |= {"batch": LATENCY_BATCH}
         elif proxy.kind == "whole":
             key |= {**settings, "epochs": recipe.whole_epochs}
+        elif proxy.kind == "real":
+            key |= {**settings, "epochs": proxy.epochs, "percent": proxy.percent}
         else:
-            key |= settings
+            key |= settings if proxy.epochs is None else {**settings, "epochs": proxy.epochs}
             if proxy.kind == "set":
                 seeded = material.contents.get((proxy.name, unit.seed))
                 key["train"] = seeded or material.contents[proxy.name, None]
@@ -220,6 +235,10 @@ def _arrays(real: RealData, preprocess: Preprocess) -> RealArrays:
     assert real.validation is not None, "the command asks for a validation part"
     parts = {"train": real.train, "validation": real.validation, "test": real.test}
     return {name: (preprocess.apply(part.images).numpy(), part.labels) for name, part in parts.items()}
+
+
+def _with_epochs(name: str, epochs: int | None) -> str:
+    return name if epochs is None else f"{name}:{epochs}"
 
 
 def _in_order(names: Sequence[str], found: Mapping[str, Sequence[Proxy]]) -> Iterator[Proxy]:

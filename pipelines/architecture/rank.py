@@ -22,7 +22,7 @@ def rank(case: NasCase, stop: StopSignal) -> Scores:
     """Every network by every proxy: the tiny sets, then what takes their time, the whole set, and what they make."""
     scored = Scores()
     labels = {"seconds": "scoring, equal seconds", "whole": "reference"}
-    for kinds in (("set", "steps", "zero-cost", "own"), ("seconds",), ("whole",)):
+    for kinds in (("set", "steps", "zero-cost", "own"), ("real",), ("seconds",), ("whole",)):
         proxies = [proxy for proxy in case.material.proxies if proxy.kind in kinds]
         seconds = _equal_seconds(case, scored) if proxies and kinds == ("seconds",) else None
         units = [
@@ -33,7 +33,7 @@ def rank(case: NasCase, stop: StopSignal) -> Scores:
             if seconds is None or network in seconds
         ]
         if units and not scored.stopped:
-            _run(case, units, scored, stop, label=labels.get(kinds[0], "scoring"), seconds=seconds)
+            score_units(case, units, scored, stop, label=labels.get(kinds[0], "scoring"), seconds=seconds)
     if not scored.stopped:
         add_derived(case, scored)
     return scored
@@ -43,14 +43,14 @@ def _num_seeds(case: NasCase, proxy: Proxy) -> int:
     return case.command.nas.reference_seeds if proxy.kind == "whole" else case.command.nas.seeds
 
 
-def _run(
+def score_units(
     case: NasCase,
     units: Sequence[Unit],
     scored: Scores,
     stop: StopSignal,
     *,
     label: str,
-    seconds: Mapping[str, float] | None,
+    seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Score what the table does not have yet, and add everything to `scored`."""
     keys = keys_of(units, case.material, case.space, case.recipe, case.device_kind)

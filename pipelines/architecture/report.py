@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from apps.nas.proxies import Proxy
@@ -10,7 +10,7 @@ from apps.nas.reference import write_reference
 from apps.nas.report import render_report, render_scores
 from apps.nas.summary import summary
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
-from apps.page import number
+from apps.page import number, spread
 from pipelines.architecture.case import NasCase
 from pipelines.architecture.derived import truth_of
 from pipelines.architecture.scores import Scores
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pipelines.architecture.winner import Winners
 
 
+_BUSY = "share of the wall time that is work"
+
+
 def publish(case: NasCase, scored: Scores, winners: "Winners | None", tracker: Tracker) -> int:
     """Print, write and record everything; returns how many scores failed.
 
@@ -39,7 +42,7 @@ def publish(case: NasCase, scored: Scores, winners: "Winners | None", tracker: T
     title = f"{case.real.source.title}: {len(case.space.candidates)} networks of {case.space.spec}"
     page: dict[str, Any] = {
         "title": title,
-        "facts": facts(case, scored),
+        "facts": {**facts(case), **_weights(scored), _BUSY: _busy(case, scored)},
         "failures": failures,
         "winners": best,
     }
@@ -175,7 +178,7 @@ def print_ranking(case: NasCase, scored: Scores) -> None:
     print_table(f"The best {len(rows)} of {len(scores)} networks by {case.primary.name}", columns, rows)
 
 
-def facts(case: NasCase, scored: Scores) -> dict[str, str]:
+def facts(case: NasCase) -> dict[str, str]:
     """What a reader needs to judge and repeat the run."""
     command, settings, real = case.command, case.recipe.settings, case.real
     validation = 0 if real.validation is None else len(real.validation.labels)
@@ -196,10 +199,8 @@ def facts(case: NasCase, scored: Scores) -> dict[str, str]:
             f"{command.nas.seeds} a proxy, {command.nas.reference_seeds} for the reference; of coresets and bootstrap"
             f" {command.seed}"
         ),
-        **_weights(scored),
         **maker_facts(case.store),
         "wall time": ", ".join(walls) or "nothing was left to do",
-        "share of the wall time that is work": _busy(case, scored),
         "command": command_line("atom-nas"),
     }
 
@@ -222,7 +223,8 @@ def _busy(case: NasCase, scored: Scores) -> str:
 
 
 def _spread(values: tuple[float, ...]) -> str:
-    return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{fmean(values):.4g}"
+    std = spread(values)
+    return f"{fmean(values):.4g}" if std is None else f"{fmean(values):.1f} ± {std:.1f}"
 
 
 def _shown(value: Any) -> str:

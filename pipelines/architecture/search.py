@@ -1,217 +1,240 @@
-"""`--mode search`: Optuna proposes networks, successive halving stops the poor ones, the table keeps what came out.
+"""`--mode search`: networks climb a ladder of fidelities, and the table keeps what came out of every rung.
 
-Ray Tune asks for proposals, runs trials in processes it uses again, and has ASHA stop them. It neither keeps
-results nor tries again: its own restore forgets the scheduler and needs shared storage.
+Scores without training order the space, then every stage of the ladder trains networks on images of its own: Ray Tune
+asks for the next network, runs trials in processes it uses again, and has ASHA halve them at the rungs of the stage;
+the best of those that were trained to its end come into the next one. Tune neither keeps results nor tries again: its
+own restore forgets the scheduler and needs shared storage.
 """
 
-import logging
+import math
 import time
-from collections import Counter
-from collections.abc import Mapping
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-
-from apps.nas.early import Report, report_epochs
-from apps.nas.proxies import WHOLE
-from atom.errors import ClusterError, ConfigError
-from pipelines.architecture.case import NasCase
+from apps.nas.combined import rank_mean
+from apps.nas.ladder import Ladder, Stage, next_rung
+from apps.nas.proxies import Proxy
+from apps.nas.trial import Unit
+from atom.errors import ConfigError
+from pipelines.architecture.case import LATENCY, NasCase
+from pipelines.architecture.rank import score_units
 from pipelines.architecture.scores import Scores
 from pipelines.architecture.search_proposals import Proposals
 from pipelines.architecture.search_record import SearchRecord
-from pipelines.architecture.search_trial import SearchTrial
-from pipelines.architecture.tune_round import Watch, error_of, fit, tune_environment
+from pipelines.architecture.search_stage import run_stage, value_of
+from pipelines.architecture.tune_round import tune_environment
 from pipelines.console.command import say
-from pipelines.console.progress import Progress
+from pipelines.console.progress import format_duration
 from pipelines.console.signals import StopSignal
 from pipelines.output.records import add_seconds
-from pipelines.workers.faults import Failure, is_machine_fault, reason_of, took_too_long
 
-logger = logging.getLogger(__name__)
+MOST_TRIALS = 60
+"""Networks that are trained, where neither their number nor a budget is given. Chosen."""
 
 
-def search_best(case: NasCase, stop: StopSignal) -> Scores:
-    """Try networks on the first proxy until `search_trials` are done; those of an earlier run count.
+@dataclass
+class Found:
+    """What a search has come to.
 
-    Every network that was trained to the end or stopped by ASHA becomes rows of the table, one a report, of the
-    proxy "NAME@search". Optuna and ASHA are told of those found there.
+    Attributes:
+        records: of the stages, from the first that was begun.
+        order: mean ranks of the networks before any training, best first; empty where the ladder begins with one.
+        too_slow: networks that answer more slowly than is allowed, and were not trained.
+        latency_ms: of the networks that it is known of.
+        failed: scores without training and latencies that came to nothing: network, what, why.
+        prepare_s: worker-seconds that the sets cost before the first network.
+        unit_s: of all trainings, looks and scores, in all drivers.
+        stopped: whether a signal ended it.
+        wall_seconds: of this driver.
+    """
+
+    records: list[SearchRecord] = field(default_factory=list)
+    order: dict[str, float] = field(default_factory=dict)
+    too_slow: list[str] = field(default_factory=list)
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    failed: list[tuple[str, str, str]] = field(default_factory=list)
+    prepare_s: float = 0.0
+    scored_s: float = 0.0
+    stopped: bool = False
+    wall_seconds: float = 0.0
+
+    @property
+    def unit_s(self) -> float:
+        """Worker-seconds of scores, trainings and looks, of all drivers; not those of lost workers."""
+        return self.scored_s + sum(record.seconds for record in self.records)
+
+    @property
+    def spent_s(self) -> float:
+        """Worker-seconds of all, the sets included."""
+        return self.prepare_s + self.unit_s
+
+    def finalists(self, case: NasCase) -> dict[str, float]:
+        """Scores of the networks at the top of the ladder, best first; of equals, the cheaper one comes first."""
+        complete = self.records[-1:] if len(self.records) == len(case.ladder.stages) else []
+        return case.best_first(complete[0].finished) if complete else {}
+
+
+def search_best(case: NasCase, stop: StopSignal) -> Found:
+    """Climb the ladder; what is in the table counts.
 
     Args:
         case: with everything decided.
         stop: ends the search when set; what is not finished is lost.
 
     Raises:
-        ConfigError: the first proxy is no set of images to train on, or --grace-epochs is more than there are.
+        ConfigError: no network is within the limits, or the sets alone cost more than the budget.
         ClusterError: no worker could be had, or none answered.
     """
-    grace, factor = _check(case), case.command.nas.reduction_factor
-    if case.command.nas.reference == WHOLE:
-        say("Note: --mode search trains no reference; give --reference a table, or use --mode rank.")
-    record = SearchRecord(case, report_epochs(_epochs(case), grace=grace, factor=factor))
-    for network, problem in case.problems.items():
-        record.fail(network, problem)
-    asha = ASHAScheduler(
-        time_attr="epochs",
-        metric="score",
-        mode="max",
-        max_t=_epochs(case),
-        grace_period=grace,
-        reduction_factor=factor,
-    )
-    _replay(asha, record.curves)
     begun_s = time.monotonic()
-    with tune_environment():
-        proposals = Proposals(
-            case.space.with_candidates([c for c in case.space.candidates if not c.problem]),
-            trials=case.command.nas.search_trials,
-            known={network: reports[-1].score.score for network, reports in record.curves.items()},
-            first=[network for network in record.failed if network not in case.problems],
-            seed=case.command.seed,
-        )
+    found = Found(prepare_s=_prepare_seconds(case))
     try:
-        with stop.polling():
-            watch = _run(case, asha, proposals, record, stop)
+        _climb(case, found, stop)
     finally:
-        record.flush()
-    seconds = time.monotonic() - begun_s
-    add_seconds(case.store, "search_s", seconds)
-    return Scores(record.rows(), stop.is_set(), seconds, watch.unit_seconds)
+        for record in found.records:
+            record.flush()
+    found.stopped = found.stopped or stop.is_set()
+    found.wall_seconds = time.monotonic() - begun_s
+    add_seconds(case.store, "search_s", found.wall_seconds)
+    return found
 
 
-def _epochs(case: NasCase) -> int:
-    assert case.recipe.settings.epochs is not None, "resolved"
-    return case.recipe.settings.epochs
-
-
-def _check(case: NasCase) -> int:
-    """Epochs before the first rung."""
-    if case.primary.kind != "set":
+def _climb(case: NasCase, found: Found, stop: StopSignal) -> None:
+    nas, ladder = case.command.nas, case.ladder
+    budget_s = None if nas.budget_minutes is None else 60 * nas.budget_minutes
+    if budget_s is not None and found.prepare_s >= budget_s:
         raise ConfigError(
-            f"--mode search: the first proxy is {case.primary.name}, on which no network is trained over epochs;"
-            " name distilled, random, herding or kcenter first."
+            f"--budget-minutes {nas.budget_minutes:g}: the sets of the ladder alone took"
+            f" {format_duration(found.prepare_s)} of a worker; pass more, or leave them out of --ladder."
         )
-    epochs = _epochs(case)
-    grace = case.command.nas.grace_epochs or max(1, epochs // 8)
-    if grace > epochs:
-        raise ConfigError(
-            f"--grace-epochs {grace}: a network is trained for {epochs} epochs; pass 1 to {epochs}."
-        )
-    return grace
-
-
-def _replay(asha: ASHAScheduler, curves: Mapping[str, tuple[Report, ...]]) -> None:
-    """Fill the rungs with what earlier trials reached, as if they had run here."""
-    controller: Any = None  # which ASHA does not look at
-    for network, reports in curves.items():
-        trial: Any = SimpleNamespace(trial_id=f"known-{network}")
-        asha.on_trial_add(controller, trial)
-        results = [{"epochs": report.epochs, "score": report.score.score} for report in reports]
-        for result in results:
-            asha.on_trial_result(controller, trial, result)
-        asha.on_trial_complete(controller, trial, results[-1])
+    names = [network for network in case.space.names if network not in case.problems]
+    if nas.max_latency_ms is not None:
+        names = _fast_enough(case, found, names, nas.max_latency_ms, stop)
+    if ladder.order and not found.stopped:
+        names = _ordered(case, found, names, ladder, stop)
+    entrants: Sequence[str] = names
+    for place, stage in enumerate(ladder.stages):
+        if found.stopped or stop.is_set() or not entrants:
+            return
+        share = _share(case, found, budget_s, place)
+        record = SearchRecord(case, stage_proxy(case, stage), stage.epochs)
+        found.records.append(record)
+        _run(case, stage, record, entrants, place, share, stop)
+        best = list(case.best_first(record.finished))
+        # With a budget the last stage takes as many as there is time for, the best first.
+        last = place + 2 == len(ladder.stages) and budget_s is not None
+        entrants = best if last else best[: next_rung(len(best), nas.reduction_factor)]
+    if found.records and not stop.is_set():
+        _measure(case, found, list(found.finalists(case)), stop)
 
 
 def _run(
-    case: NasCase, asha: ASHAScheduler, proposals: Proposals, record: SearchRecord, stop: StopSignal
-) -> "_SearchWatch":
-    total = proposals.trials
-    with Progress(
-        "searching",
-        total,
-        num_items=total,
-        unit="networks",
-        item="networks",
-        done=min(proposals.tried, total),
-    ) as progress:
-
-        def tick() -> None:
-            record.tick()
-            done = min(proposals.tried, total)
-            progress.update(done, items_done=done)
-
-        watch = _SearchWatch(case, proposals, record, stop=stop, on_tick=tick)
-        if proposals.tried < total and not stop.is_set():
-            trainable = tune.with_parameters(
-                SearchTrial, shared=case.shared(), proxy=case.primary.name, report_at=record.report_at
-            )
-            fit(
-                trainable,
-                watch,
-                size=case.size,
-                scheduler=asha,
-                search_alg=proposals,
-                num_samples=-1,
-                reuse_actors=True,
-            )
-        tick()
-    if proposals.tried < total and not stop.is_set():
-        raise ClusterError(
-            f"Ray Tune ended after {proposals.tried} of {total} networks; look into the cluster's log, then run the"
-            " same command again."
+    case: NasCase,
+    stage: Stage,
+    record: SearchRecord,
+    entrants: Sequence[str],
+    place: int,
+    wanted: Callable[[], bool],
+    stop: StopSignal,
+) -> None:
+    nas, ladder = case.command.nas, case.ladder
+    for network, problem in case.problems.items():
+        if not place:
+            record.fail(network, problem)
+    chosen = place > 0 or bool(ladder.order)
+    by_name = {candidate.name: candidate for candidate in case.space.candidates}
+    own = set(entrants)
+    space = case.space.with_candidates([by_name[name] for name in entrants])
+    trials = nas.search_trials or (len(entrants) if nas.budget_minutes else MOST_TRIALS)
+    with tune_environment():
+        proposals = Proposals(
+            space,
+            trials=len(entrants) if place else trials,
+            known={n: value_of(record, n, nas.reduction_factor) for n in record.curves if n in own},
+            first=[network for network in record.failed if network in own],
+            seed=case.command.seed,
+            sampler="grid" if chosen else nas.sampler,
+            # Somebody has to reach the top, whatever it costs.
+            wanted=lambda: wanted() or not record.curves,
         )
-    return watch
+        run_stage(case, stage, record, proposals, stop)
 
 
-class _SearchWatch(Watch):
-    """Collects reports, keeps them when their trial ends, and has lost networks tried again."""
-
-    def __init__(self, case: NasCase, proposals: Proposals, record: SearchRecord, **watching: Any) -> None:
-        super().__init__(limits=case.limits, timeout_s=case.command.cluster.timeout_s, **watching)
-        self._proposals, self._record = proposals, record
-        self._reports: dict[str, list[Report]] = {}
-        self._deaths: Counter[str] = Counter()
-        self.unit_seconds = 0.0
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Collect a report."""
-        self.answered(trial)
-        if result["report"] is not None:
-            self._reports.setdefault(trial.trial_id, []).append(result["report"])
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Keep what a network came to; a trial that a signal ended never gets here."""
-        network, failure = trial.config["network"], trial.last_result.get("failure")
-        reports = self._reports.pop(trial.trial_id, [])
-        self._spend(reports)
-        if failure is not None:
-            self._record.fail(network, failure.reason)
-        elif reports:
-            self._record.keep(network, reports)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Have a network tried again whose worker was lost, unless that happened too often."""
-        self._spend(self._reports.pop(trial.trial_id, []))
-        network, error = trial.config["network"], error_of(trial)
-        failure = reason_of(error) if error is not None else Failure("its worker was lost", "")
-        self._deaths[network] += 1
-        too_long = self.too_long(trial)
-        self.answered()
-        if too_long:
-            self._give_up(network, reason_of(took_too_long(self.timeout_s)))
-        elif error is not None and not is_machine_fault(error):
-            self._give_up(network, failure)
-        elif self._deaths[network] > self._limits.max_retries:
-            self._give_up(network, failure.after(self._deaths[network]))
-        else:
-            tries = f"retry {self._deaths[network]} of {self._limits.max_retries}"
-            logger.warning("%s: %s; %s", network, failure.reason, tries)
-            self._proposals.again(network)
-
-    def doing(self, trial: Any) -> str:
-        """The network in training."""
-        return str(trial.config["network"])
-
-    def _give_up(self, network: str, failure: Failure) -> None:
-        self._proposals.give_up(network)
-        self._record.fail(network, failure.reason)
-
-    def _spend(self, reports: list[Report]) -> None:
-        if reports:
-            self.unit_seconds += reports[-1].score.train_seconds + reports[-1].score.score_seconds
+def _share(case: NasCase, found: Found, budget_s: float | None, place: int) -> Callable[[], bool]:
+    """Whether a stage may begin another network: what its predecessors left over is its own too."""
+    if budget_s is None:
+        return lambda: True
+    until_s = found.prepare_s + (budget_s - found.prepare_s) * (place + 1) / len(case.ladder.stages)
+    return lambda: found.spent_s < until_s
 
 
-__all__ = ["search_best"]
+def stage_proxy(case: NasCase, stage: Stage) -> Proxy:
+    """The proxy of a stage; which of the distilled sets is in the name of the rung."""
+    if stage.set_number is None:
+        return case.material.named(stage.proxy)
+    sets = [proxy for proxy in case.material.proxies if proxy.of_set and proxy.epochs == stage.epochs[-1]]
+    return sets[stage.set_number]
+
+
+def _prepare_seconds(case: NasCase) -> float:
+    proxies = {proxy.name: proxy for proxy in (stage_proxy(case, stage) for stage in case.ladder.stages)}
+    return sum(proxy.prepare_seconds or 0.0 for proxy in proxies.values())
+
+
+def _fast_enough(
+    case: NasCase, found: Found, names: Sequence[str], most_ms: float, stop: StopSignal
+) -> list[str]:
+    _measure(case, found, names, stop)
+    found.too_slow = [name for name in names if found.latency_ms.get(name, 0.0) > most_ms]
+    fast = [name for name in names if found.latency_ms.get(name, math.inf) <= most_ms]
+    if not fast and not found.stopped:
+        known = min(found.latency_ms.values(), default=math.inf)
+        raise ConfigError(
+            f"--max-latency-ms {most_ms:g}: none of the {len(names)} networks answers so fast here, the fastest in"
+            f" {known:.3g} ms; pass more, or another --space."
+        )
+    if not found.stopped:
+        say(f"{len(fast)} of {len(names)} networks answer within {most_ms:g} ms")
+    return fast
+
+
+def _measure(case: NasCase, found: Found, names: Sequence[str], stop: StopSignal) -> None:
+    scored = _score(case, found, names, [LATENCY], 1, stop, label="timing")
+    found.latency_ms |= {row.network: float(row.score or 0.0) for row in scored.of(LATENCY)}
+
+
+def _ordered(
+    case: NasCase, found: Found, names: Sequence[str], ladder: Ladder, stop: StopSignal
+) -> list[str]:
+    """The best networks before any training, as many as are to be trained."""
+    members = [
+        proxy.name for proxy in case.material.proxies if {proxy.name, proxy.source} & set(ladder.order)
+    ]
+    scored = _score(case, found, names, members, case.command.nas.seeds, stop, label="scoring")
+    ranks = rank_mean({member: scored.means(member) for member in members})
+    found.order = case.best_first(ranks)
+    return list(found.order)
+
+
+def _score(
+    case: NasCase,
+    found: Found,
+    names: Sequence[str],
+    proxies: Sequence[str],
+    seeds: int,
+    stop: StopSignal,
+    *,
+    label: str,
+) -> Scores:
+    scored = Scores()
+    units = [
+        Unit(network, proxy, seed)
+        for network in names
+        for proxy in proxies
+        for seed in case.material.named(proxy).seeds(seeds)
+    ]
+    if units:
+        score_units(case, units, scored, stop, label=label)
+    found.stopped = found.stopped or scored.stopped
+    found.scored_s += sum(row.train_seconds + row.score_seconds for row in scored.rows.values())
+    found.failed += [(row.network, row.proxy, row.reason) for row in scored.failed]
+    return scored

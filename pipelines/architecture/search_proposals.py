@@ -1,20 +1,19 @@
-"""Which network `--mode search` tries next: Optuna's proposals, but no network twice."""
+"""Which network a rung that trains takes next: Optuna's proposals, a draw, or the next of a list; none twice."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import optuna
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from apps.nas.space import Space
 from atom.streams import stream
 
 MAX_REPEATS = 10
-"""Answers out of the table for one new network. Chosen: a sampler that proposes what it knows ten times running has
-nothing else in mind, and then any untried network does."""
+"""Proposals for one new network. Chosen: a sampler that names what it knows ten times running has nothing else in
+mind, and then its untried neighbour does."""
 
+Sampler = Literal["tpe", "random", "grid"]
 Point = dict[str, Any]
 
 
@@ -45,89 +44,88 @@ class Dimensions:
         self.points: Mapping[str, Point] = dict(zip(space.names, axes, strict=True))
         self._names = {tuple(point.items()): name for name, point in self.points.items()}
 
+    @property
+    def distributions(self) -> dict[str, Any]:
+        """As Optuna takes them."""
+        return {
+            axis: optuna.distributions.CategoricalDistribution(tuple(choices))
+            for axis, choices in self.choices.items()
+        }
+
     def name_of(self, point: Point) -> str:
         """The network at a point."""
         return self._names[tuple((axis, point[axis]) for axis in self.choices)]
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """A network being tried, and Optuna's name for the question that it answers, if Optuna asked."""
-
-    network: str
-    asked: str | None
-
-
 class Proposals(Searcher):
-    """Proposes networks until so many have been tried; a class of Ray Tune's, used by it and by the driver.
+    """Proposes networks until so many have been tried, or no more are wanted; Ray Tune asks it, and the driver.
 
-    Optuna is told of every end, that of an earlier run included. What it proposes again is answered at once with
-    what is known. A network whose worker was lost comes back with `again`.
+    What it proposes depends on what has come out so far alone, and not on how often it was asked: with one worker a
+    search that was killed goes on as if it had not been. A network whose worker was lost comes back with `again`.
 
     Args:
-        space: its networks.
+        space: its networks; those of "grid" in the order in which they are tried.
         trials: networks to try, those known included.
-        known: scores at the end of earlier trials, by network.
-        first: networks to try before Optuna is asked.
-        seed: of Optuna's sampler and of the order of networks that it leaves.
+        known: how good earlier networks are, by name, in the order in which they ended; the larger the better.
+        first: networks to try before anything is proposed.
+        seed: of the sampler.
+        sampler: tpe: Optuna's tree-structured Parzen estimator; random: any order; grid: the space's.
+        wanted: asked before every network; once it says no, none is proposed any more.
     """
 
     def __init__(
-        self, space: Space, *, trials: int, known: Mapping[str, float], first: Sequence[str], seed: int
+        self,
+        space: Space,
+        *,
+        trials: int,
+        known: Mapping[str, float],
+        first: Sequence[str] = (),
+        seed: int = 0,
+        sampler: Sampler = "tpe",
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        super().__init__(metric="score", mode="max")
+        super().__init__(metric="value", mode="max")
         self.trials = min(trials, len(space.names))
-        self.scores: dict[str, float] = dict(known)
+        self.values: dict[str, float] = dict(known)
         self.failed: set[str] = set()
         self._first = list(first)
-        self._running: dict[str, _Trial] = {}
+        self._running: dict[str, str] = {}
         self._dimensions = Dimensions(space)
-        # Another start of the driver must not begin with the very networks the last one began with.
-        rng = stream(seed, "nas/search", len(known))
-        self._order = [space.names[place] for place in rng.permutation(len(space.names))]
-        distributions: dict[str, Any] = {
-            axis: optuna.distributions.CategoricalDistribution(tuple(choices))
-            for axis, choices in self._dimensions.choices.items()
-        }
-        self._optuna = OptunaSearch(
-            distributions,
-            metric="score",
-            mode="max",
-            seed=int(rng.integers(2**31)),
-            points_to_evaluate=[self._dimensions.points[network] for network in known] or None,
-            evaluated_rewards=list(known.values()) or None,
-        )
+        self._seed, self._wanted = seed, wanted
+        places = stream(seed, "nas/search").permutation(len(space.names))
+        self._order = list(space.names) if sampler == "grid" else [space.names[place] for place in places]
+        self._ask_optuna = sampler == "tpe"
 
     @property
     def tried(self) -> int:
         """Networks that have come to an end, failed ones included."""
-        return len(self.scores) + len(self.failed)
+        return len(self.values) + len(self.failed)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is proposed any more, whatever is still under way."""
+        return not self._first and (self.tried + len(self._running) >= self.trials or not self._wanted())
 
     # FINISHED is a string, which Searcher's own annotation forgets.
     def suggest(self, trial_id: str) -> Any:
         """The next network to train, None while that depends on those under way, or that there are no more."""
-        if self.tried + len(self._running) >= self.trials:
+        if self.ended:
             return None if self._running else Searcher.FINISHED
-        trial = self._next(trial_id)
-        self._running[trial_id] = trial
-        return {"network": trial.network}
+        network = self._first.pop(0) if self._first else self._next()
+        self._running[trial_id] = network
+        return {"network": network}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Take what a trial came to; without a result it counts as not tried until somebody says more."""
-        trial = self._running.pop(trial_id, None)
-        if trial is None:
+        network = self._running.pop(trial_id, None)
+        if network is None or result is None or error:
             return
-        score = None if error or result is None or result.get("failure") else float(result["score"])
-        if score is not None:
-            self.scores[trial.network] = score
-        elif result is not None:
-            self.failed.add(trial.network)
-        if trial.asked is not None:
-            self._tell(trial.asked, score)
-        elif score is not None:
-            self._optuna.add_evaluated_point(self._dimensions.points[trial.network], score)
+        if result.get("failure"):
+            self.failed.add(network)
+        else:
+            self.values[network] = float(result["value"])
 
     def again(self, network: str) -> None:
         """Try a network once more, next; its worker was lost."""
@@ -143,20 +141,35 @@ class Proposals(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing; see `save`."""
 
-    def _next(self, trial_id: str) -> _Trial:
-        if self._first:
-            return _Trial(self._first.pop(0), None)
-        under_way = {trial.network for trial in self._running.values()}
-        for repeat in range(MAX_REPEATS):
-            asked = f"{trial_id}/{repeat}"
-            network = self._dimensions.name_of(self._optuna.suggest(asked) or {})
-            if network not in under_way | self.failed | self.scores.keys():
-                return _Trial(network, asked)
-            self._tell(asked, self.scores.get(network))
-        left = under_way | self.failed | self.scores.keys()
-        return _Trial(next(name for name in self._order if name not in left), None)
+    def _next(self) -> str:
+        taken = {*self._running.values(), *self.failed, *self.values}
+        left = [name for name in self._order if name not in taken]
+        if not self._ask_optuna:
+            return left[0]
+        points, wished = self._dimensions.points, self._proposed(0)
+        for repeat in range(1, MAX_REPEATS):
+            if wished not in taken:
+                return wished
+            wished = self._proposed(repeat)
+        return min(left, key=lambda name: len(points[wished].items() - points[name].items()))
 
-    def _tell(self, asked: str, score: float | None) -> None:
-        self._optuna.on_trial_complete(
-            asked, None if score is None else {"score": score}, error=score is None
+    def _proposed(self, repeat: int) -> str:
+        points, distributions = self._dimensions.points, self._dimensions.distributions
+        number = self.tried + len(self._running)
+        seed = int(stream(self._seed, "nas/search/ask", number, repeat).integers(2**31))
+        study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         )
+        study.add_trials(
+            [
+                optuna.create_trial(params=points[network], distributions=distributions, value=value)
+                for network, value in self.values.items()
+            ]
+            + [
+                optuna.create_trial(
+                    params=points[network], distributions=distributions, state=optuna.trial.TrialState.RUNNING
+                )
+                for network in self._running.values()
+            ]
+        )
+        return self._dimensions.name_of(study.ask(distributions).params)

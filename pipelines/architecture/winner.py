@@ -6,7 +6,6 @@ Each training leaves its weights and then a record under `retrain/`, which a lat
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +25,6 @@ from pipelines.architecture.case import NasCase
 from pipelines.architecture.proxies import MAIN, Material, keys_of
 from pipelines.architecture.remote import RealArrays
 from pipelines.architecture.scores import Scores
-from pipelines.architecture.search_record import search_name
 from pipelines.architecture.winner_files import WINNER, Record, candidate_of, config_of, deliver, row_of
 from pipelines.console.command import say
 from pipelines.console.progress import Progress
@@ -56,31 +54,34 @@ class Winners:
             standard deviation (None for one training) over n trainings of validation and test accuracy in
             percent, parameters, multiply-adds (None where unknown), and whether it is the one delivered.
         directory: where the delivered network lies; empty if none was.
+        seconds: of workers in these trainings, of all drivers.
     """
 
     stopped: bool = False
     failed: dict[Unit, Failure] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     directory: str = ""
+    seconds: float = 0.0
 
 
-def retrain(case: NasCase, scored: Scores, stop: StopSignal) -> Winners:
-    """Train the `--retrain` best networks of the first proxy with every seed, and deliver the best of them.
+def retrain(case: NasCase, best: Mapping[str, float], stop: StopSignal) -> Winners:
+    """Train the first `--retrain` networks with every seed, and deliver the best of them.
 
     A training is the reference's of the same seed, so its accuracy is the same too. Network and seed are chosen by
     validation accuracy alone: first the network with the best mean, then its best seed.
 
+    Args:
+        case: with everything decided.
+        best: scores by network, the best first.
+        stop: ends it when set.
+
     Raises:
         StoreError: the output cannot be written.
     """
-    chosen = best_networks(case, scored)
-    if len(chosen) < case.command.nas.retrain:
-        which = (
-            "were trained to the end" if case.command.nas.mode == "search" else "have a score for every seed"
-        )
-        say(
-            f"Note: --retrain {case.command.nas.retrain}: {len(chosen)} networks {which}, so no more are retrained."
-        )
+    chosen = dict(list(best.items())[: case.retrains])
+    if len(chosen) < case.retrains:
+        which = "reached the top of the ladder" if case.searches else "have a score for every seed"
+        say(f"Note: --retrain {case.retrains}: {len(chosen)} networks {which}, so no more are retrained.")
     material = _with_whole(case.material, len(case.real.train.labels))
     units = [Unit(name, WHOLE, seed) for name in chosen for seed in range(case.command.nas.retrain_seeds)]
     keys = keys_of(units, material, case.space, case.recipe, case.device_kind)
@@ -95,43 +96,27 @@ def retrain(case: NasCase, scored: Scores, stop: StopSignal) -> Winners:
         return result
     own = {name: {u.seed: found[u] for u in units if u in found and u.network == name} for name in chosen}
     own = {name: records for name, records in own.items() if records}
+    result.seconds = sum(record["train_seconds"] + record["score_seconds"] for record in found.values())
     means = {name: fmean(record["score"] for record in records.values()) for name, records in own.items()}
-    best = max(means, key=means.__getitem__)  # of equals the first, which the proxy prefers
+    winner = max(means, key=means.__getitem__)  # of equals the first, which the proxy prefers
     result.rows = [
-        row_of(candidate_of(case.space, name), chosen[name], records, delivered=name == best)
+        row_of(candidate_of(case.space, name), chosen[name], records, delivered=name == winner)
         for name, records in own.items()
     ]
-    seed = max(own[best], key=lambda s: own[best][s]["score"])
-    config = config_of(
-        case, best, own[best], seed, proxy_score=chosen[best], networks=len(_ranked(case, scored))
-    )
-    deliver(case, config, case.store.read_bytes(f"{names[Unit(best, WHOLE, seed)]}.safetensors"))
+    seed = max(own[winner], key=lambda s: own[winner][s]["score"])
+    config = config_of(case, winner, own[winner], seed, proxy_score=chosen[winner], networks=len(best))
+    deliver(case, config, case.store.read_bytes(f"{names[Unit(winner, WHOLE, seed)]}.safetensors"))
     result.directory = case.store.where(WINNER)
     return result
 
 
-def best_networks(case: NasCase, scored: Scores) -> dict[str, float]:
-    """Mean scores of the best `--retrain` networks by the first proxy, best first."""
-    return dict(list(_ranked(case, scored).items())[: case.command.nas.retrain])
-
-
-def _ranked(case: NasCase, scored: Scores) -> dict[str, float]:
-    """Mean scores of all networks that have one for every seed; of equals, the cheaper one comes first."""
-    name = search_name(case.primary.name) if case.command.nas.mode == "search" else case.primary.name
+def ranked(case: NasCase, scored: Scores) -> dict[str, float]:
+    """Mean scores by the first proxy of all networks that have one for every seed, the best first."""
+    name = case.primary.name
     failed = {row.network for row in scored.failed if row.proxy == name}
-    means = {network: mean for network, mean in scored.means(name).items() if network not in failed}
-    if case.command.nas.mode == "search":
-        # A network that was stopped early has a score of another length: it comes after the finished ones.
-        steps = {row.network: row.steps for row in scored.of(name)}
-        finished = max(steps.values(), default=0)
-        means = {network: mean for network, mean in means.items() if steps[network] == finished}
-    costs = {candidate.name: candidate.multiply_adds for candidate in case.space.candidates}
-
-    def place(network: str) -> tuple[float, float, str]:
-        cost = costs[network]
-        return -means[network], math.inf if cost is None else cost, network
-
-    return {network: means[network] for network in sorted(means, key=place)}
+    return case.best_first(
+        {network: mean for network, mean in scored.means(name).items() if network not in failed}
+    )
 
 
 def train_winner(

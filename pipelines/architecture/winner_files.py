@@ -77,7 +77,7 @@ def config_of(
         "seed": seed,
         "parameters": candidate.parameters,
         "multiply_adds": candidate.multiply_adds,
-        "chosen_by": {"proxy": case.primary.name, "score": score, "networks": networks},
+        "chosen_by": {"proxy": case.deciding, "score": score, "networks": networks},
         "training": {**settings, "epochs": case.recipe.whole_epochs, "device": case.device_kind},
         "validation_accuracy": {**_spread(records, "score"), "delivered": records[seed]["score"]},
         "test_accuracy": {**_spread(records, "test_accuracy"), "delivered": records[seed]["test_accuracy"]},

@@ -345,10 +345,10 @@ class NasCommand(CommandSettings):
             whole_epochs=min(nas.whole_epochs or 1, 1),
             seeds=min(nas.seeds, 2),
             reference_seeds=min(nas.reference_seeds, 2),
-            retrain=min(nas.retrain, 1),
+            retrain=min(1 if nas.retrain is None and nas.mode == "search" else nas.retrain or 0, 1),
             retrain_seeds=1,
             resamples=min(nas.resamples, 200),
-            search_trials=min(nas.search_trials, 4),
+            search_trials=min(nas.search_trials or 4, 4),
         )
 
 

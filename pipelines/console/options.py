@@ -223,6 +223,7 @@ def parse(command: type[C], argv: Sequence[str] | None = None) -> C:
     path, method = _argument(arguments, "config"), _argument(arguments, "method")
     given = command()
     asked = {} if path is None else _read_config(Path(path))
+    asked = {f"{name}_" if f"{name}_" in given.flags() else name: value for name, value in asked.items()}
     if "preset" in given.flags():
         asked = _preset_values(arguments, asked) | asked
     if method is not None and "method" in given.flags():
@@ -256,6 +257,9 @@ def _line(command: type[CommandSettings], flags: Mapping[str, Flag]) -> _Line:
         name: (flag.info.annotation, Field(default=flag.value, description=_one_line(flag.info.description)))
         for name, flag in flags.items()
     }
+    for name in [name for name in flags if name.endswith("_")]:
+        kind, about = fields[name]
+        fields[name] = (Annotated[kind, tyro.conf.arg(name=name.rstrip("_"))], about)
     for name in command.positional:
         kind, about = fields[name]
         fields[name] = (Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=name.upper())], about)

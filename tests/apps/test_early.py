@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apps.nas.early import PausingTraining, Report, report_epochs, rungs
+from apps.nas.early import PausingTraining, Report, report_epochs, rungs_passed
 from apps.nas.proxies import Proxy
 from apps.nas.space import load_space
 from apps.nas.trial import Images, OnEpoch, Recipe, Score, Unit, run_unit, train_unit
@@ -72,20 +72,16 @@ def test_error_of_a_training_reaches_whoever_advances_it() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(1, 300), st.data())
-def test_reports_include_every_rung_and_the_end(epochs: int, data: st.DataObject) -> None:
-    grace = data.draw(st.integers(1, epochs))
-    factor = data.draw(st.integers(2, 5))
-    found = report_epochs(epochs, grace=grace, factor=factor)
-    expected, rung = set(), grace
-    while rung <= epochs:
-        expected.add(rung)
-        rung *= factor
-    assert set(rungs(epochs, grace=grace, factor=factor)) == expected
-    assert expected | {epochs} <= set(found)
-    assert list(found) == sorted(set(found))
-    assert found[-1] == epochs
-    assert len(found) <= 40 + len(expected)
+@given(st.sets(st.integers(1, 300), min_size=1, max_size=6))
+def test_reports_include_every_rung_and_the_end(found: set[int]) -> None:
+    rungs = sorted(found)
+    report_at = report_epochs(rungs)
+    assert set(rungs) <= set(report_at)
+    assert list(report_at) == sorted(set(report_at))
+    assert report_at[-1] == rungs[-1]
+    assert len(report_at) <= 40 + len(rungs)
+    assert [rungs_passed(epochs, rungs) for epochs in rungs] == list(range(1, len(rungs) + 1))
+    assert rungs_passed(rungs[0] - 1, rungs) == 0
 
 
 SPACE = """

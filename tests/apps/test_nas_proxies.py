@@ -1,12 +1,13 @@
 """What proxies are made of, and by which key a score is known again."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from apps.nas.proxies import KNOWN, WITHOUT_SEEDS, Proxy, check_names
+from apps.nas.proxies import KNOWN, WITHOUT_SEEDS, Proxy, check_names, part_rows
 from apps.nas.settings import NasSettings
 from apps.nas.space import Candidate, load_space
 from apps.nas.trial import Recipe, Unit
@@ -132,6 +133,50 @@ def test_proxies_come_in_the_order_asked_for_with_their_kind_and_storage():
     assert spent[3:] == [0.0] * 5
     assert MATERIAL.named("herding").name == "herding"
     assert [proxy.name for proxy in MATERIAL.without_whole] == [name for name, *_ in found[:-1]]
+
+
+def test_names_with_epochs_are_trained_for_them_on_a_set_or_on_a_part_of_the_images():
+    names = ("distilled:7", "random:7", "random:9", "part-40:3", "whole:2", "early-seconds")
+    check_names(names)
+    material = gathered(names, [distilled(), distilled()])
+    assert [(p.name, p.kind, p.epochs, p.images) for p in material.proxies] == [
+        ("atom:7", "set", 7, 6),
+        ("atom:7-2", "set", 7, 6),
+        ("random:7", "set", 7, 6),
+        ("random:9", "set", 9, 6),
+        ("part-40:3", "real", 3, 12),
+        ("whole:2", "real", 2, 30),
+        ("early-seconds", "seconds", None, 30),
+    ]
+    units = [Unit(NETWORK, proxy.name, 0) for proxy in material.proxies]
+    keys = keys_of(units, material, SPACE, RECIPE, "cpu")
+    assert len(set(keys.values())) == len(units)
+    # Beside the name, which is part of the key too.
+    longer = replace(
+        material,
+        proxies=tuple(p if p.epochs is None else replace(p, epochs=p.epochs + 1) for p in material.proxies),
+    )
+    again = keys_of(units, longer, SPACE, RECIPE, "cpu")
+    assert [keys[unit] == again[unit] for unit in units] == [False] * 6 + [True]
+
+
+@pytest.mark.parametrize("name", ["whole:0", "part-0:3", "part-100:3", "part-20", "synflow:3", "random:x"])
+def test_epochs_and_parts_that_mean_nothing_are_refused(name):
+    with pytest.raises(ConfigError, match=f"--proxies {name}: unknown proxy"):
+        check_names((name,))
+
+
+def test_a_part_has_its_share_of_every_class_and_lies_within_a_larger_one():
+    labels_N = np.random.default_rng(0).integers(0, 4, 203)
+    parts = {percent: part_rows(labels_N, percent) for percent in (1, 10, 35, 99, 100)}
+    for percent, rows in parts.items():
+        assert np.all(np.diff(rows) > 0)
+        counts = np.bincount(labels_N, minlength=4)
+        expected = np.ceil(counts * percent / 100)
+        assert np.bincount(labels_N[rows], minlength=4).tolist() == expected.tolist()
+    for smaller, larger in pairwise(parts.values()):
+        assert set(smaller) <= set(larger)
+    assert parts[100].tolist() == list(range(203))
 
 
 def test_real_images_come_preprocessed_by_part():

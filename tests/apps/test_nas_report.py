@@ -14,7 +14,7 @@ from page_outline import Outline, drawn_points
 from scipy.stats import kendalltau
 
 from apps.nas import plots
-from apps.nas.report import render_report
+from apps.nas.report import render_report, render_scores
 from apps.nas.summary import chance_tau, summary
 from apps.nas.verdict import (
     Agreement,
@@ -446,3 +446,15 @@ def test_the_proxy_to_take_is_the_cheapest_of_those_not_clearly_behind(verdict):
     assert taken(close, low=-0.1)[0].startswith("Take atom")
     # A reference that does not agree with itself recommends nothing.
     assert taken(close, tau=0.1) == []
+
+
+def test_scores_that_are_infinite_have_no_spread() -> None:
+    html = render_scores(
+        {"naswot": {"a": (-math.inf, -math.inf), "b": (1.0, 3.0)}},
+        title="t",
+        facts={},
+        failures=[],
+        winners=[],
+    )
+    assert "± 1.41" in html
+    assert "nan" not in html

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from apps.nas.proxies import Proxy
+from apps.nas.proxies import Proxy, part_rows
 from apps.nas.space import Candidate, load_space
 from apps.nas.trial import (
     ZERO_COST_BATCH,
@@ -37,6 +37,9 @@ PROXIES = {
     "early-steps": Proxy("early-steps", "steps", "main", 20),
     "early-seconds": Proxy("early-seconds", "seconds", "main", 20),
     "whole": Proxy("whole", "whole", "main", 20),
+    "whole:4": Proxy("whole:4", "real", "main", 20, epochs=4),
+    "part-50:4": Proxy("part-50:4", "real", "main", 10, epochs=4, percent=50),
+    "random:2": Proxy("random:2", "set", "main", 6, epochs=2),
     **{name: Proxy(name, "zero-cost", "main", 0) for name in METHODS},
 }
 TRAINED = ("atom", "random", "early-steps", "whole")
@@ -63,6 +66,7 @@ NOTHING = (torch.full((5, C, H, W), torch.nan), torch.zeros(5, dtype=torch.int64
 SMALL = {
     "atom": {None: made(6, "atom")},
     "random": {seed: made(6, f"random {seed}") for seed in range(3)},
+    "random:2": {seed: made(6, f"random {seed}") for seed in range(3)},
 }
 
 
@@ -92,6 +96,31 @@ def equal(one, other):
 
 def without_times(score):
     return replace(score, train_seconds=0.0, score_seconds=0.0)
+
+
+def test_epochs_of_a_proxy_count_instead_of_the_recipes(space):
+    recipe = Recipe(SETTINGS.model_copy(update={"epochs": 2}), whole_epochs=9, steps=5)
+    _, weights, score = trained(space, "random:2")
+    _, expected, same = trained(space, "random", recipe=recipe)
+    assert equal(weights, expected)
+    assert without_times(score) == without_times(same)
+    # Unlike the reference, it looks at no test image.
+    _, _, score = trained(space, "whole:4")
+    assert score.test_accuracy is None
+    assert score.steps == 4 * 3
+
+
+def test_a_part_trains_as_its_images_alone_do(space):
+    rows = part_rows(REAL.train[1].numpy(), 50)
+    alone = Images(
+        train=(REAL.train[0][rows], REAL.train[1][rows]), validation=REAL.validation, test=REAL.test
+    )
+    whole = Proxy("whole:4", "real", "main", 10, epochs=4)
+    unit = Unit(NETWORK, "whole:4", 0)
+    _, weights, score = trained(space, "part-50:4")
+    net, expected = train_unit(unit, whole, **arguments(space, real={"main": alone}))
+    assert equal(weights, list(net.state_dict().values()))
+    assert without_times(score) == without_times(expected)
 
 
 @pytest.mark.parametrize("proxy", [*TRAINED, *METHODS])

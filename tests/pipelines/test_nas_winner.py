@@ -4,6 +4,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -23,7 +24,7 @@ from pipelines.architecture.case import NasCase
 from pipelines.architecture.rank import rank
 from pipelines.architecture.scores import Scores
 from pipelines.architecture.scoring import Ranked
-from pipelines.architecture.winner import Winners, best_networks, retrain
+from pipelines.architecture.winner import Winners, ranked, retrain
 from pipelines.console.signals import StopSignal
 from pipelines.output.records import note_maker
 from pipelines.tracking import Tracker
@@ -96,26 +97,20 @@ def refuse_to_train(*arguments: object, **options: object) -> None:
 def test_best_networks_are_chosen_by_mean_then_cost_then_name(
     scores: dict[str, tuple[float, ...]], expected: list[str], tmp_path: Path
 ) -> None:
-    assert list(best_networks(ranking_case(tmp_path), scored(scores, "random"))) == expected
+    assert list(ranked(ranking_case(tmp_path), scored(scores, "random")))[:2] == expected
 
 
 def test_only_the_first_proxy_chooses(tmp_path: Path) -> None:
     other = scored({"dear": (99.0,)}, "herding")
     other.rows |= scored({"b": (1.0,)}, "random").rows
-    assert best_networks(ranking_case(tmp_path), other) == {"b": 1.0}
+    assert ranked(ranking_case(tmp_path), other) == {"b": 1.0}
 
 
 def test_network_that_failed_with_a_seed_is_not_chosen(tmp_path: Path) -> None:
     half = scored({"a": (90.0,), "b": (50.0, 50.0)}, "random")
     failure = Row.failure(Unit("a", "random", 1), "no", key="x")
     half.rows[failure.unit] = failure
-    assert list(best_networks(ranking_case(tmp_path), half)) == ["b"]
-
-
-def test_search_mode_reads_the_scores_of_the_search(tmp_path: Path) -> None:
-    both = scored({"a": (40.0,)}, "random@search")
-    both.rows |= scored({"b": (99.0,)}, "random").rows
-    assert list(best_networks(ranking_case(tmp_path, mode="search"), both)) == ["a"]
+    assert list(ranked(ranking_case(tmp_path), half)) == ["b"]
 
 
 def test_networks_that_cannot_be_built_or_took_too_long_fail_without_a_try(
@@ -167,7 +162,7 @@ def test_scores_of_an_earlier_version_of_the_code_are_said_and_not_used(
 
 
 def test_fewer_networks_than_asked_for_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert retrain(nas_case(tmp_path), scored({}), StopSignal()) == Winners()
+    assert retrain(nas_case(tmp_path), {}, StopSignal()) == Winners()
     assert (
         "--retrain 2: 0 networks have a score for every seed, so no more are retrained"
         in capsys.readouterr().out
@@ -180,7 +175,7 @@ def test_the_best_network_is_delivered_and_a_second_call_trains_nothing(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = nas_case(tmp_path)
-    scores = scored({"wide": (2.0,), "narrow": (1.0,)})
+    scores = {"wide": 2.0, "narrow": 1.0}
     found = retrain(case, scores, StopSignal())
     assert not found.stopped
     assert not found.failed
@@ -257,7 +252,9 @@ def check_equal_to_reference(case: NasCase) -> None:
         assert (score.score, score.test_accuracy) == (record["score"], record["test_accuracy"])
 
 
-def check_resume(case: NasCase, found: Winners, scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_resume(
+    case: NasCase, found: Winners, scores: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Records are taken up; what is damaged is trained again; what has changed gets records of its own."""
     before = {name: case.store.read_bytes(name) for name in case.store.list("winner")}
     real_tasks, trained = winner.run_tasks, []
@@ -278,7 +275,7 @@ def check_resume(case: NasCase, found: Winners, scores: Scores, monkeypatch: pyt
     case.store.write_bytes(weights, content[:-4] + b"abcd")
     again = retrain(case, scores, StopSignal())
     assert len(trained) == 1
-    assert again == found
+    assert replace(again, seconds=found.seconds) == found
     assert case.store.read_bytes(weights) == content
 
 
@@ -291,7 +288,7 @@ def records(case: NasCase) -> list[dict[str, Any]]:
 @pytest.mark.timeout(200)
 def test_network_that_cannot_be_built_is_told_and_the_others_go_on(ray_cluster: None, tmp_path: Path) -> None:
     case = nas_case(tmp_path, retrain_seeds=1)
-    found = retrain(case, scored({"broken": (9.0,), "narrow": (1.0,)}), StopSignal())
+    found = retrain(case, {"broken": 9.0, "narrow": 1.0}, StopSignal())
     assert [row["network"] for row in found.rows] == ["narrow"]
     assert found.rows[0]["test std"] is None
     assert found.rows[0]["delivered"]
@@ -306,8 +303,8 @@ def test_a_signal_ends_it_without_delivering_and_nothing_chosen_delivers_nothing
 ) -> None:
     case, stop = nas_case(tmp_path), StopSignal()
     stop.set()
-    found = retrain(case, scored({"narrow": (1.0,)}), stop)
+    found = retrain(case, {"narrow": 1.0}, stop)
     assert found.stopped
     assert (found.rows, found.directory) == ([], "")
     assert not case.store.exists("winner")
-    assert retrain(case, scored({}), StopSignal()) == Winners()
+    assert retrain(case, {}, StopSignal()) == Winners()

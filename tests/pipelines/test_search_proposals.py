@@ -1,5 +1,6 @@
 """Which networks a search proposes: none twice, none lost, and what an earlier run knows counts."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from ray.tune.search import Searcher
 from apps.nas.early import Report
 from apps.nas.space import Candidate, Space, load_space, sample
 from apps.nas.trial import Score
-from pipelines.architecture.search import _replay
 from pipelines.architecture.search_proposals import Dimensions, Proposals
+from pipelines.architecture.search_stage import replay
+from pipelines.architecture.search_trial import RUNG, result_of
 from pipelines.workers.faults import Failure
 
 
@@ -57,7 +59,7 @@ def test_no_network_is_proposed_twice_and_all_of_a_small_space_come_up(spec: str
     for number in range(min(40, len(space.names))):
         proposed = ask.suggest(f"t{number}")
         seen.append(proposed["network"])
-        ask.on_trial_complete(f"t{number}", {"score": float(len(proposed["network"]))})
+        ask.on_trial_complete(f"t{number}", {"value": float(len(proposed["network"]))})
     assert ask.suggest("more") == Searcher.FINISHED
     assert len(set(seen)) == len(seen) == ask.tried == ask.trials
     assert set(seen) <= set(space.names)
@@ -70,7 +72,7 @@ def test_what_an_earlier_run_knows_is_not_proposed_and_moves_the_sampler() -> No
     found = []
     for number in range(20):
         found.append(ask.suggest(f"t{number}")["network"])
-        ask.on_trial_complete(f"t{number}", {"score": 90.0 if "-w64-" in found[-1] else 10.0})
+        ask.on_trial_complete(f"t{number}", {"value": 90.0 if "-w64-" in found[-1] else 10.0})
     assert not set(found) & set(known)
     assert sum("-w64-" in name for name in found) >= 15
     assert ask.suggest("more") == Searcher.FINISHED
@@ -83,37 +85,90 @@ def test_the_last_place_is_kept_for_a_network_that_may_yet_be_lost() -> None:
     ask.on_trial_complete("a", error=True)
     ask.again(lost)
     assert ask.suggest("c") == {"network": lost}
-    ask.on_trial_complete("c", {"score": 1.0})
-    assert ask.scores == {lost: 1.0}
+    ask.on_trial_complete("c", {"value": 1.0})
+    assert ask.values == {lost: 1.0}
     assert ask.suggest("d") == Searcher.FINISHED
 
 
 def test_failed_network_counts_as_tried_and_is_not_proposed_again() -> None:
     ask = proposals(names_space(3), trials=3, first=["n2"])
     assert ask.suggest("a") == {"network": "n2"}
-    ask.on_trial_complete("a", {"score": float("nan"), "failure": Failure("no", "")})
+    ask.on_trial_complete("a", {"value": float("nan"), "failure": Failure("no", "")})
     assert ask.failed == {"n2"}
     assert {ask.suggest("b")["network"], ask.suggest("c")["network"]} == {"n0", "n1"}
 
 
-def test_known_curves_fill_the_rungs_as_live_trials_do() -> None:
+def test_a_proposal_depends_on_what_came_out_and_not_on_how_the_search_was_begun() -> None:
+    space = digits_space("small")
+
+    def values(network: str) -> float:
+        return float(len(network)) + network.count("w64")
+
+    whole = proposals(space, trials=25)
+    tried = []
+    for number in range(25):
+        tried.append(whole.suggest(f"t{number}")["network"])
+        whole.on_trial_complete(f"t{number}", {"value": values(tried[-1])})
+    # Killed after 17, and begun anew.
+    again = proposals(space, trials=25, known={network: values(network) for network in tried[:17]})
+    for number in range(17, 25):
+        assert again.suggest(f"t{number}") == {"network": tried[number]}
+        again.on_trial_complete(f"t{number}", {"value": values(tried[number])})
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random"])
+def test_without_optuna_networks_come_in_order_or_drawn(sampler: str) -> None:
+    space = names_space(6)
+    ask = proposals(space, trials=6, sampler=sampler, known={"n1": 1.0})
+    found = [ask.suggest(f"t{number}")["network"] for number in range(5)]
+    assert sorted(found) == ["n0", "n2", "n3", "n4", "n5"]
+    assert (found == sorted(found)) == (sampler == "grid")
+    again = proposals(space, trials=6, sampler=sampler, known={"n1": 1.0, found[0]: 2.0})
+    assert again.suggest("t") == {"network": found[1]}
+
+
+def test_nothing_is_proposed_once_no_more_are_wanted() -> None:
+    wanted = [True, True, False]
+    ask = proposals(names_space(6), trials=6, wanted=lambda: wanted[0])
+    ask.suggest("a")
+    ask.suggest("b")
+    wanted[0] = False
+    assert ask.suggest("c") is None
+    assert not ask._running.keys() - {"a", "b"}
+    ask.on_trial_complete("a", {"value": 1.0})
+    ask.on_trial_complete("b", {"value": 1.0})
+    assert ask.suggest("d") == Searcher.FINISHED
+    assert ask.ended
+
+
+@pytest.mark.parametrize("rungs", [(1, 2, 4), (2, 4), (1, 3, 4), (4,)])
+def test_known_curves_fill_the_rungs_as_live_trials_do(rungs: tuple[int, ...]) -> None:
     curves = {"a": reports(10, 20, 30, 40), "b": reports(5, 15), "c": reports(3), "d": reports(9, 19, 29, 39)}
-    rungs = []
-    for replay in (True, False):
+    found = []
+    for live in (True, False):
         asha = ASHAScheduler(
-            time_attr="epochs", metric="score", mode="max", max_t=4, grace_period=1, reduction_factor=2
+            time_attr=RUNG,
+            metric="score",
+            mode="max",
+            max_t=2 ** (len(rungs) - 1),
+            grace_period=1,
+            reduction_factor=2,
         )
-        if replay:
-            _replay(asha, curves)
+        if not live:
+            replay(asha, SimpleNamespace(curves=curves, rungs=rungs), 2)
         else:
             controller: Any = None
             for network, curve in curves.items():
                 trial = Trial("network", trial_id=network, stub=True)
                 asha.on_trial_add(controller, trial)
                 for report in curve:
-                    result = {"epochs": report.epochs, "score": report.score.score}
+                    result = result_of(report, rungs, factor=2)
                     asha.on_trial_result(controller, trial, result)
                 asha.on_trial_complete(controller, trial, result)
-        rungs.append([(epochs, sorted(scores.values())) for epochs, scores in asha._brackets[0]._rungs])
-    assert rungs[0] == rungs[1]
-    assert dict(rungs[0])[1] == [3.0, 5.0, 9.0, 10.0]
+        found.append([(time, sorted(scores.values())) for time, scores in asha._brackets[0]._rungs])
+    assert found[0] == found[1]
+    at_rungs = {
+        2**place: sorted(curve[rung - 1].score.score for curve in curves.values() if len(curve) >= rung)
+        for place, rung in enumerate(rungs)
+    }
+    assert dict(found[0]) == at_rungs
