@@ -48,6 +48,7 @@ def render_report(
     facts: Mapping[str, str],
     failures: Sequence[tuple[str, str, str]] = (),
     winners: Sequence[Mapping[str, object]] = (),
+    answer: Sequence[str] = (),
 ) -> str:
     """The verdict as one self-contained HTML page.
 
@@ -57,8 +58,9 @@ def render_report(
         facts: what a reader needs to repeat the run: hardware, wall time, command, versions, split, seeds.
         failures: (network, proxy, reason), shown as they are.
         winners: rows of a table of networks that were trained in full; keys become columns.
+        answer: which of them to take, in sentences, above all else.
     """
-    sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in summary(verdict))
+    sentences = _answer(answer) + "".join(f"<p>{escape(sentence)}</p>" for sentence in summary(verdict))
     parts = [f'<div class="summary">{sentences}</div>', *_verdict_tables(verdict)]
     for draw, heading, caption in _FIGURES:
         parts.append(f"<h2>{heading}</h2>" + drawing(partial(draw, verdict), caption))
@@ -92,12 +94,13 @@ def render_scores(
     facts: Mapping[str, str],
     failures: Sequence[tuple[str, str, str]] = (),
     winners: Sequence[Mapping[str, object]] = (),
+    answer: Sequence[str] = (),
 ) -> str:
     """The scores alone as one page, where there is no reference to judge them by.
 
     Args:
         scores: by proxy, then by network: one score a seed; the first proxy orders the table.
-        title, facts, failures, winners: as for `render_report`.
+        title, facts, failures, winners, answer: as for `render_report`.
     """
     means = {p: {n: fmean(values) for n, values in own.items()} for p, own in scores.items()}
     ranks = {proxy: ranks_of(own) for proxy, own in means.items()}
@@ -111,7 +114,7 @@ def render_scores(
         ]
         for name in ordered
     ]
-    said = (
+    said = _answer(answer) + (
         "<p>There is no reference, so nothing here says how far these rankings can be trusted: pass "
         "--reference whole, or a table of whole-set accuracies.</p>"
     )
@@ -119,6 +122,11 @@ def render_scores(
     groups = [("", 1), *((proxy, 2) for proxy in means)]
     parts = [f'<div class="summary">{said}</div>', "<h2>Networks</h2>", table(heads, rows, groups=groups)]
     return page(title, [*parts, *endings(facts, failures=failures, winners=winners)])
+
+
+def _answer(sentences: Sequence[str]) -> str:
+    first = "".join(f"<p><strong>{escape(sentence)}</strong></p>" for sentence in sentences[:1])
+    return first + "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences[1:])
 
 
 def _score_of(values: Sequence[float] | None) -> str:

@@ -67,19 +67,22 @@ def score_units(
             " kept under keys of their own, and found anew."
         )
     begun_s = time.monotonic()
+    # Networks differ a thousandfold: time left is told by the work that is left, and not by the scores.
+    cost = {unit: case.cost(unit) for unit in units}
+    percent = 100 / (sum(cost.values()) or 1.0)
+    worked = percent * sum(cost[unit] for unit in known)
     with Progress(
-        label, len(units), num_items=len(units), unit="scores", item="scores", done=done
+        label, 100, num_items=len(units), unit="% of the work", item="scores", done=worked
     ) as progress:
 
         def keep(unit: Unit, score: Score) -> None:
-            nonlocal done
+            nonlocal done, worked
             case.table.append(Row.of(unit, score, key=keys[unit]))
-            done += 1
-            progress.update(done, items_done=done)
+            done, worked = done + 1, worked + percent * cost[unit]
 
-        def tick() -> None:
+        def tick(doing: Sequence[Unit]) -> None:
             case.table.tick()
-            progress.update(done, items_done=done)
+            progress.update(worked, items_done=done, doing=[str(unit) for unit in doing])
 
         try:
             with stop.polling():
@@ -96,6 +99,7 @@ def score_units(
             for unit, failure in outcome.failed.items():
                 case.table.append(Row.failure(unit, failure.reason, key=keys[unit]))
             case.problems |= outcome.too_long
+            progress.update(worked if outcome.stopped else 100, items_done=done)
         finally:
             case.table.flush()
     scored.rows |= case.table.select(keys)

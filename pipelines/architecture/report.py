@@ -5,6 +5,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from apps.nas.answer import Cost, answer
 from apps.nas.proxies import Proxy
 from apps.nas.reference import write_reference
 from apps.nas.report import render_report, render_scores
@@ -15,6 +16,7 @@ from pipelines.architecture.case import NasCase
 from pipelines.architecture.derived import truth_of
 from pipelines.architecture.scores import Scores
 from pipelines.architecture.tracking import REFERENCE, REPORT, VERDICT, log_stored, record
+from pipelines.architecture.winner_files import choice_of
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration, print_table
 from pipelines.output.provenance import command_line
@@ -46,6 +48,7 @@ def publish(case: NasCase, scored: Scores, winners: "Winners | None", tracker: T
         "failures": failures,
         "winners": best,
     }
+    page["answer"] = told = answer_of(case, scored, winners) if best and winners is not None else []
     verdict = verdict_of(case, scored)
     if winners is None:
         print_ranking(case, scored)
@@ -83,6 +86,9 @@ def publish(case: NasCase, scored: Scores, winners: "Winners | None", tracker: T
         say()
         print_winners(best)
         say(f"delivered in {winners.directory if winners else ''}")
+        say()
+        for sentence in told:
+            say(sentence)
     if winners is None:
         record(case, scored, verdict, tracker, html=html)
     else:
@@ -90,6 +96,25 @@ def publish(case: NasCase, scored: Scores, winners: "Winners | None", tracker: T
         if winners.directory:
             log_stored(case.store, tracker, case.store.list("winner"), path="winner")
     return len(failed)
+
+
+def answer_of(case: NasCase, scored: Scores, winners: "Winners") -> list[str]:
+    """Which of the networks trained in full to take, and what that cost by the first proxy alone."""
+    rows = scored.of(case.primary.name)
+    cost = Cost(
+        sum(row.train_seconds + row.score_seconds for row in rows),
+        case.primary.prepare_seconds or 0.0,
+        winners.seconds,
+    )
+    ordered = sorted(winners.rows, key=lambda row: not row["delivered"])
+    ranked = len({row.network for row in rows})
+    return answer(
+        [choice_of(row) for row in ordered],
+        cost,
+        finalists=ranked,
+        networks=len(case.space.candidates),
+        decided_by=case.primary.name,
+    )
 
 
 def print_verdict(verdict: Verdict) -> None:

@@ -44,7 +44,7 @@ def run_units(
     size: ActorSize,
     limits: Limits,
     on_score: Callable[[Unit, Score], None],
-    on_tick: Callable[[], None],
+    on_tick: Callable[[Sequence[Unit]], None],
     stop: threading.Event | None = None,
 ) -> Ranked:
     """Find the scores of all units.
@@ -58,7 +58,7 @@ def run_units(
         size: workers at once, and the CPUs and GPUs of each.
         limits: retries and time limits; a unit may take `shared.timeout_s`.
         on_score: takes every score as it comes, in the driver.
-        on_tick: called about once a second.
+        on_tick: called about once a second with the units under way.
         stop: ends it early when set.
 
     Raises:
@@ -95,7 +95,7 @@ def run_units(
         num_actors=size.num_actors,
         # One that hangs mostly hangs again, and those of its network with it.
         limits=replace(limits, chunk_timeout_s=shared.timeout_s, timeout_retries=0),
-        on_tick=lambda actors: on_tick(),
+        on_tick=lambda actors: on_tick(list(actors)),
         on_failure=fail,
         stop=stop,
     )

@@ -17,6 +17,7 @@ from apps.nas.search_page import (
     search_csv,
 )
 from pipelines.architecture.search_record import RECORD
+from pipelines.architecture.winner_files import choice_of
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration, format_table, print_table
 from pipelines.output.records import times
@@ -151,21 +152,8 @@ def choices_of(case: "NasCase", found: "Found", winners: "Winners | None") -> li
             )
             for network, score in found.finalists(case).items()
         ]
-    chosen = [
-        Choice(
-            row["network"],
-            row["validation mean"],
-            row["validation std"],
-            row["test mean"],
-            row["test std"],
-            row["n"],
-            row["parameters"],
-            row["multiply_adds"],
-            found.latency_ms.get(row["network"]),
-        )
-        for row in sorted(winners.rows, key=lambda row: not row["delivered"])
-    ]
-    return chosen
+    rows = sorted(winners.rows, key=lambda row: not row["delivered"])
+    return [choice_of(row, found.latency_ms.get(row["network"])) for row in rows]
 
 
 def search_sentences(

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,9 +58,9 @@ def run_stage(
         stop.polling(),
     ):
 
-        def tick() -> None:
+        def tick(doing: Sequence[str] = ()) -> None:
             record.tick()
-            progress.update(proposals.tried, items_done=proposals.tried)
+            progress.update(proposals.tried, items_done=proposals.tried, doing=doing)
 
         watch = _StageWatch(case, proposals, record, stop=stop, on_tick=tick)
         if not proposals.ended and not stop.is_set():

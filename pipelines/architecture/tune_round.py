@@ -43,7 +43,7 @@ class Watch(tune.Callback):
     Args:
         limits: how long no worker may be up, and how long none may answer.
         timeout_s: how long a worker may take for one step; then it ends itself, see `watchdog`.
-        on_tick: called about once a second.
+        on_tick: called about once a second with what is under way, see `doing`.
         stop: ends the run when set.
 
     Attributes:
@@ -56,7 +56,7 @@ class Watch(tune.Callback):
         *,
         limits: Limits,
         timeout_s: float,
-        on_tick: Callable[[], None],
+        on_tick: Callable[[list[str]], None],
         stop: threading.Event | None,
     ) -> None:
         self._limits, self._on_tick, self._stop = limits, on_tick, stop
@@ -117,7 +117,7 @@ class Watch(tune.Callback):
         if now_s - self._tick_s >= 1.0:
             self._tick_s = now_s
             self._tell_slow(running, now_s)
-            self._on_tick()
+            self._on_tick([self.doing(trial) for trial in running])
 
     def _tell_slow(self, running: list[Any], now_s: float) -> None:
         for trial in running:

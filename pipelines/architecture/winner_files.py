@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load
 
+from apps.nas.answer import Choice
 from apps.nas.space import Candidate, Space
 from apps.nas.winner import winner_files
 from atom.distilled import without_folders
@@ -50,6 +51,21 @@ def row_of(
         "multiply_adds": candidate.multiply_adds,
         "delivered": delivered,
     }
+
+
+def choice_of(row: Mapping[str, Any], latency_ms: float | None = None) -> Choice:
+    """A network's line of `row_of` as something to take."""
+    return Choice(
+        row["network"],
+        row["validation mean"],
+        row["validation std"],
+        row["test mean"],
+        row["test std"],
+        row["n"],
+        row["parameters"],
+        row["multiply_adds"],
+        latency_ms,
+    )
 
 
 def config_of(

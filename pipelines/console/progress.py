@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _LINE_EVERY_S = 5.0
 _WINDOW_S = 30.0
 """How far back the speed looks, or twice as far as the first sign of progress took, if that is more."""
+_NAMED = 2
+"""So many of the items under way are named."""
 _LEAST_S = 2.0
 """What is shorter is no measurement."""
 
@@ -78,6 +80,7 @@ class Progress:
         self._first_s: float | None = None
         self._items_done = 0
         self._loss: float | None = None
+        self._doing: tuple[str, ...] = ()
         self._line_s = clock()
         self._written: tuple[object, ...] | None = None
 
@@ -107,12 +110,22 @@ class Progress:
         # Last, since a narrow terminal cuts the end off.
         if self._loss is not None:
             parts.append(f"loss {self._loss:.4g}")
+        if self._doing and done < total:
+            more = f" and {len(self._doing) - _NAMED} more" if len(self._doing) > _NAMED else ""
+            parts.append(f"at {', '.join(self._doing[:_NAMED])}{more}")
         return f"{self._label}: {', '.join(parts)}"
 
     def update(
-        self, done: float, *, items_done: int, loss: float | None = None, total: float | None = None
+        self,
+        done: float,
+        *,
+        items_done: int,
+        loss: float | None = None,
+        total: float | None = None,
+        doing: Sequence[str] = (),
     ) -> None:
-        """Show the work done so far; a loss of None leaves the last one, and so does a total."""
+        """Show the work done so far, and what is under way; a loss of None leaves the last one, and so does a total."""
+        self._doing = tuple(doing)
         if total is not None:
             self._bar.update(self._task.id, total=total)
         # Where an item is a unit, a line for each would flood a log.

@@ -458,3 +458,8 @@ def test_scores_that_are_infinite_have_no_spread() -> None:
     )
     assert "± 1.41" in html
     assert "nan" not in html
+
+
+def test_which_network_to_take_is_said_above_all_else(verdict) -> None:
+    html = render_report(verdict, title="t", facts={}, answer=["Take <a>.", "Confidence: none."])
+    assert '<div class="summary"><p><strong>Take &lt;a&gt;.</strong></p><p>Confidence: none.</p><p>' in html

@@ -84,7 +84,7 @@ def test_a_trial_that_is_slow_is_said_and_silence_ends_a_search(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(chunk_timeout_s=100.0, pending_timeout_s=50.0)
-    seen = Watch(limits=limits, timeout_s=100.0, on_tick=lambda: None, stop=None)
+    seen = Watch(limits=limits, timeout_s=100.0, on_tick=lambda doing: None, stop=None)
     trial = Trial("network", trial_id="t", stub=True)
     trial.set_status(Trial.RUNNING)
     monkeypatch.setattr(seen, "doing", lambda trial: "a (random, seed 0)")
@@ -106,7 +106,9 @@ def test_a_trial_that_is_slow_is_said_and_silence_ends_a_search(
 
 
 def test_a_search_without_workers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = Watch(limits=Limits(pending_timeout_s=50.0), timeout_s=100.0, on_tick=lambda: None, stop=None)
+    seen = Watch(
+        limits=Limits(pending_timeout_s=50.0), timeout_s=100.0, on_tick=lambda doing: None, stop=None
+    )
     now_s = seen._running_s + 51.0
     monkeypatch.setattr("pipelines.architecture.tune_round.time.monotonic", lambda: now_s)
     seen.on_step_end(0, [])

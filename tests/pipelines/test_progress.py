@@ -170,3 +170,12 @@ def test_log_gets_wide_tables_whole_and_no_colours_whatever_the_environment_says
     print_table("T" * 50, ["a", "b"], [["x" * 100, "[red]y"]], stream=stream)
     title, _, _, row = stream.getvalue().splitlines()
     assert (title, row) == ("T" * 50, f"{'x' * 100}  [red]y")
+
+
+def test_what_is_under_way_is_named_until_the_end() -> None:
+    clock = Clock()
+    progress = work(4, clock)
+    progress.update(1, items_done=1, doing=["a", "b", "c", "d"])
+    assert progress.line() == "work: 1/4 units, at a, b and 2 more"
+    progress.update(4, items_done=4, doing=["d"])
+    assert progress.line() == "work: 4/4 units"

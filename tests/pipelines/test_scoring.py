@@ -128,7 +128,7 @@ def score(
         size=ActorSize(workers, cpus=1, gpus=0),
         limits=limits or Limits(max_retries=1),
         on_score=on_score,
-        on_tick=lambda: None,
+        on_tick=lambda units: None,
         **options,
     )
     return found, outcome
