@@ -3,6 +3,8 @@
 # N images, C channels, H height, W width
 
 import hashlib
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,11 @@ from atom.whitening import ZCA
 
 OVERSHOOT = 0.5
 """How far outside [0, 1] floating pixels may lie: more than a bicubic resize does, less than another scale. Chosen."""
+
+WHITENED_AT_ONCE = 5000
+"""Images a step of the whitening. It decides bits: the sums of a matrix product depend on how many rows it has."""
+_STEP_BYTES = 2**24
+"""Of float32, a step of what is done value by value, which may take any number of images at once. Chosen."""
 
 _ZCA_NAMES = ("zca_mean", "zca_whiten", "zca_unwhiten")
 
@@ -47,12 +54,15 @@ class Preprocess:
         Raises:
             ShapeError: images are not uint8 [N, C, H, W].
         """
-        images = _as_uint8(images_NCHW)
-        counts = [
-            torch.bincount(images[:, c].flatten(), minlength=256).double() for c in range(images.shape[1])
-        ]
+        _check_uint8(images_NCHW)
+        num_channels = images_NCHW.shape[1]
+        counts = torch.zeros(num_channels, 256, dtype=torch.int64)
+        for part in _parts(images_NCHW, _at_once(images_NCHW)):
+            for c in range(num_channels):
+                counts[c] += torch.bincount(part[:, c].flatten(), minlength=256)
         # Exact moments from the 256 possible values: no sum over millions of floats, no order to depend on.
         levels = torch.arange(256, dtype=torch.float64) / 255
+        counts = counts.double()
         mean_C = torch.stack([(count * levels).sum() / count.sum() for count in counts])
         spread = [(count * (levels - mean) ** 2).sum() for count, mean in zip(counts, mean_C, strict=True)]
         std_C = torch.stack([(s / c.sum()).sqrt() for s, c in zip(spread, counts, strict=True)])
@@ -61,38 +71,40 @@ class Preprocess:
         normalise = cls(mean_C.float(), std_C.float())
         if not zca:
             return normalise
-        return cls(normalise.mean_C, normalise.std_C, ZCA.fit(normalise.apply(images), eps=zca_eps))
+        return cls(normalise.mean_C, normalise.std_C, ZCA.fit(normalise.apply(images_NCHW), eps=zca_eps))
 
-    def apply(self, images_NCHW: np.ndarray | Tensor, *, chunk: int = 5000) -> Tensor:
+    def apply(self, images_NCHW: np.ndarray | Tensor) -> Tensor:
         """Preprocessed images, float32, of the same shape.
+
+        Whitened images have the same bits only if the same ones are given together, others have them always.
 
         Args:
             images_NCHW: uint8 in 0..255, or floating pixels in [0, 1]; a resize may have overshot a little.
-            chunk: images a step, bounds the memory of intermediate copies.
 
         Raises:
             ShapeError: the images do not have the fitted number of channels or size.
             DataError: floating images in 0..255, in [-1, 1], or normalised already.
         """
-        images = torch.as_tensor(
-            np.array(images_NCHW) if isinstance(images_NCHW, np.ndarray) else images_NCHW
-        )
-        _check_pixels(images)
-        return self.apply_unbounded(images, chunk=chunk)
+        if isinstance(images_NCHW, np.ndarray) and images_NCHW.dtype != np.uint8:
+            images_NCHW = torch.as_tensor(np.array(images_NCHW))
+        if isinstance(images_NCHW, Tensor):
+            _check_pixels(images_NCHW)
+        return self.apply_unbounded(images_NCHW)
 
-    def apply_unbounded(self, images: Tensor, *, chunk: int = 5000) -> Tensor:
+    def apply_unbounded(self, images: np.ndarray | Tensor) -> Tensor:
         """As `apply`, but for pixels that may leave [0, 1], as those of made images do.
 
         Raises:
             ShapeError: as there.
         """
         self._check_shape(images)
-        out_NCHW = torch.empty(images.shape, dtype=torch.float32)
-        for start in range(0, len(images), chunk):
-            part = images[start : start + chunk]
+        out_NCHW = torch.empty(tuple(images.shape), dtype=torch.float32)
+        at_once, start = _at_once(images) if self.zca is None else WHITENED_AT_ONCE, 0
+        for part in _parts(images, at_once):
             pixels = part.float() / 255 if part.dtype == torch.uint8 else part.float()
             normal = (pixels - self.mean_C.view(1, -1, 1, 1)) / self.std_C.view(1, -1, 1, 1)
-            out_NCHW[start : start + chunk] = normal if self.zca is None else self.zca.apply(normal)
+            out_NCHW[start : start + len(part)] = normal if self.zca is None else self.zca.apply(normal)
+            start += len(part)
         return out_NCHW
 
     def invert(self, images_NCHW: Tensor) -> Tensor:
@@ -150,8 +162,8 @@ class Preprocess:
             )
         return cls(mean_C, std_C, zca)
 
-    def _check_shape(self, images: Tensor) -> None:
-        if images.dtype != torch.uint8 and not images.is_floating_point():
+    def _check_shape(self, images: np.ndarray | Tensor) -> None:
+        if images.dtype not in (torch.uint8, np.uint8) and not _is_floating(images):
             raise ShapeError(
                 f"images have type {images.dtype}, expected uint8 in 0..255 or floating pixels in [0, 1]; convert them"
                 " first."
@@ -161,7 +173,7 @@ class Preprocess:
                 f"images have shape {tuple(images.shape)}, but this preprocessing was fitted on"
                 f" [N, {len(self.mean_C)}, H, W]; pass images of the same source."
             )
-        if self.zca is not None and (num_values := images.shape[1:].numel()) != len(self.zca.mean_D):
+        if self.zca is not None and (num_values := math.prod(images.shape[1:])) != len(self.zca.mean_D):
             raise ShapeError(
                 f"images have {num_values} values each, but the whitening was fitted on"
                 f" {len(self.zca.mean_D)}; pass images of the fitted size."
@@ -179,11 +191,26 @@ def _check_pixels(images: Tensor) -> None:
         )
 
 
-def _as_uint8(images_NCHW: np.ndarray | Tensor) -> Tensor:
-    images = torch.from_numpy(images_NCHW) if isinstance(images_NCHW, np.ndarray) else images_NCHW
-    if images.ndim != 4 or images.dtype != torch.uint8 or not len(images):
+def _check_uint8(images: np.ndarray | Tensor) -> None:
+    if images.ndim != 4 or images.dtype not in (torch.uint8, np.uint8) or not len(images):
         raise ShapeError(
             f"images have shape {tuple(images.shape)} and type {images.dtype}, expected uint8 [N, C, H, W] and at least"
             " one of them."
         )
-    return images
+
+
+def _is_floating(images: np.ndarray | Tensor) -> bool:
+    if isinstance(images, Tensor):
+        return images.is_floating_point()
+    return np.issubdtype(images.dtype, np.floating)
+
+
+def _at_once(images: np.ndarray | Tensor) -> int:
+    return max(1, _STEP_BYTES // max(1, 4 * math.prod(images.shape[1:])))
+
+
+def _parts(images: np.ndarray | Tensor, at_once: int) -> Iterator[Tensor]:
+    """All images, some at once; those of an array are copied, which may be mapped from a file, and read-only."""
+    for start in range(0, len(images), at_once):
+        part = images[start : start + at_once]
+        yield torch.from_numpy(np.array(part)) if isinstance(part, np.ndarray) else part

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipelines.evaluation import Evaluation, SmallSet
     from pipelines.output.expert_files import ExpertFiles
     from pipelines.output.store import Store
+    from pipelines.real_classes import RealClasses
     from pipelines.teaching import Taught
     from pipelines.tracking import Tracker
     from pipelines.workers.faults import Failure
@@ -291,12 +292,12 @@ def run(case: Case, tracker: "Tracker", stop: "StopSignal") -> int:
     from atom.methods.soundness import joined
     from pipelines.output.provenance import distinct
     from pipelines.output.records import log_real, report_failures
-    from pipelines.real_images import preprocessing, put_classes
+    from pipelines.real_classes import RealClasses
+    from pipelines.real_images import preprocessing
 
     log_real(tracker, case.real)
     preprocess = preprocessing(case.real, case.settings, case.store, case.command.data.data_dir / "cache")
-    white_train = preprocess.apply(case.real.train.images).numpy()
-    classes = put_classes(white_train, case.real.train.labels, case.real.train.num_classes)
+    classes = RealClasses(case.real.train, preprocess)
     with stop.polling():
         outcome = distil(case, classes, preprocess, tracker, stop)
     if outcome.stopped:
@@ -309,7 +310,7 @@ def run(case: Case, tracker: "Tracker", stop: "StopSignal") -> int:
     if not is_taught:
         # Before anything that only compares: what fails or is killed there leaves a set behind.
         publish(case, assemble(case, part, outcome.programs, preprocess))
-    rivals = rivals_of(case, white_train)
+    rivals = rivals_of(case, classes)
     with stop.polling():
         taught = label(case, part, rivals, classes, preprocess, stop)
     if taught.stopped:
@@ -323,7 +324,7 @@ def run(case: Case, tracker: "Tracker", stop: "StopSignal") -> int:
         programs = distinct([*taught.programs, *programs])
     distilled = assemble(case, part, programs, preprocess)
     publish(case, distilled)
-    judged = evaluate(case, distilled, [*rivals, *taught.rivals], white_train, stop)
+    judged = evaluate(case, distilled, [*rivals, *taught.rivals], classes, stop)
     if judged.stopped:
         return stopped(tracker, stop.signal_name)
     return conclude(case, distilled, judged, tracker, unlabelled=bool(code)) or code
@@ -513,15 +514,15 @@ def is_judged(case: Case) -> bool:
     return bool(case.command.judges.eval_seeds and case.command.judges.eval_networks)
 
 
-def rivals_of(case: Case, white_train: Any) -> "list[SmallSet]":
+def rivals_of(case: Case, classes: "RealClasses") -> "list[SmallSet]":
     """Coresets of equal storage, if the set is judged."""
     from pipelines.baselines import coresets
 
-    if not is_judged(case):
+    if not is_judged(case) or not case.command.baselines:
         return []
     return coresets(
         case.command.baselines,
-        white_train,
+        classes.preprocessed,
         case.real.train.labels,
         ipc=case.settings.per_class(case.real.train.num_classes),
         num_classes=case.real.train.num_classes,
@@ -534,7 +535,7 @@ def evaluate(
     case: Case,
     distilled: "DistilledSet",
     rivals: "Sequence[SmallSet]",
-    white_train: Any,
+    classes: "RealClasses",
     stop: "StopSignal",
 ) -> "Evaluation":
     """Networks trained on the set and on its rivals, tested on the real test images."""
@@ -544,7 +545,8 @@ def evaluate(
     if not is_judged(case):
         return Evaluation()
     asked, tested = case.command.judges, judging_images(case.real, case.command.judge_on)
-    white_test = distilled.preprocess.apply(tested.images).numpy()
+    white_test, count = distilled.preprocess.apply(tested.images).numpy(), asked.statistics_images
+    statistics = statistics_images(classes.preprocessed, count) if count else None
     with stop.polling():
         return evaluate_sets(
             [*judged_sets(distilled, own_name(case, distilled), smoke=case.command.smoke), *rivals],
@@ -560,7 +562,7 @@ def evaluate(
             max_in_flight=case.command.cluster.num_actors,
             limits=case.command.cluster.limits(),
             stop=stop,
-            statistics_NCHW=statistics_images(white_train, asked.statistics_images),
+            statistics_NCHW=statistics,
         )
 
 

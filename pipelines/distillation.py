@@ -20,6 +20,7 @@ from pipelines.console.progress import Progress
 from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.expert_files import ExpertFiles
 from pipelines.preparing import Preparing, progress_of, show
+from pipelines.real_classes import whole
 from pipelines.tracking import Tracker
 from pipelines.workers.dispatch import Limits
 from pipelines.workers.faults import Failure
@@ -107,7 +108,8 @@ class Distilling(Work):
     Args:
         problem: resolved settings and shapes.
         units: of the method, see `Method.units`, in the order in which they are begun.
-        real: a Ray reference to the preprocessed images of each class, float32 [n, C, H, W].
+        real: a Ray reference to the images of each class, see `DistillWorker.advance`. Those of a unit are asked for
+            when it is begun and kept until it is done.
         checkpoints: of the output; every chunk is stored there.
         checkpoint_every: iterations of a chunk.
         tracker: gets the loss curves.
@@ -149,6 +151,7 @@ class Distilling(Work):
         stored = {unit: checkpoints.load(unit) for unit in units}
         self.states: dict[Unit, State] = {u: state for u, state in stored.items() if state is not None}
         self.running: dict[Unit, int] = {}
+        self._held: dict[Unit, Mapping[int, Any]] = {}
         self.at_start = self.done()
         self.needed = (
             find_method(problem.settings.method).preparations(problem.settings) if self.left() else ()
@@ -207,7 +210,11 @@ class Distilling(Work):
     def start(self, actor: Any, item: Unit) -> Any:
         """The next chunk of a unit, from its last stored state."""
         self._clock.begin(item)
-        real, state = {c: self.real[c] for c in item}, self.states.get(item)
+        if item not in self._held:
+            # What holds all classes is shared with preparations and helpers.
+            source = whole(self.real) if self.joint else self.real
+            self._held[item] = {c: source[c] for c in item}
+        real, state = self._held[item], self.states.get(item)
         given = None
         if state is None and self.given is not None:
             given = np.stack([self.given[c] for c in item])
@@ -219,6 +226,8 @@ class Distilling(Work):
     def finish(self, item: Unit, value: Done) -> bool:
         """Store the state that a chunk came to."""
         more = self._advanced(item, value.value)
+        if not more:
+            self._held.pop(item, None)
         workers = 1 + (self.helpers.num_actors if self.helpers else 0)
         self._clock.end(item, value.peak, workers=workers)
         return more
@@ -251,6 +260,7 @@ class Distilling(Work):
     def failed(self, item: Unit, failure: Failure) -> None:
         """Note it; the other units go on."""
         self._clock.drop(item)
+        self._held.pop(item, None)
         self.result.failed[item] = failure
         self.running.pop(item, None)
 

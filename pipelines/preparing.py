@@ -13,6 +13,7 @@ from atom.methods.experts import Expert, Recipe, epochs_done, name_of
 from pipelines.console.progress import Progress
 from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.expert_files import ExpertFiles
+from pipelines.real_classes import whole
 from pipelines.workers.dispatch import Limits
 from pipelines.workers.faults import Failure
 from pipelines.workers.remote import Done, Problem
@@ -36,7 +37,7 @@ class Preparing(Work):
     Args:
         problem: what the workers are told.
         items: of one method or several, see `Method.preparations`; a name must mean one thing.
-        real: a Ray reference to the preprocessed images of each class.
+        real: a Ray reference to the images of each class, see `DistillWorker.prepare`.
         checkpoints, experts: where they are kept; no experts, no place for them.
         on_spent: called after every stored chunk, see `Clock`.
         title: see `Work`.
@@ -96,7 +97,8 @@ class Preparing(Work):
     def start(self, actor: Any, item: Preparation) -> Any:
         """An expert from where it stands, anything else from the start."""
         self._clock.begin(item)
-        return actor.prepare.remote(self.problem, item, self._real, self._begun.get(item), EXPERT_CHUNK_S)
+        before = self._begun.get(item)
+        return actor.prepare.remote(self.problem, item, whole(self._real), before, EXPERT_CHUNK_S)
 
     def finish(self, item: Preparation, value: Done) -> bool:
         """Store what a chunk gave."""

@@ -13,7 +13,8 @@ from atom.preprocess import Preprocess
 from pipelines.comparison.case import Candidate, Comparison
 from pipelines.evaluation import TestImages, statistics_images
 from pipelines.output.expert_files import ExpertFiles
-from pipelines.real_images import PREPROCESS_NAME, preprocessing, put_classes
+from pipelines.real_classes import RealClasses
+from pipelines.real_images import PREPROCESS_NAME, preprocessing
 
 
 @dataclass
@@ -60,12 +61,12 @@ class RealImages:
     def _made(self, preprocess: Preprocess) -> Images:
         if preprocess.digest not in self._by:
             comparison, real = self._comparison, self._comparison.real
-            white_train = preprocess.apply(real.train.images).numpy()
-            chosen = statistics_images(white_train, comparison.command.judges.statistics_images)
+            classes = RealClasses(real.train, preprocess)
+            chosen = statistics_images(classes.preprocessed, comparison.command.judges.statistics_images)
             self._by[preprocess.digest] = Images(
                 preprocess,
-                white_train,
-                put_classes(white_train, real.train.labels, real.train.num_classes),
+                classes.preprocessed,
+                classes,
                 TestImages(preprocess.apply(real.test.images).numpy(), real.test.labels, chosen),
                 ExpertFiles(
                     comparison.experts, real, preprocess=preprocess.digest, device=comparison.device_kind

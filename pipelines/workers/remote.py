@@ -18,6 +18,7 @@ from atom.settings import DeviceKind, EvaluateSettings
 from pipelines.workers import memory
 from pipelines.workers.cluster import as_tensor
 from pipelines.workers.memory import Peak
+from pipelines.workers.pixels import Pixels
 from pipelines.workers.replicas import Arrays, Helpers
 from pipelines.workers.resources import ActorSize
 
@@ -76,7 +77,7 @@ class DistillWorker:
 
         Args:
             unit: its classes.
-            real: a reference to the preprocessed images of each class, float32 [n, C, H, W].
+            real: a reference to the images of each class, preprocessed, float32 [n, C, H, W], or `Pixels`.
             state: the unit's last stored state.
             until: iterations done in the result.
             given: see `Method.start`.
@@ -199,8 +200,13 @@ class DistillWorker:
         """Those of these classes, on the device; kept until others are asked for."""
         if set(self._real) != set(class_ids):
             device = self._made().device
-            arrays = _fetch([real[c] for c in class_ids])
-            self._real = {c: as_tensor(array).to(device) for c, array in zip(class_ids, arrays, strict=True)}
+            # First of all, or there would be two units' images at once.
+            self._real = {}
+            found = _fetch([real[c] for c in class_ids])
+            self._real = {
+                c: (one.preprocessed() if isinstance(one, Pixels) else as_tensor(one)).to(device)
+                for c, one in zip(class_ids, found, strict=True)
+            }
         return self._real
 
 

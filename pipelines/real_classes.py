@@ -1,0 +1,77 @@
+"""The real images of each class in Ray's object store, for as long as somebody works at them."""
+
+# N images, C channels, H height, W width, K classes
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import ray
+
+from atom.data import ImageSet
+from atom.preprocess import Preprocess
+from pipelines.workers.pixels import Pixels
+
+
+class RealClasses(Mapping[int, Any]):
+    """A Ray reference to the images of a class, which are put into the store anew whenever it is asked for.
+
+    A group of classes is distilled from its own images alone, for all its iterations. So the store holds those of the
+    groups in work, whoever works at one keeps its references meanwhile, and memory does not grow with the number of
+    classes.
+
+    They are put as `Pixels`, which the worker preprocesses. Whitened ones are put as float32: their bits depend on
+    which images are whitened together, so that it is done here, once for all.
+
+    Args:
+        images: the training images.
+        preprocess: fitted on them.
+    """
+
+    def __init__(self, images: ImageSet, preprocess: Preprocess) -> None:
+        self._images, self._preprocess = images, preprocess
+        # Once: looking for the rows of each of K classes by itself reads all N labels K times.
+        self._rows = np.argsort(images.labels, kind="stable")
+        self._ends = np.cumsum(images.per_class_counts())
+
+    def __getitem__(self, class_id: int) -> Any:
+        if class_id not in range(len(self)):
+            raise KeyError(class_id)
+        if self._preprocess.zca is not None:
+            return ray.put(self._of_class(class_id))
+        return ray.put(Pixels(self._images.images[self._rows_of(class_id)], self._preprocess))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @cached_property
+    def whole(self) -> Mapping[int, Any]:
+        """All classes, float32 [n, C, H, W], in the store from now on: all workers of a node read the same copy."""
+        return {class_id: ray.put(self._of_class(class_id)) for class_id in self}
+
+    @cached_property
+    def preprocessed(self) -> np.ndarray:
+        """All images preprocessed, float32 [N, C, H, W] in the order of the set, in this process from now on."""
+        return self._preprocess.apply(self._images.images).numpy()
+
+    def _of_class(self, class_id: int) -> np.ndarray:
+        rows = self._rows_of(class_id)
+        if self._preprocess.zca is not None:
+            return self.preprocessed[rows]
+        return self._preprocess.apply(self._images.images[rows]).numpy()
+
+    def _rows_of(self, class_id: int) -> np.ndarray:
+        begin = self._ends[class_id - 1] if class_id else 0
+        return self._rows[begin : self._ends[class_id]]
+
+
+def whole(real: Mapping[int, Any]) -> Mapping[int, Any]:
+    """References to all classes, as work that reads them all takes them."""
+    return real.whole if isinstance(real, RealClasses) else real
+
+
+__all__ = ["RealClasses", "whole"]

@@ -1,0 +1,116 @@
+"""Images of classes in the object store: the same bits as those of the whole set, and only while they are needed."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_digits import GROUPS, digest, distil, kill_workers
+
+from atom import data
+from atom.data import ImageSet
+from atom.preprocess import Preprocess
+from pipelines.real_classes import RealClasses, whole
+from pipelines.workers.pixels import Pixels
+
+pytestmark = pytest.mark.ray
+
+
+@cache
+def digits() -> ImageSet:
+    return data.load("digits", data_dir=Path("unused")).train
+
+
+def classes(*, zca: bool = False) -> RealClasses:
+    return RealClasses(digits(), Preprocess.fit(digits().images, zca=zca))
+
+
+def fetched(reference: object) -> object:
+    import ray
+
+    return ray.get(reference, timeout=60)
+
+
+def test_pixels_preprocessed_by_class_are_those_of_the_whole_set_bit_for_bit(ray_cluster: None) -> None:
+    made = classes()
+    for class_id in (0, 7, 9):
+        found = fetched(made[class_id])
+        assert isinstance(found, Pixels)
+        assert found.images_NCHW.dtype == np.uint8
+        expected = made.preprocessed[digits().indices_of(class_id)]
+        assert np.array_equal(found.preprocessed().numpy(), expected)
+
+
+def test_whitened_images_are_stored_as_the_whole_set_was_whitened(ray_cluster: None) -> None:
+    preprocess = Preprocess.fit(digits().images, zca=True)
+    found = fetched(RealClasses(digits(), preprocess)[3])
+    assert np.array_equal(found, preprocess.apply(digits().images)[digits().labels == 3].numpy())
+
+
+@pytest.mark.parametrize("zca", [False, True])
+def test_work_that_reads_all_classes_gets_them_preprocessed_and_stored_once(
+    ray_cluster: None, *, zca: bool
+) -> None:
+    made = classes(zca=zca)
+    assert whole(made)[5] is whole(made)[5]
+    for class_id in range(10):
+        expected = made.preprocessed[digits().labels == class_id]
+        assert np.array_equal(fetched(whole(made)[class_id]), expected)
+
+
+def test_a_class_that_is_not_there_is_no_class() -> None:
+    assert list(classes()) == list(range(10))
+    assert 10 not in classes()
+    assert -1 not in classes()
+
+
+@pytest.fixture(scope="module")
+def expected(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """From float32 images that are all in the store from the start."""
+    return digest(distil(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.mark.parametrize("num_actors", [1, 2])
+def test_classes_stored_while_they_are_distilled_give_the_same_bits(
+    expected: dict[int, str], tmp_path: Path, num_actors: int
+) -> None:
+    assert digest(distil(tmp_path, num_actors=num_actors, real=classes())) == expected
+
+
+def test_a_killed_worker_s_group_goes_on_from_images_that_are_still_there(
+    expected: dict[int, str], tmp_path: Path
+) -> None:
+    outcome = distil(tmp_path, real=classes(), hook=lambda stored: kill_workers() if stored == 2 else None)
+    assert outcome.retries == 1
+    assert digest(outcome) == expected
+
+
+def test_a_group_s_images_are_asked_for_when_it_begins_and_not_again(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    class Counted(RealClasses):
+        def __getitem__(self, class_id: int) -> object:
+            asked.append(class_id)
+            return super().__getitem__(class_id)
+
+    begun: list[list[int]] = []
+    distil(
+        tmp_path,
+        real=Counted(digits(), Preprocess.fit(digits().images, zca=False)),
+        hook=lambda _: begun.append(sorted(asked)),
+    )
+    assert asked == [class_id for group in GROUPS for class_id in group]
+    assert begun[0] == sorted(GROUPS[0])
+
+
+def test_bits_do_not_depend_on_how_many_images_are_preprocessed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    preprocess = Preprocess.fit(digits().images, zca=False)
+    together = preprocess.apply(digits().images)
+    monkeypatch.setattr("atom.preprocess._STEP_BYTES", 1000)
+    assert torch.equal(preprocess.apply(digits().images), together)
+    assert Preprocess.fit(digits().images, zca=False).digest == preprocess.digest
