@@ -31,22 +31,19 @@ class RealClasses(Mapping[int, Any]):
 
     def __init__(self, images: ImageSet, preprocess: Preprocess) -> None:
         self._images, self._preprocess = images, preprocess
-        # Once: looking for the rows of each of K classes by itself reads all N labels K times.
-        self._rows = np.argsort(images.labels, kind="stable")
-        self._ends = np.cumsum(images.per_class_counts())
 
     def __getitem__(self, class_id: int) -> Any:
         if class_id not in range(len(self)):
             raise KeyError(class_id)
         if self._preprocess.zca is not None:
             return ray.put(self._of_class(class_id))
-        return ray.put(Pixels(self._images.images[self._rows_of(class_id)], self._preprocess))
+        return ray.put(Pixels(self._images.of_class(class_id), self._preprocess))
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self)))
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return self._images.num_classes
 
     @cached_property
     def whole(self) -> Mapping[int, Any]:
@@ -59,14 +56,9 @@ class RealClasses(Mapping[int, Any]):
         return self._preprocess.apply(self._images.images).numpy()
 
     def _of_class(self, class_id: int) -> np.ndarray:
-        rows = self._rows_of(class_id)
         if self._preprocess.zca is not None:
-            return self.preprocessed[rows]
-        return self._preprocess.apply(self._images.images[rows]).numpy()
-
-    def _rows_of(self, class_id: int) -> np.ndarray:
-        begin = self._ends[class_id - 1] if class_id else 0
-        return self._rows[begin : self._ends[class_id]]
+            return self.preprocessed[self._images.indices_of(class_id)]
+        return self._preprocess.apply(self._images.of_class(class_id)).numpy()
 
 
 def whole(real: Mapping[int, Any]) -> Mapping[int, Any]:

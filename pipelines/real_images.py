@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from atom import data as real_data
 from atom import nets
 from atom.data import ImageSet, RealData
+from atom.data.request import cache_folder
 from atom.data.sources import OWN
 from atom.device import use_threads
 from atom.distilled import DistilledSet
@@ -79,7 +80,8 @@ def load_real(settings: DataSettings, *, smoke: bool, given: DistilledSet | None
     if settings.symbols != "auto":
         said = settings.symbols == "on"
     loaded = replace(loaded, said_symbols=said)
-    return loaded.hold_out(settings.validation_frac, train_per_class=kept)
+    folder = cache_folder(settings.data_dir.expanduser())
+    return loaded.hold_out(settings.validation_frac, train_per_class=kept, folder=folder)
 
 
 def _check_size(real: RealData) -> None:
@@ -210,7 +212,7 @@ def blank_classes(real: RealData) -> list[str]:
     Contrast is the root mean square of the pixels' deviations from the mean of their channel in their image.
     """
     train = real.train
-    of_class = (train.images[train.indices_of(c)] for c in range(train.num_classes))
+    of_class = map(train.of_class, range(train.num_classes))
     variance_K = np.array([images.var(axis=(2, 3), dtype=np.float32).mean() for images in of_class])
     blank_K = np.sqrt(variance_K) < BLANK_FRAC * np.sqrt(variance_K.mean())
     return [train.class_names[c] for c in np.flatnonzero(blank_K)]
@@ -232,7 +234,7 @@ def notes_on_images(real: RealData) -> list[str]:
         first = train.images[rows[0]]
         # Two images first: a class whose images differ, as nearly all do, costs one comparison.
         same = len(rows) > 1 and np.array_equal(train.images[rows[-1]], first)
-        if name not in blank and same and bool((train.images[rows] == first).all()):
+        if name not in blank and same and bool((train.of_class(class_id) == first).all()):
             notes.append(f"all {len(rows)} training images of {name} are identical")
     return notes
 

@@ -2,7 +2,7 @@
 
 An entry is a directory of plain `.npy` files and one JSON file; its name holds a digest of the source files'
 relative paths, sizes and times and of the options, so changed sources never meet an old entry. The fingerprints in
-the JSON file are checked on every read.
+the JSON file are checked on every read. Large arrays are mapped from their files, and so take no memory.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from atom.data.image_set import ImageSet, RealData, SourceInfo
-from atom.data.request import Request
+from atom.data.mapped import is_large, opened
+from atom.data.request import Request, cache_folder
 from atom.errors import AtomError
 
 LOADER_VERSION = 3
@@ -64,7 +65,7 @@ def cached(
     """
     if not request.keep_decoded:
         return build()
-    entry = request.data_dir / "cache" / f"{name}-{_key(request, root, files, facts)}"
+    entry = cache_folder(request.data_dir) / f"{name}-{_key(request, root, files, facts)}"
     if entry.is_dir():
         try:
             return _read(entry, name=name, spec=request.spec)
@@ -76,14 +77,22 @@ def cached(
         _write(entry, data)
     except OSError as error:
         log.warning("decoded images are not cached: %s cannot be written (%s)", entry.parent, error)
-    return data
+        return data
+    if not (is_large(data.train.images.nbytes) or is_large(data.test.images.nbytes)):
+        return data
+    try:
+        # From the entry, so that what was decoded takes no place beside it.
+        return _read(entry, name=name, spec=request.spec)
+    except (OSError, ValueError, KeyError, TypeError, AtomError) as error:
+        log.warning("the cache entry %s cannot be read at once (%s)", entry, error)
+        return data
 
 
 def _read(entry: Path, *, name: str, spec: str) -> RealData:
     meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
     parts: list[ImageSet] = []
     for part in PARTS:
-        images = np.load(entry / f"{part}_images.npy", allow_pickle=False)
+        images = opened(entry / f"{part}_images.npy")
         labels = np.load(entry / f"{part}_labels.npy", allow_pickle=False)
         image_set = ImageSet.create(images, labels, meta["class_names"])
         if image_set.fingerprint != meta["fingerprints"][part]:

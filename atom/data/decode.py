@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from atom.data.image_header import check_header, too_large
 from atom.data.image_set import Images, Labels
+from atom.data.mapped import empty, in_colour
 from atom.errors import DataError
 
 GREY_MODES = ("1", "L", "LA", "La")
@@ -48,6 +49,8 @@ class Decoding:
     """Three channels even if every image is grey."""
     skip_broken: bool = False
     """Leave out what cannot be decoded instead of raising."""
+    folder: Path | None = None
+    """Where large arrays lie in files, see `atom.data.mapped.empty`; None: in memory."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,14 @@ def decode_all(entries: Iterable[Entry], decoding: Decoding, *, num_entries: int
             first = entry.where
             _check_square(pixels_CHW, entry.where, decoding.expected_size)
             channels = 3 if decoding.always_rgb else pixels_CHW.shape[0]
-            images_NCHW = np.empty((num_entries, channels, *pixels_CHW.shape[1:]), dtype=np.uint8)
+            images_NCHW = empty((num_entries, channels, *pixels_CHW.shape[1:]), decoding.folder)
         if pixels_CHW.shape[1:] != images_NCHW.shape[2:]:
             raise DataError(
                 f"{entry.where}: the image is {_size(pixels_CHW)} (width x height), expected "
                 f"{_size(images_NCHW)} like {first}; pass --image-size to resize all images."
             )
         if pixels_CHW.shape[0] > images_NCHW.shape[1]:
-            images_NCHW = np.repeat(images_NCHW, 3, axis=1)
+            images_NCHW = in_colour(images_NCHW, decoding.folder)
         images_NCHW[len(labels)] = pixels_CHW  # one grey channel fills all three
         labels.append(entry.label)
     if skipped:
@@ -113,13 +116,18 @@ def decode_all(entries: Iterable[Entry], decoding: Decoding, *, num_entries: int
     )
 
 
-def match_channels(one: Images, other: Images) -> tuple[Images, Images]:
-    """Both with three channels if either has, so that a grey part and a coloured part fit each other."""
+def match_channels(one: Images, other: Images, *, folder: Path | None = None) -> tuple[Images, Images]:
+    """Both with three channels if either has, so that a grey part and a coloured part fit each other.
+
+    Args:
+        one, other: the parts.
+        folder: see `Decoding`.
+    """
     channels = max(one.shape[1], other.shape[1])
 
     def widened(images_NCHW: Images) -> Images:
         same = images_NCHW.shape[1] == channels
-        return images_NCHW if same else np.repeat(images_NCHW, channels, axis=1)
+        return images_NCHW if same else in_colour(images_NCHW, folder)
 
     return widened(one), widened(other)
 

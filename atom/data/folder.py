@@ -71,10 +71,14 @@ def read_sessions(request: Request) -> RealData:
         decoded = [decode_all(part, request.decoding, num_entries=len(part)) for part in parts]
         images = [part.images for part in decoded]
         if has_parts:
-            images = [*match_channels(*images)]
+            images = [*match_channels(*images, folder=request.decoding.folder)]
         sets = [ImageSet.create(own, part.labels, names) for own, part in zip(images, decoded, strict=True)]
         train, test = (
-            sets if has_parts else split_validation(*sets, fraction_or_count=SESSION_TEST_FRAC, seed=0)
+            sets
+            if has_parts
+            else split_validation(
+                *sets, fraction_or_count=SESSION_TEST_FRAC, seed=0, folder=request.decoding.folder
+            )
         )
         return RealData(
             name,
@@ -127,7 +131,7 @@ def read_class_folders(
 
     def build() -> RealData:
         train, test = (decode_all(part, request.decoding, num_entries=len(part)) for part in parts)
-        train_images, test_images = match_channels(train.images, test.images)
+        train_images, test_images = match_channels(train.images, test.images, folder=request.decoding.folder)
         return RealData(
             name,
             request.spec,

@@ -7,10 +7,12 @@ import json
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from atom.data.mapped import taken
 from atom.errors import ConfigError, DataError, ShapeError
 from atom.streams import stream
 from atom.symbols import named_like_symbols
@@ -21,7 +23,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images in memory; `ImageSet.create` makes one, checked and with its fingerprint.
+    """Labelled images in memory or mapped from a file; `ImageSet.create` makes one, checked and with its fingerprint.
 
     Example:
         >>> images = ImageSet.create(np.zeros((4, 1, 8, 8), np.uint8), [0, 1, 1, 0], ["cat", "dog"])
@@ -30,7 +32,7 @@ class ImageSet:
     """
 
     images: Images
-    """uint8 [N, C, H, W], 0..255, C-contiguous."""
+    """uint8 [N, C, H, W], 0..255, C-contiguous, maybe read-only."""
     labels: Labels
     """int64 [N], 0 <= label < K."""
     class_names: tuple[str, ...]
@@ -101,10 +103,19 @@ class ImageSet:
         """Ascending indices of the images of one class; empty if it has none."""
         return np.flatnonzero(self.labels == class_id).astype(np.int64)
 
-    def subset(self, indices: npt.ArrayLike) -> "ImageSet":
-        """The images at `indices`, in that order, with all class names kept and a fingerprint of its own."""
+    def of_class(self, class_id: int) -> Images:
+        """The images of one class, in the order of the set, in memory."""
+        return taken(self.images, self.indices_of(class_id))
+
+    def subset(self, indices: npt.ArrayLike, *, folder: Path | None = None) -> "ImageSet":
+        """The images at `indices`, in that order, with all class names kept and a fingerprint of its own.
+
+        Args:
+            indices: of the images.
+            folder: where many of them lie in a file, see `atom.data.mapped.empty`; None: in memory.
+        """
         chosen = np.asarray(indices, dtype=np.int64)
-        return ImageSet.create(self.images[chosen], self.labels[chosen], self.class_names)
+        return ImageSet.create(taken(self.images, chosen, folder), self.labels[chosen], self.class_names)
 
 
 @dataclass(frozen=True)
@@ -176,7 +187,9 @@ class RealData:
         """The same source with other images."""
         return replace(self, train=train, test=test)
 
-    def hold_out(self, validation_frac: float, *, train_per_class: int | None = None) -> "RealData":
+    def hold_out(
+        self, validation_frac: float, *, train_per_class: int | None = None, folder: Path | None = None
+    ) -> "RealData":
         """The same source with a validation part taken out of the training images, and fewer of these kept.
 
         Which images validate depends on the source and the share alone, so commands that are given the same
@@ -185,6 +198,7 @@ class RealData:
         Args:
             validation_frac: share of the training images put aside, stratified, 0 <= share < 1; 0: none.
             train_per_class: how many of the others each class keeps, drawn at random; None: all.
+            folder: see `ImageSet.subset`.
 
         Raises:
             ConfigError: the share or the number to keep is out of range; a class has fewer images than that.
@@ -192,14 +206,16 @@ class RealData:
         """
         train, validation = self.train, None
         if validation_frac:
-            train, validation = split_validation(train, fraction_or_count=float(validation_frac), seed=0)
+            train, validation = split_validation(
+                train, fraction_or_count=float(validation_frac), seed=0, folder=folder
+            )
         if train_per_class is not None:
-            train = _fewer(train, train_per_class, spec=self.spec)
+            train = _fewer(train, train_per_class, spec=self.spec, folder=folder)
         return replace(self, train=train, validation=validation)
 
 
 def split_validation(
-    image_set: ImageSet, *, fraction_or_count: float, seed: int
+    image_set: ImageSet, *, fraction_or_count: float, seed: int, folder: Path | None = None
 ) -> tuple[ImageSet, ImageSet]:
     """Stratified split into a training and a validation part, disjoint and covering, in the original order.
 
@@ -209,6 +225,7 @@ def split_validation(
             Either is spread over the classes in proportion to their sizes; each class keeps at least one
             image on both sides.
         seed: seed of the draw; the images of a class depend on it, the class and the class's size only.
+        folder: see `ImageSet.subset`.
 
     Returns:
         (train, validation).
@@ -230,7 +247,8 @@ def split_validation(
         indices = image_set.indices_of(class_id)
         order = stream(seed, "data/validation", 0, class_id).permutation(len(indices))
         chosen[indices[order[:quota]]] = True
-    return image_set.subset(np.flatnonzero(~chosen)), image_set.subset(np.flatnonzero(chosen))
+    kept, aside = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return image_set.subset(kept, folder=folder), image_set.subset(aside, folder=folder)
 
 
 def _alike(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -243,7 +261,7 @@ def _alike(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         first[normal] = name
 
 
-def _fewer(images: ImageSet, per_class: int, *, spec: str) -> ImageSet:
+def _fewer(images: ImageSet, per_class: int, *, spec: str, folder: Path | None) -> ImageSet:
     """`per_class` images of every class, in the original order."""
     if per_class < 1:
         # A negative number would cut from the end of a class, and leave a set that looks right.
@@ -261,7 +279,7 @@ def _fewer(images: ImageSet, per_class: int, *, spec: str) -> ImageSet:
         images.indices_of(c)[stream(0, "data/train_per_class", 0, c).permutation(counts_K[c])[:per_class]]
         for c in range(images.num_classes)
     ]
-    return images.subset(np.sort(np.concatenate(rows)))
+    return images.subset(np.sort(np.concatenate(rows)), folder=folder)
 
 
 def _validation_quotas(counts_K: Labels, fraction_or_count: float) -> Labels:

@@ -16,9 +16,12 @@ from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 BATCH_ROWS = 1024
+_BUFFER_BYTES = 2**16
+"""Of a column, read at once. Chosen."""
 _NAMED = 10
 """Class names in a remark."""
 
@@ -58,7 +61,7 @@ def read_parquet(request: Request) -> RealData:
         test = _decode(test_part, values, kept, request)
         class_names = tuple(str(_names(train_part, value)) for value in kept)
         absent = [str(_names(train_part, value)) for value in values if value not in present]
-        train_images, test_images = match_channels(train.images, test.images)
+        train_images, test_images = match_channels(train.images, test.images, folder=request.decoding.folder)
         return RealData(
             name,
             request.spec,
@@ -126,7 +129,8 @@ def _open(file: Path) -> "pq.ParquetFile":
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(file)
+        # Not buffered ahead: that holds the whole file.
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{file}: not a whole parquet file ({_first_line(error)}); fetch the file again."
@@ -208,7 +212,7 @@ def _rows(file: Path, columns: Columns, *, with_images: bool) -> Iterator[tuple[
     wanted = [columns.label, *([columns.image] if with_images else [])]
     row = 0
     with _open(file) as table:
-        batches = table.iter_batches(batch_size=BATCH_ROWS, columns=wanted)
+        batches = _batches(table, wanted)
         while True:
             try:
                 batch = next(batches, None)
@@ -225,6 +229,12 @@ def _rows(file: Path, columns: Columns, *, with_images: bool) -> Iterator[tuple[
             for label, image in zip(labels, images, strict=True):
                 yield row, label, image.get("bytes") if isinstance(image, dict) else image
                 row += 1
+
+
+def _batches(table: "pq.ParquetFile", columns: list[str]) -> "Iterator[pa.RecordBatch]":
+    """Of one row group after another: asked for all at once, Arrow keeps the groups that were read."""
+    for group in range(table.num_row_groups):
+        yield from table.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns)
 
 
 def _whole(label: float | None, where: str, columns: Columns) -> int | None:

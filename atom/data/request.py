@@ -44,7 +44,8 @@ class Request:
     @property
     def decoding(self) -> Decoding:
         """How images are decoded, as far as the user decides it."""
-        return Decoding(image_size=self.image_size, skip_broken=self.skip_broken)
+        folder = cache_folder(self.data_dir) if self.keep_decoded else None
+        return Decoding(image_size=self.image_size, skip_broken=self.skip_broken, folder=folder)
 
     @property
     def options(self) -> dict[str, object]:
@@ -57,6 +58,11 @@ class Request:
             "label_column": self.label_column,
             "test_part": self.test_part,
         }
+
+
+def cache_folder(data_dir: Path) -> Path:
+    """Where decoded images are kept."""
+    return data_dir / "cache"
 
 
 def required_directory(request: Request) -> Path:
