@@ -4,6 +4,7 @@ python pipelines/distill.py --dataset digits
 ray job submit --working-dir . -- python pipelines/distill.py --dataset cifar10 --output /shared/cifar10
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipelines.evaluation import Evaluation, SmallSet
     from pipelines.output.expert_files import ExpertFiles
     from pipelines.output.store import Store
+    from pipelines.preflight import Load
     from pipelines.real_classes import RealClasses
     from pipelines.teaching import Taught
     from pipelines.tracking import Tracker
@@ -81,6 +83,7 @@ def distill(command: DistillCommand) -> int:
     from pipelines.evaluation import check_baselines, check_networks, judges
     from pipelines.output.expert_place import experts_place
     from pipelines.own_networks import try_networks
+    from pipelines.preflight import check_memory
     from pipelines.real_images import check_ipc, judging_images, load_real, not_whitened, whitening_flaw
     from pipelines.session import Session
     from pipelines.sets import fingerprint
@@ -148,6 +151,17 @@ def distill(command: DistillCommand) -> int:
             command.evaluate, device_kind=device_kind, symbols=real.symbols
         )
         identity = identity_of(settings, real, device_kind, taught_by)
+        check_memory(
+            load_of(
+                command,
+                settings,
+                real,
+                units,
+                size,
+                taught=bool(taught_by),
+                num_nodes=session.cluster.num_nodes,
+            )
+        )
         store = session.take(
             location,
             identity,
@@ -175,6 +189,42 @@ def distill(command: DistillCommand) -> int:
         )
         with start_tracking(case, name) as tracker:
             return run(case, tracker, session.stop)
+
+
+def load_of(
+    command: DistillCommand,
+    settings: DistillSettings,
+    real: "RealData",
+    units: "Sequence[Unit]",
+    size: "ActorSize",
+    *,
+    taught: bool,
+    num_nodes: int,
+) -> "Load":
+    """What has to be held; `taught`: whether teachers are trained."""
+    from atom.methods.lookup import find_method
+    from pipelines.preflight import Load
+    from pipelines.real_images import judging_images
+
+    judges, train, judged = command.judges, real.train, is_judged(command)
+    copied = "--baselines" if judged and command.baselines else ""
+    if judged and not copied and judges.statistics_images:
+        copied = "--statistics-images"
+    prepares = bool(find_method(settings.method).preparations(settings))
+    return Load(
+        num_train=len(train),
+        num_test=len(judging_images(real, command.judge_on)) if judged else 0,
+        image_bytes=math.prod(train.images.shape[1:]),
+        num_classes=train.num_classes,
+        largest_class=int(train.per_class_counts().max()),
+        group=max(map(len, units)),
+        ipc=max(settings.per_class(train.num_classes)),
+        # Of several machines this one may have none.
+        workers=size.num_actors if num_nodes == 1 else 0,
+        whitened=settings.zca == "on",
+        whole=len(units) == 1 or prepares or taught,
+        copied=copied,
+    )
 
 
 def first_set(asked: DistillSettings, real: "RealData", tracking_uri: str | None) -> "DistilledSet":
@@ -509,16 +559,16 @@ def publish(case: Case, distilled: "DistilledSet") -> None:
         distilled.save(staging)
 
 
-def is_judged(case: Case) -> bool:
+def is_judged(command: DistillCommand) -> bool:
     """Whether anything is to be trained on the set."""
-    return bool(case.command.judges.eval_seeds and case.command.judges.eval_networks)
+    return bool(command.judges.eval_seeds and command.judges.eval_networks)
 
 
 def rivals_of(case: Case, classes: "RealClasses") -> "list[SmallSet]":
     """Coresets of equal storage, if the set is judged."""
     from pipelines.baselines import coresets
 
-    if not is_judged(case) or not case.command.baselines:
+    if not is_judged(case.command) or not case.command.baselines:
         return []
     return coresets(
         case.command.baselines,
@@ -542,7 +592,7 @@ def evaluate(
     from pipelines.evaluation import Evaluation, evaluate_sets, judged_sets, statistics_images
     from pipelines.real_images import judging_images
 
-    if not is_judged(case):
+    if not is_judged(case.command):
         return Evaluation()
     asked, tested = case.command.judges, judging_images(case.real, case.command.judge_on)
     white_test, count = distilled.preprocess.apply(tested.images).numpy(), asked.statistics_images
@@ -571,7 +621,7 @@ def on_labels(case: Case, distilled: "DistilledSet", *, unlabelled: bool) -> lis
     from atom.methods.teachers import own_teachers, teachers
     from atom.rivals import WITH_TEACHER
 
-    if distilled.soft_labels is None or not (is_judged(case) and case.command.baselines):
+    if distilled.soft_labels is None or not (is_judged(case.command) and case.command.baselines):
         return []
     asked, own = teachers(case.command.teacher, case.settings), own_teachers(case.settings)
     if unlabelled:

@@ -232,6 +232,14 @@ def cluster_info() -> ClusterInfo:
     return ClusterInfo(_opened, sum(cpus), sum(gpus), len(nodes), cpus, gpus)
 
 
+def store_bytes() -> int | None:
+    """What the object store of this process's node holds; None where the cluster does not tell."""
+    own = ray.get_runtime_context().get_node_id()
+    found = [node["Resources"] for node in ray.nodes() if node["NodeID"] == own]
+    size = found[0].get("object_store_memory") if found else None
+    return None if size is None else int(size)
+
+
 def check_request(
     info: ClusterInfo, *, num_actors: int, cpus_per_actor: float, gpus_per_actor: float
 ) -> None:
