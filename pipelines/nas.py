@@ -58,7 +58,7 @@ def search(command: NasCommand) -> int:
         raise ConfigError(
             f"--proxies {FITTED}: learns from networks trained in full; pass --reference whole, or a table of them."
         )
-    for flag in ("ladder", "budget_minutes", "search_trials", "max_latency_ms"):
+    for flag in ("ladder", "budget_minutes", "search_trials", "max_latency_ms", "optuna_storage"):
         if not searches and getattr(command.nas, flag):
             raise ConfigError(
                 f"--{flag.replace('_', '-')}: is for --mode search; pass that too, or leave it out."

@@ -62,6 +62,9 @@ class NasSettings(Settings):
     """Worker-minutes of --mode search in all, those of distillation included, those of --retrain not; default none."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """Which networks --mode search trains first: Optuna's TPE, random ones, or the space's in order."""
+    optuna_storage: str = ""
+    """URL of an Optuna storage, such as sqlite:///search.db: --mode search adds its networks to the study named as the
+    run there, for Optuna's dashboard."""
     reduction_factor: Annotated[int, Field(ge=2)] = 2
     """Of the networks at a rung, --mode search lets one in this many go on. Chosen."""
     max_parameters: Annotated[int, Field(ge=1)] | None = None

@@ -21,6 +21,7 @@ from atom.settings import DeviceKind
 from pipelines.architecture.plan import Given, Plan
 from pipelines.architecture.proxies import MAIN, Material, gather
 from pipelines.architecture.remote import Shared
+from pipelines.architecture.study import open_study
 from pipelines.console.command import say
 from pipelines.console.commands import NasCommand
 from pipelines.output.records import log_distilled, log_real, note_maker, start_tracker
@@ -56,6 +57,9 @@ class NasCase:
         self.size = size
         self.device_kind: DeviceKind = device_kind
         self.limits = command.cluster.limits()
+        asked = command.nas.optuna_storage
+        # Before any work: a wrong URL is said at once.
+        self.study = open_study(asked, f"{real.name}-{decided.space_name}") if asked else None
         self.recipe = self._recipe()
         self.ladder = self._ladder()
         self.material = self._gather()

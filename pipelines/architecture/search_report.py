@@ -17,6 +17,7 @@ from apps.nas.search_page import (
     search_csv,
 )
 from pipelines.architecture.search_record import RECORD
+from pipelines.architecture.study import write_study
 from pipelines.architecture.winner_files import choice_of
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration, format_table, print_table
@@ -86,6 +87,8 @@ def publish_search(case: "NasCase", found: "Found", winners: "Winners | None", t
     case.store.write_text(CSV, search_csv(tried))
     content = search_dict(case, found, tried, reached, choices) | {"sentences": sentences, "facts": told}
     case.store.write_json(RECORD, content)
+    if case.study is not None:
+        write_study(case.study, tried, case.space)
     tracker.log_text(html, REPORT)
     tracker.log_dict(content, RECORD)
     log_stored(case.store, tracker, [TABLE, CSV])

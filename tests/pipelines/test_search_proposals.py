@@ -1,5 +1,7 @@
 """Which networks a search proposes: none twice, none lost, and what an earlier run knows counts."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +11,14 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from apps.nas.early import Report
+from apps.nas.search_page import Tried
 from apps.nas.space import Candidate, Space, load_space, sample
 from apps.nas.trial import Score
+from atom.errors import ConfigError
 from pipelines.architecture.search_proposals import Dimensions, Proposals
 from pipelines.architecture.search_stage import replay
 from pipelines.architecture.search_trial import RUNG, result_of
+from pipelines.architecture.study import open_study, write_study
 from pipelines.workers.faults import Failure
 
 
@@ -172,3 +177,30 @@ def test_known_curves_fill_the_rungs_as_live_trials_do(rungs: tuple[int, ...]) -
         for place, rung in enumerate(rungs)
     }
     assert dict(found[0]) == at_rungs
+
+
+def test_networks_of_a_search_are_trials_of_a_study_once(tmp_path: Path) -> None:
+    space = digits_space("small")
+    url = f"sqlite:///{tmp_path}/study.db"
+    top, stopped, failed, slow = space.names[:4]
+    tried = [
+        Tried(top, "finished", {"whole:2": 50.0, "whole:8": 70.0}, parameters=7),
+        Tried(stopped, "stopped", {"whole:2": 40.0}),
+        Tried(failed, "failed", reason="no"),
+        Tried(slow, "too slow"),
+    ]
+    assert write_study(open_study(url, "s"), tried, space) == 3
+    assert write_study(open_study(url, "s"), tried, space) == 0
+    further = [replace(tried[1], status="finished", scores={"whole:2": 40.0, "whole:8": 90.0})]
+    study = open_study(url, "s")
+    assert write_study(study, further, space) == 1
+    assert study.best_trial.user_attrs["network"] == stopped
+    assert study.trials[0].params == dict(space.candidates[0].axes)
+    assert study.trials[0].intermediate_values == {0: 50.0, 1: 70.0}
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE"]
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nodb://x/y", "sqlite:////no/such/folder/s.db"])
+def test_a_storage_that_cannot_be_opened_is_one_sentence(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"--optuna-storage: cannot be opened .*expected a URL such as"):
+        open_study(url, "s")
