@@ -92,7 +92,9 @@ def search(command: NasCommand) -> int:
             decided = replace(early or plan(command, given, real, load=build), own_proxies=own)
             name = f"{'search' if command.nas.mode == 'search' else 'rank'}-{real.name}-{decided.space_name}"
             location = output_location(command, f"nas-{name}")
-            size, device_kind = session.workers(threads=1, num_units=decided.num_units)
+            size, device_kind = session.workers(
+                threads=1, num_units=decided.num_units, memory=command.nas.memory_per_actor or 0.0
+            )
             identity = {
                 "train": real.train.fingerprint,
                 "validation": real.validation.fingerprint if real.validation else None,

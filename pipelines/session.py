@@ -45,9 +45,11 @@ class Session:
     ) -> bool | None:
         return self._stack.__exit__(kind, error, trace)
 
-    def workers(self, *, threads: int, num_units: int) -> tuple[ActorSize, DeviceKind]:
+    def workers(self, *, threads: int, num_units: int, memory: float = 0.0) -> tuple[ActorSize, DeviceKind]:
         """See `choose_size`."""
-        return choose_size(self.cluster, self.command.cluster, threads=threads, num_units=num_units)
+        return choose_size(
+            self.cluster, self.command.cluster, threads=threads, num_units=num_units, memory=memory
+        )
 
     def take(
         self,

@@ -51,6 +51,8 @@ class NasSettings(Settings):
     # With an underscore, which the flag has not: pydantic's models have a method of that name.
     json_: bool = False
     """Print one more line at the end, JSON: the network to take, what it reaches and costs, and where all lies."""
+    memory_per_actor: Annotated[float, Field(gt=0)] | None = None
+    """GiB of memory that Ray sets aside for each worker, so that no more are placed than fit. Default none."""
     resamples: Annotated[int, Field(ge=100)] = 9999
     """Bootstrap resamples of the networks. Source of the default: scipy.stats.bootstrap."""
     ladder: tuple[str, ...] = ()

@@ -89,7 +89,7 @@ def run_units(
 
     outcome = dispatch(
         sorted(units, key=cost, reverse=True),
-        lambda: RemoteScoreWorker.options(num_cpus=size.cpus, num_gpus=size.gpus).remote(shared),
+        lambda: RemoteScoreWorker.options(**size.options).remote(shared),
         start=start,
         finish=finish,
         num_actors=size.num_actors,

@@ -165,7 +165,8 @@ def fit(
         ClusterError: it was ended because nothing moved.
         Exception: what taking a result raised.
     """
-    resources = {name: n for name, n in (("cpu", size.cpus), ("gpu", size.gpus)) if n}
+    names = {"num_cpus": "cpu", "num_gpus": "gpu"}
+    resources = {names.get(name, name): n for name, n in size.options.items() if n}
     # Scratch: nothing is read from it again, and it need not be shared between nodes.
     with (
         tempfile.TemporaryDirectory(prefix="atom-tune-", ignore_cleanup_errors=True) as folder,

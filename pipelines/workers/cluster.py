@@ -7,6 +7,7 @@ or on a laptop with neither. Importing this module imports Ray, so commands impo
 import functools
 import gc
 import logging
+import math
 import os
 import secrets
 import socket
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _CONNECT_S = 10.0
 
+GIB = 1 << 30
 Kind = Literal["local", "existing", "job", "process"]
 """Of a cluster: started by this command, joined by address, of the Ray job, or of a program that started Ray itself."""
 
@@ -47,6 +49,7 @@ class ClusterInfo:
         num_nodes: live nodes.
         node_cpus: CPUs of each node.
         node_gpus: GPUs of each node, in the same order.
+        node_memory: GiB that Ray may set aside on each node.
     """
 
     kind: Kind
@@ -55,6 +58,7 @@ class ClusterInfo:
     num_nodes: int
     node_cpus: tuple[float, ...]
     node_gpus: tuple[float, ...]
+    node_memory: tuple[float, ...] = ()
 
     def describe(self) -> str:
         """One line for people."""
@@ -67,11 +71,12 @@ class ClusterInfo:
         nodes = "1 node" if self.num_nodes == 1 else f"{self.num_nodes} nodes"
         return f"Ray {ray.__version__}, {kinds[self.kind]}: {nodes}, {self.cpus:g} CPUs, {self.gpus:g} GPUs"
 
-    def slots(self, *, cpus_per_actor: float, gpus_per_actor: float) -> int:
+    def slots(self, *, cpus_per_actor: float, gpus_per_actor: float, memory_per_actor: float = 0.0) -> int:
         """How many actors of this size fit, node by node; an actor never spans two nodes."""
-        total = 0
-        for cpus, gpus in zip(self.node_cpus, self.node_gpus, strict=True):
-            fits = [has / ask for has, ask in ((cpus, cpus_per_actor), (gpus, gpus_per_actor)) if ask > 0]
+        total, asked = 0, (cpus_per_actor, gpus_per_actor, memory_per_actor)
+        memory = self.node_memory or (math.inf,) * self.num_nodes
+        for node in zip(self.node_cpus, self.node_gpus, memory, strict=True):
+            fits = [has / ask for has, ask in zip(node, asked, strict=True) if ask > 0]
             # 1 / 0.1 and the like must not lose an actor to rounding.
             total += int(min(fits, default=0) + 1e-9)
         return total
@@ -229,7 +234,8 @@ def cluster_info() -> ClusterInfo:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = tuple(float(node.get("CPU", 0)) for node in nodes)
     gpus = tuple(float(node.get("GPU", 0)) for node in nodes)
-    return ClusterInfo(_opened, sum(cpus), sum(gpus), len(nodes), cpus, gpus)
+    memory = tuple(float(node.get("memory", 0)) / GIB for node in nodes)
+    return ClusterInfo(_opened, sum(cpus), sum(gpus), len(nodes), cpus, gpus, memory)
 
 
 def store_bytes() -> int | None:
@@ -241,7 +247,12 @@ def store_bytes() -> int | None:
 
 
 def check_request(
-    info: ClusterInfo, *, num_actors: int, cpus_per_actor: float, gpus_per_actor: float
+    info: ClusterInfo,
+    *,
+    num_actors: int,
+    cpus_per_actor: float,
+    gpus_per_actor: float,
+    memory_per_actor: float = 0.0,
 ) -> None:
     """Refuse what would wait for ever.
 
@@ -258,7 +269,14 @@ def check_request(
             f"--gpus-per-actor {gpus_per_actor:g} needs {gpus_per_actor:g} GPU, but this cluster has none. "
             "Start Ray with --num-gpus, or pass --gpus-per-actor 0 for CPU."
         )
-    slots = info.slots(cpus_per_actor=cpus_per_actor, gpus_per_actor=gpus_per_actor)
+    each = {"cpus_per_actor": cpus_per_actor, "gpus_per_actor": gpus_per_actor}
+    slots = info.slots(**each, memory_per_actor=memory_per_actor)
+    if slots < num_actors and info.slots(**each) >= num_actors:
+        shown = ", ".join(f"{memory:.3g}" for memory in sorted(info.node_memory, reverse=True))
+        raise ClusterError(
+            f"--memory-per-actor {memory_per_actor:g}: {num_actors} workers of so many GiB do not fit, Ray may set"
+            f" aside {shown} GiB on its nodes; pass a smaller --memory-per-actor or --num-actors."
+        )
     if slots == 0:
         nodes = sorted(set(zip(info.node_cpus, info.node_gpus, strict=True)), reverse=True)
         shown = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in nodes)

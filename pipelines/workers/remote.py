@@ -165,7 +165,7 @@ class DistillWorker:
             self.close()
         if size is not None and self._helpers is None:
             problem = replace(self._problem, settings=self._made().settings)
-            make = RemoteDistillWorker.options(num_cpus=size.cpus, num_gpus=size.gpus).remote
+            make = RemoteDistillWorker.options(**size.options).remote
             known = {"unit": tuple(unit), "real": dict(real), "prepared": dict(prepared)}
             self._helpers = Helpers(lambda: make(problem), size.num_actors, known)
             self._helped = tuple(unit)

@@ -28,6 +28,7 @@ def run_tasks(
     shared: Sequence[Any] = (),
     num_cpus: float = 1,
     num_gpus: float = 0,
+    memory: float = 0,
     max_in_flight: int | None = None,
     kind: Callable[[Unit], Hashable] = lambda item: item,
     limits: Limits | None = None,
@@ -43,6 +44,7 @@ def run_tasks(
         shared: further arguments, the same for all; large ones as ObjectRef, which arrive as values.
         num_cpus: CPUs a task holds.
         num_gpus: GPUs a task holds; fractions up to 1.
+        memory: bytes that Ray sets aside for a task.
         max_in_flight: tasks submitted at once; default as many as the cluster holds.
         kind: tasks of one kind take about equally long, so that one that hangs is noticed; see `Patience`.
         limits: `chunk_timeout_s` bounds a task, waiting for its place included; `pending_timeout_s` how long no
@@ -63,7 +65,13 @@ def run_tasks(
     # Ray's own retries are off: they can neither be counted nor logged here.
     # Given to ray.remote itself, num_gpus also makes each training a process of its own: a process that was on
     # one GPU would stay there when Ray hands it another.
-    remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0, retry_exceptions=False)(function)
+    remote = ray.remote(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_retries=0,
+        retry_exceptions=False,
+        memory=memory,
+    )(function)
     info = cluster_info()
     size = max_in_flight or max(1, info.slots(cpus_per_actor=num_cpus, gpus_per_actor=num_gpus))
     waiting, patience = Waiting(items, limits), Patience(limits.chunk_timeout_s, kind)

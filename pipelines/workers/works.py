@@ -169,7 +169,7 @@ def run_pool(
 
     return dispatch(
         first,
-        lambda: RemoteWorker.options(num_cpus=size.cpus, num_gpus=size.gpus).remote(),
+        lambda: RemoteWorker.options(**size.options).remote(),
         start=lambda actor, task: task.work.start(actor, task.item),
         finish=finish,
         num_actors=size.num_actors,

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from pipelines.workers.cluster import ClusterInfo, as_tensor, check_request, con
 from pipelines.workers.dispatch import dispatch, gather
 from pipelines.workers.faults import Failure
 from pipelines.workers.pool import Limits
+from pipelines.workers.resources import choose_size
 from pipelines.workers.retries import Outcome
+from pipelines.workers.settings import ClusterSettings
 from pipelines.workers.tasks import run_tasks
 
 CHUNKS = 3
@@ -416,3 +419,16 @@ def test_a_signal_where_no_loop_looks_interrupts_at_once(number: signal.Signals)
         with pytest.raises(KeyboardInterrupt, match=number.name):
             signal.raise_signal(number)
         assert stop.signal_name == number.name
+
+
+def test_memory_set_aside_bounds_the_workers_of_a_node() -> None:
+    cluster = replace(info((8, 0), (8, 0)), node_memory=(16.0, 4.0))
+    asked = {"cpus_per_actor": 1, "gpus_per_actor": 0}
+    assert cluster.slots(**asked) == 16
+    assert cluster.slots(**asked, memory_per_actor=3.0) == 5 + 1
+    settings = ClusterSettings()
+    size, _ = choose_size(cluster, settings, threads=1, num_units=99, memory=3.0)
+    assert size.num_actors == 6
+    assert size.options == {"num_cpus": 1, "num_gpus": 0, "memory": 3.0 * 2**30}
+    with pytest.raises(ClusterError, match="--memory-per-actor 17: 1 workers of so many GiB do not fit"):
+        choose_size(cluster, settings, threads=1, num_units=9, memory=17.0)
