@@ -174,12 +174,10 @@ class Purse:
     limit_s: float
     spent_s: float = 0.0
 
-    def pay(self, seconds: float) -> bool:
-        """Whether there was anything left to begin it with; what is begun is finished."""
-        if self.spent_s >= self.limit_s:
-            return False
-        self.spent_s += seconds
-        return True
+    @property
+    def any(self) -> bool:
+        """Whether anything is left to begin a training with; what is begun is finished."""
+        return self.spent_s < self.limit_s
 
 
 def climb(
@@ -192,15 +190,17 @@ def climb(
         for epochs, score, seconds in table.looks[network]:
             if epochs not in looks:
                 continue
-            # As ASHA does: what is under way at a rung goes on, and what begins there has to be paid.
-            if not purse.pay(seconds - before):
+            if not before and not purse.any:
                 return max(top, key=top.__getitem__, default=None)
+            purse.spent_s += seconds - before
             before = seconds
-            rungs[epochs].append(score)
             if epochs == looks[-1]:
                 top[network] = score
-            elif score < np.percentile(rungs[epochs], 100 * (1 - 1 / factor)):
+            # As Ray's ASHA does, which looks at those that came before.
+            elif rungs[epochs] and score < np.percentile(rungs[epochs], 100 * (1 - 1 / factor)):
+                rungs[epochs].append(score)
                 break
+            rungs[epochs].append(score)
     return max(top, key=top.__getitem__, default=None)
 
 
@@ -213,8 +213,9 @@ def filtered(
         return None
     purse, seen = Purse(left / 2), {}
     for network in order:
-        if not purse.pay(table.seconds[proxy][network]):
+        if not purse.any:
             break
+        purse.spent_s += table.seconds[proxy][network]
         seen[network] = table.scores[proxy][network]
     best = sorted(seen, key=seen.__getitem__, reverse=True)
     return climb(table, best, left - purse.spent_s, looks)
@@ -291,15 +292,18 @@ def tell(asked: argparse.Namespace) -> None:
 
 
 def _told(values: list[float], asha: list[float]) -> dict[str, Any]:
-    """Mean and spread over searches, and the paired difference to ASHA with its 95 % interval."""
+    """Mean and spread over searches, and the paired difference to ASHA: mean and the middle 95 % of the searches.
+
+    That is how far the luck of the order moves it; other networks, trainings and sets are not in it.
+    """
     pairs = [a - b for a, b in zip(values, asha, strict=True) if math.isfinite(a) and math.isfinite(b)]
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return {"mean": None, "std": None, "n": 0, "to_asha": None}
-    error = 1.96 * stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
-    to_asha = (
-        [round(x, 2) for x in (fmean(pairs), fmean(pairs) - error, fmean(pairs) + error)] if pairs else None
-    )
+    to_asha = None
+    if pairs:
+        low, high = np.percentile(pairs, [2.5, 97.5]).tolist()
+        to_asha = [round(x, 2) for x in (fmean(pairs), low, high)]
     spread = round(stdev(known), 2) if len(known) > 1 else None
     return {"mean": round(fmean(known), 2), "std": spread, "n": len(known), "to_asha": to_asha}
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from atom.errors import ConfigError
 from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, stopped
-from pipelines.console.commands import DataSettings, DistillCommand, NasCommand
+from pipelines.console.commands import DataSettings, DistillCommand, NasCommand, NasSettings
 
 if TYPE_CHECKING:
+    from apps.nas.ladder import Ladder
     from atom.distilled import DistilledSet
     from pipelines.architecture.case import NasCase
     from pipelines.architecture.winner import Winners
@@ -47,8 +48,9 @@ def search(command: NasCommand) -> int:
 
     command = command.shrunk() if command.smoke else command
     check_names(command.nas.proxies)
-    command = command.changed(proxies=with_members(command.nas.proxies))
     searches = command.nas.mode == "search"
+    if not searches:
+        command = command.changed(proxies=with_members(command.nas.proxies))
     if searches and command.nas.reference == WHOLE:
         raise ConfigError(
             "--reference whole: --mode search trains no reference; pass a table, none, or --mode rank, and --retrain"
@@ -64,12 +66,13 @@ def search(command: NasCommand) -> int:
                 f"--{flag.replace('_', '-')}: is for --mode search; pass that too, or leave it out."
             )
     ladder = parse_ladder(command.nas.ladder) if command.nas.ladder else None
+    if searches:
+        check_search(command, ladder)
     if command.nas.reference == WHOLE and WHOLE not in command.nas.proxies:
         command = command.changed(proxies=(*command.nas.proxies, WHOLE))
-    # A search without a ladder takes a set that it is given, but makes none.
     asked = (ladder.proxies if ladder else ()) if searches else command.nas.proxies
     uses_sets = DISTILLED in sources(asked)
-    if command.set and not uses_sets and (ladder or not searches):
+    if command.set and not uses_sets:
         flag, name = ("--ladder", "distilled:50") if searches else ("--proxies", "distilled")
         raise ConfigError(f"--set: nothing uses it; add {name} to {flag}, or leave --set out.")
     with given_sets(command) as given:
@@ -111,6 +114,30 @@ def search(command: NasCommand) -> int:
                 return run(case, tracker, session.stop)
 
 
+def check_search(command: NasCommand, ladder: "Ladder | None") -> None:
+    """Refuse what a search would not heed.
+
+    Raises:
+        ConfigError: saying what to pass instead.
+    """
+    if command.nas.proxies != NasSettings().proxies:
+        raise ConfigError(
+            "--proxies: ranks networks, and --mode search has them climb; pass --ladder, such as --ladder random:50"
+            " whole:2 whole:10."
+        )
+    if ladder is None:
+        return
+    if ladder.order and command.nas.sampler != NasSettings().sampler:
+        raise ConfigError(
+            f"--sampler {command.nas.sampler}: the rung {'+'.join(ladder.order)} says which networks are trained first;"
+            " leave one of the two out."
+        )
+    if ladder.num_sets > max(1, len(command.set)):
+        raise ConfigError(
+            f"--ladder distilled-{ladder.num_sets}: --set names {len(command.set)} sets; name {ladder.num_sets}."
+        )
+
+
 def on_weights(command: NasCommand) -> list[str]:
     """A note on the weights that a user's own networks begin with."""
     if ":" not in command.nas.space:
@@ -145,8 +172,11 @@ def run(case: "NasCase", tracker: "Tracker", stop: "StopSignal") -> int:
         failures = tell(winners, tracker)
         if winners.directory:
             log_winner(case, tracker, stop)
+    if case.searches and not best:
+        failures = failures or 1
     if failures:
-        tracker.mark("FAILED", reason=f"{failures} scores failed")
+        reason = f"{failures} scores failed" if best else "no network reached the end"
+        tracker.mark("FAILED", reason=reason)
     say(case.store.where("report.html"))
     if case.command.nas.json_:
         say(json.dumps(told(case, winners, best)))

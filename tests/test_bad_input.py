@@ -22,7 +22,7 @@ from atom.data import load
 from atom.distilled import DistilledSet
 from atom.errors import ArtifactError
 from atom.preprocess import Preprocess
-from pipelines import audit, compare, continual, distill, evaluate
+from pipelines import audit, compare, continual, distill, evaluate, nas
 
 Refused = Callable[..., str]
 
@@ -32,6 +32,7 @@ MAIN = {
     "atom-compare": compare.main,
     "atom-continual": continual.main,
     "atom-audit": audit.main,
+    "atom-nas": nas.main,
 }
 
 
@@ -845,3 +846,31 @@ def test_disk_that_fills_up_in_the_middle_is_survived(
     small_disk("20m")
     assert distill.main(command) == 0
     assert len(DistilledSet.load(output / "set").images_NCHW) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ladder", "random:50"], "--ladder: is for --mode search"),
+        (["--budget-minutes", "5"], "--budget-minutes: is for --mode search"),
+        (
+            ["--mode", "search", "--proxies", "random"],
+            "--proxies: ranks networks, and --mode search has them climb",
+        ),
+        (["--mode", "search", "--ladder", "synflow"], "no rung trains a network"),
+        (
+            ["--mode", "search", "--ladder", "synflow", "whole:2", "--sampler", "random"],
+            "--sampler random: the rung synflow says which networks are trained first",
+        ),
+        (
+            ["--mode", "search", "--ladder", "distilled-2:5", "whole:2"],
+            "--ladder distilled-2: --set names 0 sets",
+        ),
+        (["--max-parameters", "10"], "--max-parameters 10: leaves none of the 720 networks"),
+        (["--mode", "search", "--reference", "whole"], "--mode search trains no reference"),
+    ],
+)
+def test_searches_that_cannot_be_are_refused_before_any_work(
+    refused: Refused, arguments: list[str], message: str
+) -> None:
+    assert re.search(re.escape(message), refused(*arguments, command="atom-nas"))

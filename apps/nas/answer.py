@@ -47,13 +47,15 @@ class Cost:
 
     Attributes:
         search: of scores and trainings on the ladder.
-        sets: of the sets that it used, before the first network.
+        sets: of the sets that it used, before the first network; None where that is not known.
         retrain: of the trainings in full.
+        of: what this is the cost of, where it is not that of all.
     """
 
     search: float
-    sets: float = 0.0
+    sets: float | None = 0.0
     retrain: float = 0.0
+    of: str = ""
 
 
 def answer(
@@ -189,25 +191,27 @@ def _confidence(
     first: Choice, others: Sequence[Choice], *, finalists: int, networks: int, decided_by: str
 ) -> str:
     told = []
-    told_apart = [differ(first, other) for other in others]
-    if first.test is None or not others or None in told_apart:
+    told_apart = [apart for other in others if (apart := differ(first, other)) is not None]
+    if first.test is None or not told_apart:
         told.append(
             "how it compares with the next best is not known: that takes two networks trained twice in full"
         )
     elif any(told_apart):
         told.append(
-            f"it is clearly ahead of {sum(map(bool, told_apart))} of the {len(others)} others trained in full (Welch's"
+            f"it is clearly ahead of {sum(told_apart)} of the {len(told_apart)} others trained in full (Welch's"
             f" test at {100 * LEVEL:g} %)"
         )
     else:
         told.append(
-            f"the {len(others) + 1} networks trained in full are not clearly apart (Welch's test at"
+            f"the {len(told_apart) + 1} networks trained in full are not clearly apart (Welch's test at"
             f" {100 * LEVEL:g} %), so the choice among them is mostly noise"
         )
     if finalists < FEWEST:
         told.append(
             f"no claim that it is the best of {networks:,}: {finalists} came to {decided_by}, and that takes {FEWEST}"
         )
+    elif finalists == networks:
+        told.append(f"all {networks:,} networks were compared by {decided_by} alone")
     else:
         told.append(
             f"of {networks:,} networks {finalists} came to {decided_by}, and a better one may have been left out"
@@ -216,13 +220,14 @@ def _confidence(
 
 
 def _told_cost(cost: Cost) -> str:
-    total = cost.search + cost.sets + cost.retrain
-    parts = []
-    if cost.sets:
-        parts.append(f"{duration(cost.sets)} the set")
+    total = cost.search + (cost.sets or 0.0) + cost.retrain
+    # A coreset takes milliseconds, which nobody wants to read of.
+    parts = [f"{duration(cost.sets)} the set"] if cost.sets is not None and cost.sets >= 1 else []
     if cost.retrain:
         parts.append(f"{duration(cost.retrain)} the trainings in full")
-    return f"Cost: {duration(total)} of workers{', ' + listed(parts) + ' of them' if parts else ''}."
+    unknown = "" if cost.sets is not None else ", the making of the set, which is not known, aside"
+    told = f"{', ' + listed(parts) + ' of them' if parts else ''}{unknown}"
+    return f"Cost{' ' + cost.of if cost.of else ''}: {duration(total)} of workers{told}."
 
 
 def as_row(choice: Choice) -> Mapping[str, object]:

@@ -79,7 +79,12 @@ class RungReached:
 
 
 def rungs_reached(
-    tried: Sequence[Tried], rungs: Sequence[str], seconds: Mapping[str, float], *, order: str
+    tried: Sequence[Tried],
+    rungs: Sequence[str],
+    seconds: Mapping[str, float],
+    *,
+    order: str,
+    ranks: Mapping[str, float],
 ) -> list[RungReached]:
     """What every rung has seen, from the ground up.
 
@@ -88,10 +93,11 @@ def rungs_reached(
         rungs: names of the rungs that train, in order.
         seconds: of workers, by the rung that ends a training, and by `order`.
         order: name of the rung without training; empty where there is none.
+        ranks: of all networks there.
     """
     columns: dict[str, dict[str, float]] = {}
     if order:
-        columns[order] = {one.network: one.order for one in tried if one.order is not None}
+        columns[order] = dict(ranks)
     for rung in rungs:
         columns[rung] = {one.network: one.scores[rung] for one in tried if rung in one.scores}
     found: list[RungReached] = []
@@ -244,7 +250,7 @@ def search_csv(tried: Sequence[Tried]) -> str:
 
 
 def _rung_table(rungs: Sequence[RungReached]) -> str:
-    before = [""] + [f" ({one.name})" for one, _ in pairwise(rungs)]
+    before = ["", *(f" ({one.name})" for one, _ in pairwise(rungs))][: len(rungs)]
     rows = [
         [
             escape(rung.name),

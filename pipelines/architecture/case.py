@@ -9,12 +9,11 @@ import ray
 
 from apps.nas.cost import unit_cost
 from apps.nas.ladder import Ladder, default_ladder, parse_ladder
-from apps.nas.proxies import DISTILLED, Proxy, timed
+from apps.nas.proxies import DISTILLED, WHOLE, Proxy, timed
 from apps.nas.table import Row, Table, from_parquet
 from apps.nas.trial import Recipe, Unit
 from atom.batches import num_batches
 from atom.data import RealData
-from atom.errors import ConfigError
 from atom.methods.settings import DistillSettings
 from atom.resolve import resolve_evaluation, resolve_settings
 from atom.settings import DeviceKind
@@ -31,8 +30,8 @@ from pipelines.tracking import Tracker
 from pipelines.workers.resources import ActorSize
 
 TABLE = "results.parquet"
-LATENCY = "latency"
-"""Its rows hold milliseconds; it is no proxy."""
+LATENCY = "latency, ms"
+"""Its rows hold milliseconds; it is no proxy, and no user's function is called so."""
 
 
 class NasCase:
@@ -81,22 +80,22 @@ class NasCase:
         if self.given:
             images = len(self.given[0][0].decode()[1])
         per_epoch = num_batches(images, settings.batch)
-        whole = self.command.nas.whole_epochs or (100 if on_gpu else 10)
+        # What is delivered is trained no shorter than it was to be chosen.
+        asked_for = (
+            parse_ladder(self.command.nas.ladder) if self.command.nas.ladder and self.searches else None
+        )
+        longest = (
+            max((s.epochs[-1] for s in asked_for.stages if s.source == WHOLE), default=0) if asked_for else 0
+        )
+        whole = self.command.nas.whole_epochs or max(100 if on_gpu else 10, longest)
         assert settings.epochs is not None, "resolved"
         return Recipe(settings, whole_epochs=whole, steps=per_epoch * settings.epochs)
 
     def _ladder(self) -> Ladder:
         epochs = self.recipe.settings.epochs
         assert epochs is not None, "resolved"
-        found = parse_ladder(
-            self.command.nas.ladder
-            or default_ladder(epochs=epochs, whole_epochs=self.recipe.whole_epochs, with_set=bool(self.given))
-        )
-        if self.searches and found.num_sets > len(self.given):
-            raise ConfigError(
-                f"--ladder distilled-{found.num_sets}: --set names {len(self.given)} sets; name as many."
-            )
-        return found
+        default = default_ladder(epochs=epochs, whole_epochs=self.recipe.whole_epochs)
+        return parse_ladder(self.command.nas.ladder or default)
 
     @property
     def retrains(self) -> int:

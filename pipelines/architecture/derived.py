@@ -19,7 +19,9 @@ def add_derived(case: NasCase, scored: Scores) -> None:
         if proxy.kind == "combined":
             _add(scored, proxy, rank_mean(means))
         elif proxy.kind == "fitted":
-            _add(scored, proxy, _fitted(scored, means, reference_means(truth_of(case, scored))))
+            # Of a reference trained here, validation accuracies: test images choose no network.
+            known = case.plan.reference or scored.complete(WHOLE, case.space.names)
+            _add(scored, proxy, _fitted(scored, means, reference_means(known)))
 
 
 def _fitted(

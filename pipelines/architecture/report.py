@@ -103,8 +103,9 @@ def answer_of(case: NasCase, scored: Scores, winners: "Winners") -> list[str]:
     rows = scored.of(case.primary.name)
     cost = Cost(
         sum(row.train_seconds + row.score_seconds for row in rows),
-        case.primary.prepare_seconds or 0.0,
+        case.primary.prepare_seconds,
         winners.seconds,
+        of=f"by {case.primary.name} alone",
     )
     ordered = sorted(winners.rows, key=lambda row: not row["delivered"])
     ranked = len({row.network for row in rows})

@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from apps.nas.combined import rank_mean
-from apps.nas.ladder import Ladder, Stage, next_rung
+from apps.nas.ladder import Stage, next_rung
 from apps.nas.proxies import Proxy
 from apps.nas.trial import Unit
 from atom.errors import ConfigError
+from atom.streams import stream
 from pipelines.architecture.case import LATENCY, NasCase
 from pipelines.architecture.rank import score_units
 from pipelines.architecture.scores import Scores
 from pipelines.architecture.search_proposals import Proposals
 from pipelines.architecture.search_record import SearchRecord
-from pipelines.architecture.search_stage import run_stage, value_of
-from pipelines.architecture.tune_round import tune_environment
+from pipelines.architecture.search_stage import run_stage
 from pipelines.console.command import say
 from pipelines.console.progress import format_duration
 from pipelines.console.signals import StopSignal
@@ -30,6 +30,8 @@ from pipelines.output.records import add_seconds
 
 MOST_TRIALS = 60
 """Networks that are trained, where neither their number nor a budget is given. Chosen."""
+TRY_FIRST = 20
+"""Networks whose scores without training tell what those of all would cost, where there is a budget. Chosen."""
 
 
 @dataclass
@@ -39,34 +41,36 @@ class Found:
     Attributes:
         records: of the stages, from the first that was begun.
         order: mean ranks of the networks before any training, best first; empty where the ladder begins with one.
+        unscored: networks that the budget left without such a rank, or without a latency.
         too_slow: networks that answer more slowly than is allowed, and were not trained.
         latency_ms: of the networks that it is known of.
-        failed: scores without training and latencies that came to nothing: network, what, why.
-        prepare_s: worker-seconds that the sets cost before the first network.
-        unit_s: of all trainings, looks and scores, in all drivers.
+        failed: networks that came to nothing before any training: network, what, why.
+        prepare_s: worker-seconds that the sets cost before the first network; None where one is unknown.
+        scored_s: worker-seconds of scores without training and of latencies.
         stopped: whether a signal ended it.
         wall_seconds: of this driver.
     """
 
     records: list[SearchRecord] = field(default_factory=list)
     order: dict[str, float] = field(default_factory=dict)
+    unscored: int = 0
     too_slow: list[str] = field(default_factory=list)
     latency_ms: dict[str, float] = field(default_factory=dict)
     failed: list[tuple[str, str, str]] = field(default_factory=list)
-    prepare_s: float = 0.0
+    prepare_s: float | None = 0.0
     scored_s: float = 0.0
     stopped: bool = False
     wall_seconds: float = 0.0
 
     @property
     def unit_s(self) -> float:
-        """Worker-seconds of scores, trainings and looks, of all drivers; not those of lost workers."""
+        """Worker-seconds of scores, trainings and looks, those of failures in this driver among them."""
         return self.scored_s + sum(record.seconds for record in self.records)
 
     @property
     def spent_s(self) -> float:
-        """Worker-seconds of all, the sets included."""
-        return self.prepare_s + self.unit_s
+        """Worker-seconds of all, the sets included as far as their cost is known."""
+        return (self.prepare_s or 0.0) + self.unit_s
 
     def finalists(self, case: NasCase) -> dict[str, float]:
         """Scores of the networks at the top of the ladder, best first; of equals, the cheaper one comes first."""
@@ -75,7 +79,7 @@ class Found:
 
 
 def search_best(case: NasCase, stop: StopSignal) -> Found:
-    """Climb the ladder; what is in the table counts.
+    """Climb the ladder. What the table has is told again instead of being found again, and counts all the same.
 
     Args:
         case: with everything decided.
@@ -87,84 +91,11 @@ def search_best(case: NasCase, stop: StopSignal) -> Found:
     """
     begun_s = time.monotonic()
     found = Found(prepare_s=_prepare_seconds(case))
-    try:
-        _climb(case, found, stop)
-    finally:
-        for record in found.records:
-            record.flush()
+    _climb(case, found, stop)
     found.stopped = found.stopped or stop.is_set()
     found.wall_seconds = time.monotonic() - begun_s
     add_seconds(case.store, "search_s", found.wall_seconds)
     return found
-
-
-def _climb(case: NasCase, found: Found, stop: StopSignal) -> None:
-    nas, ladder = case.command.nas, case.ladder
-    budget_s = None if nas.budget_minutes is None else 60 * nas.budget_minutes
-    if budget_s is not None and found.prepare_s >= budget_s:
-        raise ConfigError(
-            f"--budget-minutes {nas.budget_minutes:g}: the sets of the ladder alone took"
-            f" {format_duration(found.prepare_s)} of a worker; pass more, or leave them out of --ladder."
-        )
-    names = [network for network in case.space.names if network not in case.problems]
-    if nas.max_latency_ms is not None:
-        names = _fast_enough(case, found, names, nas.max_latency_ms, stop)
-    if ladder.order and not found.stopped:
-        names = _ordered(case, found, names, ladder, stop)
-    entrants: Sequence[str] = names
-    for place, stage in enumerate(ladder.stages):
-        if found.stopped or stop.is_set() or not entrants:
-            return
-        share = _share(case, found, budget_s, place)
-        record = SearchRecord(case, stage_proxy(case, stage), stage.epochs)
-        found.records.append(record)
-        _run(case, stage, record, entrants, place, share, stop)
-        best = list(case.best_first(record.finished))
-        # With a budget the last stage takes as many as there is time for, the best first.
-        last = place + 2 == len(ladder.stages) and budget_s is not None
-        entrants = best if last else best[: next_rung(len(best), nas.reduction_factor)]
-    if found.records and not stop.is_set():
-        _measure(case, found, list(found.finalists(case)), stop)
-
-
-def _run(
-    case: NasCase,
-    stage: Stage,
-    record: SearchRecord,
-    entrants: Sequence[str],
-    place: int,
-    wanted: Callable[[], bool],
-    stop: StopSignal,
-) -> None:
-    nas, ladder = case.command.nas, case.ladder
-    for network, problem in case.problems.items():
-        if not place:
-            record.fail(network, problem)
-    chosen = place > 0 or bool(ladder.order)
-    by_name = {candidate.name: candidate for candidate in case.space.candidates}
-    own = set(entrants)
-    space = case.space.with_candidates([by_name[name] for name in entrants])
-    trials = nas.search_trials or (len(entrants) if nas.budget_minutes else MOST_TRIALS)
-    with tune_environment():
-        proposals = Proposals(
-            space,
-            trials=len(entrants) if place else trials,
-            known={n: value_of(record, n, nas.reduction_factor) for n in record.curves if n in own},
-            first=[network for network in record.failed if network in own],
-            seed=case.command.seed,
-            sampler="grid" if chosen else nas.sampler,
-            # Somebody has to reach the top, whatever it costs.
-            wanted=lambda: wanted() or not record.curves,
-        )
-        run_stage(case, stage, record, proposals, stop)
-
-
-def _share(case: NasCase, found: Found, budget_s: float | None, place: int) -> Callable[[], bool]:
-    """Whether a stage may begin another network: what its predecessors left over is its own too."""
-    if budget_s is None:
-        return lambda: True
-    until_s = found.prepare_s + (budget_s - found.prepare_s) * (place + 1) / len(case.ladder.stages)
-    return lambda: found.spent_s < until_s
 
 
 def stage_proxy(case: NasCase, stage: Stage) -> Proxy:
@@ -175,22 +106,104 @@ def stage_proxy(case: NasCase, stage: Stage) -> Proxy:
     return sets[stage.set_number]
 
 
-def _prepare_seconds(case: NasCase) -> float:
+def _climb(case: NasCase, found: Found, stop: StopSignal) -> None:
+    nas, ladder = case.command.nas, case.ladder
+    if nas.budget_minutes is not None and (found.prepare_s or 0.0) >= 60 * nas.budget_minutes:
+        raise ConfigError(
+            f"--budget-minutes {nas.budget_minutes:g}: the sets of the ladder alone took"
+            f" {format_duration(found.prepare_s)} of a worker; pass more, or leave them out of --ladder."
+        )
+    found.failed += [(name, "building", why) for name, why in case.problems.items()]
+    entrants: Sequence[str] = [name for name in case.space.names if name not in case.problems]
+    if not entrants:
+        network, _, why = found.failed[0]
+        raise ConfigError(
+            f"--space {case.space.spec}: none of its {len(found.failed)} networks can be trained; {network!r}: {why}"
+        )
+    # A latency where it is limited, the ground rung and every stage have equal shares of a budget.
+    parts = (nas.max_latency_ms is not None) + bool(ladder.order) + len(ladder.stages)
+    if nas.max_latency_ms is not None:
+        entrants = _fast_enough(case, found, entrants, nas.max_latency_ms, parts, stop)
+    if ladder.order and not found.stopped:
+        entrants = _ordered(case, found, entrants, parts, stop)
+    for place, stage in enumerate(ladder.stages):
+        if found.stopped or stop.is_set() or not entrants:
+            return
+        record = SearchRecord(case, stage_proxy(case, stage), stage.epochs)
+        found.records.append(record)
+        _run(case, found, record, entrants, stop)
+        best = list(case.best_first(record.finished))
+        # With a budget the last stage takes as many as there is time for, the best first.
+        last = place + 2 == len(ladder.stages) and nas.budget_minutes is not None
+        entrants = best if last else best[: next_rung(len(best), nas.reduction_factor)]
+    if not stop.is_set():
+        _measure(case, found, list(found.finalists(case)), stop)
+
+
+def _run(
+    case: NasCase, found: Found, record: SearchRecord, entrants: Sequence[str], stop: StopSignal
+) -> None:
+    """One stage; somebody of it has to come to its end, whatever that costs."""
+    nas, first = case.command.nas, len(found.records) == 1
+    by_name = {candidate.name: candidate for candidate in case.space.candidates}
+    trials = nas.search_trials or (len(entrants) if nas.budget_minutes else MOST_TRIALS)
+    share = _share(case, found)
+
+    def wanted() -> bool:
+        begun = proposals.under_way or record.finished
+        return share is None or share() < 1 or not begun
+
+    proposals = Proposals(
+        case.space.with_candidates([by_name[name] for name in entrants]),
+        trials=trials if first else len(entrants),
+        known=record.known,
+        seed=case.command.seed,
+        sampler=nas.sampler if first and not case.ladder.order else "grid",
+        wanted=wanted,
+    )
+    run_stage(case, record, proposals, stop, share=share)
+    # ASHA stopped all others against one that failed later: the best of them is trained on.
+    stopped = sorted(record.curves, key=lambda name: -record.curves[name][-1].score.score)
+    for network in sorted(stopped, key=lambda name: -record.curves[name][-1].epochs):
+        if record.finished or stop.is_set():
+            return
+        alone = case.space.with_candidates([by_name[network]])
+        further = Proposals(alone, trials=1, known=record.known, sampler="grid")
+        run_stage(case, record, further, stop, halve=False)
+
+
+def _share(case: NasCase, found: Found) -> Callable[[], float] | None:
+    """How much of what a stage may spend is spent, from 0; what its predecessors left over is its own too."""
+    if case.command.nas.budget_minutes is None:
+        return None
+    left_s = 60 * case.command.nas.budget_minutes - found.spent_s
+    begun_s, stages = found.spent_s, len(case.ladder.stages) - len(found.records) + 1
+    share_s = max(left_s / stages, 1e-9)
+    return lambda: (found.spent_s - begun_s) / share_s
+
+
+def _prepare_seconds(case: NasCase) -> float | None:
     proxies = {proxy.name: proxy for proxy in (stage_proxy(case, stage) for stage in case.ladder.stages)}
-    return sum(proxy.prepare_seconds or 0.0 for proxy in proxies.values())
+    seconds = [proxy.prepare_seconds for proxy in proxies.values()]
+    return None if None in seconds else math.fsum(s or 0.0 for s in seconds)
 
 
 def _fast_enough(
-    case: NasCase, found: Found, names: Sequence[str], most_ms: float, stop: StopSignal
+    case: NasCase, found: Found, names: Sequence[str], most_ms: float, parts: int, stop: StopSignal
 ) -> list[str]:
+    names = _affordable(case, found, names, [LATENCY], 1, parts, stop, label="timing")
     _measure(case, found, names, stop)
     found.too_slow = [name for name in names if found.latency_ms.get(name, 0.0) > most_ms]
     fast = [name for name in names if found.latency_ms.get(name, math.inf) <= most_ms]
     if not fast and not found.stopped:
-        known = min(found.latency_ms.values(), default=math.inf)
+        why = (
+            f"the fastest in {min(found.latency_ms.values()):.3g} ms"
+            if found.latency_ms
+            else f"and none could be timed, {found.failed[-1][0]!r}: {found.failed[-1][2]}"
+        )
         raise ConfigError(
-            f"--max-latency-ms {most_ms:g}: none of the {len(names)} networks answers so fast here, the fastest in"
-            f" {known:.3g} ms; pass more, or another --space."
+            f"--max-latency-ms {most_ms:g}: none of the {len(names)} networks answers so fast here, {why}; pass more,"
+            " or another --space."
         )
     if not found.stopped:
         say(f"{len(fast)} of {len(names)} networks answer within {most_ms:g} ms")
@@ -198,21 +211,54 @@ def _fast_enough(
 
 
 def _measure(case: NasCase, found: Found, names: Sequence[str], stop: StopSignal) -> None:
-    scored = _score(case, found, names, [LATENCY], 1, stop, label="timing")
+    unknown = [name for name in names if name not in found.latency_ms]
+    scored = _score(case, found, unknown, [LATENCY], 1, stop, label="timing")
     found.latency_ms |= {row.network: float(row.score or 0.0) for row in scored.of(LATENCY)}
 
 
-def _ordered(
-    case: NasCase, found: Found, names: Sequence[str], ladder: Ladder, stop: StopSignal
-) -> list[str]:
-    """The best networks before any training, as many as are to be trained."""
-    members = [
-        proxy.name for proxy in case.material.proxies if {proxy.name, proxy.source} & set(ladder.order)
-    ]
-    scored = _score(case, found, names, members, case.command.nas.seeds, stop, label="scoring")
-    ranks = rank_mean({member: scored.means(member) for member in members})
-    found.order = case.best_first(ranks)
+def _ordered(case: NasCase, found: Found, names: Sequence[str], parts: int, stop: StopSignal) -> list[str]:
+    """The networks, the best before any training first."""
+    order = set(case.ladder.order)
+    members = [proxy.name for proxy in case.material.proxies if {proxy.name, proxy.source} & order]
+    seeds = case.command.nas.seeds
+    names = _affordable(case, found, names, members, seeds, parts, stop, label="scoring")
+    scored = _score(case, found, names, members, seeds, stop, label="scoring")
+    if found.stopped:
+        return []
+    found.order = case.best_first(rank_mean({member: scored.means(member) for member in members}))
     return list(found.order)
+
+
+def _affordable(
+    case: NasCase,
+    found: Found,
+    names: Sequence[str],
+    proxies: Sequence[str],
+    seeds: int,
+    parts: int,
+    stop: StopSignal,
+    *,
+    label: str,
+) -> list[str]:
+    """As many of the networks as a share of the budget can score, drawn at random; all without a budget."""
+    budget_minutes = case.command.nas.budget_minutes
+    if budget_minutes is None or len(names) <= TRY_FIRST:
+        return list(names)
+    order = stream(case.command.seed, "nas/search/affordable").permutation(len(names))
+    drawn = [names[place] for place in order]
+    before_s = found.spent_s
+    _score(case, found, drawn[:TRY_FIRST], proxies, seeds, stop, label=label)
+    each_s = max((found.spent_s - before_s) / TRY_FIRST, 1e-6)
+    found.scored_s -= found.spent_s - before_s  # those of all count these again
+    most = max(TRY_FIRST, int((60 * budget_minutes - before_s) / parts / each_s))
+    if most < len(names):
+        found.unscored += len(names) - most
+        say(
+            f"{label} {most:,} of {len(names):,} networks, drawn at random: what a share of the budget allows at"
+            f" {each_s:.2g} s each"
+        )
+    chosen = set(drawn[:most])
+    return [name for name in names if name in chosen]
 
 
 def _score(
@@ -236,5 +282,6 @@ def _score(
         score_units(case, units, scored, stop, label=label)
     found.stopped = found.stopped or scored.stopped
     found.scored_s += sum(row.train_seconds + row.score_seconds for row in scored.rows.values())
-    found.failed += [(row.network, row.proxy, row.reason) for row in scored.failed]
+    failed = [(row.network, row.proxy, row.reason) for row in scored.failed]
+    found.failed += [one for one in failed if one not in found.failed]
     return scored

@@ -6,22 +6,22 @@ from typing import Any, Literal
 import optuna
 from ray.tune.search import Searcher
 
+from apps.nas.early import Report
 from apps.nas.space import Space
 from atom.streams import stream
 
 MAX_REPEATS = 10
 """Proposals for one new network. Chosen: a sampler that names what it knows ten times running has nothing else in
-mind, and then its untried neighbour does."""
+mind, or names what is not there, and then an untried neighbour does."""
 
 Sampler = Literal["tpe", "random", "grid"]
 Point = dict[str, Any]
 
 
 class Dimensions:
-    """A space as Optuna sees it: one choice for every axis, or one among the names.
+    """A space as Optuna sees it: one choice for every axis, or one among the names where networks have none in common.
 
-    Axes serve where the networks are all their combinations; a sample of them, or a user's own, has gaps that a
-    sampler would run into.
+    A sample, or a space within limits, lacks some of the combinations; `name_of` knows no network there.
     """
 
     def __init__(self, space: Space) -> None:
@@ -32,12 +32,9 @@ class Dimensions:
                 known = choices.setdefault(axis, [])
                 if choice not in known:
                     known.append(choice)
-        combinations = 1
-        for known in choices.values():
-            combinations *= len(known)
         points = {tuple(chosen.items()) for chosen in axes}
-        complete = all(list(chosen) == list(choices) for chosen in axes)
-        if not choices or not complete or not combinations == len(points) == len(axes):
+        alike = all(list(chosen) == list(choices) for chosen in axes)
+        if not choices or not alike or len(points) < len(axes):
             choices = {"network": list(space.names)}
             axes = [{"network": name} for name in space.names]
         self.choices: Mapping[str, Sequence[Any]] = choices
@@ -52,22 +49,20 @@ class Dimensions:
             for axis, choices in self.choices.items()
         }
 
-    def name_of(self, point: Point) -> str:
-        """The network at a point."""
-        return self._names[tuple((axis, point[axis]) for axis in self.choices)]
+    def name_of(self, point: Point) -> str | None:
+        """The network at a point, None where there is none."""
+        return self._names.get(tuple((axis, point[axis]) for axis in self.choices))
 
 
 class Proposals(Searcher):
     """Proposes networks until so many have been tried, or no more are wanted; Ray Tune asks it, and the driver.
 
-    What it proposes depends on what has come out so far alone, and not on how often it was asked: with one worker a
-    search that was killed goes on as if it had not been. A network whose worker was lost comes back with `again`.
+    What it proposes depends on what has come out so far alone. A network whose worker was lost comes back with `again`.
 
     Args:
         space: its networks; those of "grid" in the order in which they are tried.
-        trials: networks to try, those known included.
-        known: how good earlier networks are, by name, in the order in which they ended; the larger the better.
-        first: networks to try before anything is proposed.
+        trials: networks to try.
+        known: the reports that a trial of a network need not find anew; they go to the trial.
         seed: of the sampler.
         sampler: tpe: Optuna's tree-structured Parzen estimator; random: any order; grid: the space's.
         wanted: asked before every network; once it says no, none is proposed any more.
@@ -78,17 +73,17 @@ class Proposals(Searcher):
         space: Space,
         *,
         trials: int,
-        known: Mapping[str, float],
-        first: Sequence[str] = (),
+        known: Callable[[str], tuple[Report, ...]] = lambda network: (),
         seed: int = 0,
         sampler: Sampler = "tpe",
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(metric="value", mode="max")
         self.trials = min(trials, len(space.names))
-        self.values: dict[str, float] = dict(known)
+        self.values: dict[str, float] = {}
         self.failed: set[str] = set()
-        self._first = list(first)
+        self._known = known
+        self._again: list[str] = []
         self._running: dict[str, str] = {}
         self._dimensions = Dimensions(space)
         self._seed, self._wanted = seed, wanted
@@ -102,18 +97,23 @@ class Proposals(Searcher):
         return len(self.values) + len(self.failed)
 
     @property
+    def under_way(self) -> int:
+        """Networks being trained."""
+        return len(self._running)
+
+    @property
     def ended(self) -> bool:
         """Whether nothing is proposed any more, whatever is still under way."""
-        return not self._first and (self.tried + len(self._running) >= self.trials or not self._wanted())
+        return not self._again and (self.tried + len(self._running) >= self.trials or not self._wanted())
 
     # FINISHED is a string, which Searcher's own annotation forgets.
     def suggest(self, trial_id: str) -> Any:
         """The next network to train, None while that depends on those under way, or that there are no more."""
         if self.ended:
             return None if self._running else Searcher.FINISHED
-        network = self._first.pop(0) if self._first else self._next()
+        network = self._again.pop(0) if self._again else self._next()
         self._running[trial_id] = network
-        return {"network": network}
+        return {"network": network, "known": self._known(network)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -129,7 +129,7 @@ class Proposals(Searcher):
 
     def again(self, network: str) -> None:
         """Try a network once more, next; its worker was lost."""
-        self._first.insert(0, network)
+        self._again.insert(0, network)
 
     def give_up(self, network: str) -> None:
         """Count a network as failed; it was lost too often."""
@@ -146,14 +146,16 @@ class Proposals(Searcher):
         left = [name for name in self._order if name not in taken]
         if not self._ask_optuna:
             return left[0]
-        points, wished = self._dimensions.points, self._proposed(0)
-        for repeat in range(1, MAX_REPEATS):
-            if wished not in taken:
-                return wished
+        wished: Point = {}
+        for repeat in range(MAX_REPEATS):
             wished = self._proposed(repeat)
-        return min(left, key=lambda name: len(points[wished].items() - points[name].items()))
+            network = self._dimensions.name_of(wished)
+            if network is not None and network not in taken:
+                return network
+        points = self._dimensions.points
+        return min(left, key=lambda name: len(wished.items() - points[name].items()))
 
-    def _proposed(self, repeat: int) -> str:
+    def _proposed(self, repeat: int) -> Point:
         points, distributions = self._dimensions.points, self._dimensions.distributions
         number = self.tried + len(self._running)
         seed = int(stream(self._seed, "nas/search/ask", number, repeat).integers(2**31))
@@ -172,4 +174,4 @@ class Proposals(Searcher):
                 for network in self._running.values()
             ]
         )
-        return self._dimensions.name_of(study.ask(distributions).params)
+        return study.ask(distributions).params

@@ -51,7 +51,7 @@ def publish_search(case: "NasCase", found: "Found", winners: "Winners | None", t
 
     tried = tried_networks(case, found)
     reached = _reached(case, found, tried)
-    choices = choices_of(case, found, winners)
+    choices = choices_of(case, found, tried, winners)
     sentences = search_sentences(case, found, tried, choices, winners)
     best = winners.rows if winners is not None else []
     failures = [(one.network, "search", one.reason) for one in tried if one.status == "failed"]
@@ -110,7 +110,7 @@ def tried_networks(case: "NasCase", found: "Found") -> list[Tried]:
     failed = {network: f"{what}: {why}" for network, what, why in found.failed}
     scores: dict[str, dict[str, float]] = {}
     for record in found.records:
-        failed |= {network: record.reasons[network] for network in record.failed}
+        failed |= record.reasons
         for rung in record.rungs:
             for network, score in record.scores_at(rung).items():
                 scores.setdefault(network, {})[_rung(case, found, record, rung)] = score
@@ -141,20 +141,13 @@ def tried_networks(case: "NasCase", found: "Found") -> list[Tried]:
     return [one(network) for network in names]
 
 
-def choices_of(case: "NasCase", found: "Found", winners: "Winners | None") -> list[Choice]:
+def choices_of(
+    case: "NasCase", found: "Found", tried: Sequence[Tried], winners: "Winners | None"
+) -> list[Choice]:
     """What may be taken, the first best: the networks trained in full, or else those at the top of the ladder."""
     if winners is None or not winners.rows:
-        known = {candidate.name: candidate for candidate in case.space.candidates}
-        return [
-            Choice(
-                network,
-                score,
-                parameters=known[network].parameters,
-                multiply_adds=known[network].multiply_adds,
-                latency_ms=found.latency_ms.get(network),
-            )
-            for network, score in found.finalists(case).items()
-        ]
+        reached = {one.network: one.choice for one in tried if one.status == "finished"}
+        return [reached[network] for network in found.finalists(case)]
     rows = sorted(winners.rows, key=lambda row: not row["delivered"])
     return [choice_of(row, found.latency_ms.get(row["network"])) for row in rows]
 
@@ -175,15 +168,15 @@ def search_sentences(
         networks=len(case.space.candidates),
         decided_by=case.deciding,
     )
-    truth = {one.network: one.truth for one in tried if one.truth is not None}
+    truth = {one.network: one.truth for one in tried if one.truth is not None and one.scores}
     if choices and choices[0].network in truth:
         told.append(_regret(case, choices[0].network, truth))
     return told
 
 
-def _regret(case: "NasCase", pick: str, tried: dict[str, float]) -> str:
+def _regret(case: "NasCase", pick: str, truth: dict[str, float]) -> str:
     reference = {network: fmean(values) for network, values in case.plan.reference.items()}
-    best, best_tried = (max(known, key=known.__getitem__) for known in (reference, tried))
+    best, best_tried = (max(known, key=known.__getitem__) for known in (reference, truth))
     reached = reference[pick]
     return (
         f"By the reference {case.command.nas.reference} it reaches {reached:.2f} %; it lacks"
@@ -201,7 +194,7 @@ def search_dict(
 ) -> dict[str, Any]:
     """A search as JSON."""
     return {
-        "order": {record.proxy: [*record.curves, *record.failed] for record in found.records},
+        "order": {record.proxy: [*record.curves, *record.reasons] for record in found.records},
         "pick": as_row(choices[0]) if choices else None,
         "choices": [as_row(choice) for choice in choices],
         "front": [one.network for one in front([one.choice for one in tried if one.status == "finished"])],
@@ -225,7 +218,7 @@ def _reached(case: "NasCase", found: "Found", tried: Sequence[Tried]) -> list[Ru
     for record in found.records:
         rungs += [_rung(case, found, record, epochs) for epochs in record.rungs]
         seconds[rungs[-1]] = record.seconds
-    return rungs_reached(tried, rungs, seconds, order=order)
+    return rungs_reached(tried, rungs, seconds, order=order, ranks=found.order)
 
 
 def _cells(tried: Sequence[Tried], rungs: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -257,6 +250,7 @@ def _search_facts(case: "NasCase", found: "Found") -> dict[str, str]:
         "networks were taken": asked,
         **({"limits": ", ".join(told)} if told else {}),
         **({"left out as too slow": f"{len(found.too_slow)} networks"} if found.too_slow else {}),
+        **({"left out by the budget": f"{found.unscored:,} networks"} if found.unscored else {}),
         **(
             {"budget": f"{nas.budget_minutes:g} worker-minutes, of which {found.spent_s / 60:.3g} were spent"}
             if nas.budget_minutes is not None
@@ -264,7 +258,7 @@ def _search_facts(case: "NasCase", found: "Found") -> dict[str, str]:
         ),
         "latency": "one image, float32, "
         + (f"{case.recipe.threads} CPU thread" if case.device_kind == "cpu" else "GPU")
-        + ", the fastest of the passes of 0.3 s; others at work on the machine leave it as it is",
+        + ", the fastest of the passes of 0.3 s, several workers at a time",
         "time in trainings and scores": format_duration(found.unit_s),
         "time searching": format_duration(times(case.store).get("search_s")),
     }
@@ -280,7 +274,7 @@ def _metrics(
             for status in ("finished", "stopped", "failed", "too slow")
         },
         "search/worker_s": found.unit_s,
-        "search/sets_s": found.prepare_s,
+        "search/sets_s": found.prepare_s or 0.0,
         "search/seconds": times(case.store).get("search_s", 0.0),
     }
     if choices:

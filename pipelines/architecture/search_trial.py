@@ -39,7 +39,7 @@ class SearchTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Validation accuracy after some more epochs, or the reason why there is none."""
         with watchdog(self._holder.shared.timeout_s):
-            report = self._holder.attempt(self._training.advance)
+            report = self._holder.attempt(self._advance)
         if isinstance(report, Failure):
             # Before the first rung, where ASHA looks at nothing: a failure's score must not enter a rung.
             told = {RUNG: 0, "score": float("nan"), "value": float("nan")}
@@ -52,8 +52,19 @@ class SearchTrial(tune.Trainable):
             tune.result.DONE: report.epochs == self._rungs[-1],
         }
 
+    def _advance(self) -> Report:
+        """The next report: one that an earlier search left, or else of the training, which begins anew after these."""
+        if self._known:
+            self._told = self._known.pop(0)
+            return self._told
+        report = self._training.advance()
+        while self._told is not None and report.epochs <= self._told.epochs:
+            report = self._training.advance()
+        return report
+
     def _begin(self, config: dict[str, Any]) -> None:
         unit, holder = Unit(config["network"], self._proxy, 0), self._holder
+        self._known, self._told = list(config["known"]), None
 
         def train(on_epoch: OnEpoch) -> Score:
             proxy = holder.shared.proxies[unit.proxy]

@@ -348,7 +348,7 @@ class NasCommand(CommandSettings):
             retrain=min(1 if nas.retrain is None and nas.mode == "search" else nas.retrain or 0, 1),
             retrain_seeds=1,
             resamples=min(nas.resamples, 200),
-            search_trials=min(nas.search_trials or 4, 4),
+            search_trials=min(nas.search_trials or 4, 4) if nas.mode == "search" else None,
         )
 
 

@@ -58,13 +58,13 @@ def test_what_is_no_ladder_is_refused(rungs: tuple[str, ...], message: str) -> N
         parse_ladder(rungs)
 
 
-@pytest.mark.parametrize("with_set", [False, True])
 @pytest.mark.parametrize("whole_epochs", [1, 4, 5, 100])
-def test_the_default_is_a_ladder_that_ends_on_the_whole_set(whole_epochs: int, with_set: bool) -> None:
-    found = parse_ladder(default_ladder(epochs=50, whole_epochs=whole_epochs, with_set=with_set))
+def test_the_default_is_a_ladder_that_ends_on_the_whole_set(whole_epochs: int) -> None:
+    found = parse_ladder(default_ladder(epochs=50, whole_epochs=whole_epochs))
+    assert found.stages[0] == Stage("random", (50,))
     assert found.stages[-1].source == "whole"
     assert found.stages[-1].epochs[-1] == whole_epochs
-    assert bool(found.num_sets) == with_set
+    assert found.num_sets == 0
 
 
 def test_one_in_the_factor_climbs_and_never_none() -> None:

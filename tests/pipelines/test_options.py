@@ -328,3 +328,9 @@ def test_a_flag_takes_what_the_preset_ties_to_it_with_it(line: str, name: str, v
     )
     options = resolve_settings(command.distill, device_kind="cpu", symbols=False, **shape).options
     assert options.model_dump()[name] == value
+
+
+def test_smoke_leaves_flags_of_another_mode_alone() -> None:
+    assert NasCommand().shrunk().nas.search_trials is None
+    assert NasCommand.of(mode="search").shrunk().nas.search_trials == 4
+    assert NasCommand.of(mode="search").shrunk().nas.retrain == 1

@@ -1,8 +1,8 @@
 """Which networks a search proposes: none twice, none lost, and what an earlier run knows counts."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from apps.nas.space import Candidate, Space, load_space, sample
 from apps.nas.trial import Score
 from atom.errors import ConfigError
 from pipelines.architecture.search_proposals import Dimensions, Proposals
-from pipelines.architecture.search_stage import replay
 from pipelines.architecture.search_trial import RUNG, result_of
 from pipelines.architecture.study import open_study, write_study
 from pipelines.workers.faults import Failure
@@ -31,7 +30,7 @@ def names_space(number: int) -> Space:
 
 
 def proposals(space: Space, **changes: Any) -> Proposals:
-    options: dict[str, Any] = {"trials": 5, "known": {}, "first": (), "seed": 0}
+    options: dict[str, Any] = {"trials": 5, "seed": 0}
     return Proposals(space, **{**options, **changes})
 
 
@@ -49,16 +48,30 @@ def test_axes_are_searched_where_the_networks_are_all_their_combinations() -> No
     assert [found.name_of(dict(point)) for point in found.points.values()] == list(space.names)
 
 
-def test_names_are_searched_in_a_sample_and_in_a_users_space() -> None:
-    for space in (sample(digits_space("small"), 7, seed=0), names_space(3)):
-        found = Dimensions(space)
-        assert found.choices == {"network": list(space.names)}
-        assert found.name_of({"network": space.names[1]}) == space.names[1]
+def test_a_sample_keeps_its_axes_and_knows_no_network_in_its_gaps() -> None:
+    space = sample(digits_space("small"), 7, seed=0)
+    found = Dimensions(space)
+    assert list(found.choices) == ["width", "depth", "norm", "activation", "pooling"]
+    there = {tuple(candidate.axes.values()) for candidate in space.candidates}
+    known = 0
+    for point in itertools.product(*found.choices.values()):
+        name = found.name_of(dict(zip(found.choices, point, strict=True)))
+        assert (name is not None) == (point in there)
+        known += name is not None
+    assert known == 7
 
 
-@pytest.mark.parametrize("spec", ["small", "names"])
+def test_networks_without_axes_are_searched_by_name() -> None:
+    space = names_space(3)
+    found = Dimensions(space)
+    assert found.choices == {"network": list(space.names)}
+    assert found.name_of({"network": space.names[1]}) == space.names[1]
+
+
+@pytest.mark.parametrize("spec", ["small", "sampled", "names"])
 def test_no_network_is_proposed_twice_and_all_of_a_small_space_come_up(spec: str) -> None:
     space = names_space(12) if spec == "names" else digits_space("small")
+    space = sample(space, 40, seed=0) if spec == "sampled" else space
     ask = proposals(space, trials=40)
     seen: list[str] = []
     for number in range(min(40, len(space.names))):
@@ -70,17 +83,24 @@ def test_no_network_is_proposed_twice_and_all_of_a_small_space_come_up(spec: str
     assert set(seen) <= set(space.names)
 
 
-def test_what_an_earlier_run_knows_is_not_proposed_and_moves_the_sampler() -> None:
+def test_what_has_come_out_moves_the_sampler_and_is_not_proposed_again() -> None:
     space = digits_space("small")
-    known = {name: (90.0 if "-w64-" in name else 10.0) for name in space.names[::8]}
-    ask = proposals(space, trials=len(known) + 20, known=known)
-    found = []
+    ask = proposals(space, trials=50)
+    ask.values = {name: (90.0 if "-w64-" in name else 10.0) for name in space.names[::8]}
+    known, found = set(ask.values), []
     for number in range(20):
         found.append(ask.suggest(f"t{number}")["network"])
         ask.on_trial_complete(f"t{number}", {"value": 90.0 if "-w64-" in found[-1] else 10.0})
-    assert not set(found) & set(known)
+    assert not set(found) & known
     assert sum("-w64-" in name for name in found) >= 15
     assert ask.suggest("more") == Searcher.FINISHED
+
+
+def test_a_network_comes_with_what_is_known_of_it() -> None:
+    curve = reports(1, 2)
+    ask = proposals(names_space(2), sampler="grid", known=lambda name: curve if name == "n1" else ())
+    assert ask.suggest("a") == {"network": "n0", "known": ()}
+    assert ask.suggest("b") == {"network": "n1", "known": curve}
 
 
 def test_the_last_place_is_kept_for_a_network_that_may_yet_be_lost() -> None:
@@ -89,18 +109,18 @@ def test_the_last_place_is_kept_for_a_network_that_may_yet_be_lost() -> None:
     assert ask.suggest("b") is None
     ask.on_trial_complete("a", error=True)
     ask.again(lost)
-    assert ask.suggest("c") == {"network": lost}
+    assert ask.suggest("c")["network"] == lost
     ask.on_trial_complete("c", {"value": 1.0})
     assert ask.values == {lost: 1.0}
     assert ask.suggest("d") == Searcher.FINISHED
 
 
 def test_failed_network_counts_as_tried_and_is_not_proposed_again() -> None:
-    ask = proposals(names_space(3), trials=3, first=["n2"])
-    assert ask.suggest("a") == {"network": "n2"}
+    ask = proposals(names_space(3), trials=3, sampler="grid")
+    assert ask.suggest("a")["network"] == "n0"
     ask.on_trial_complete("a", {"value": float("nan"), "failure": Failure("no", "")})
-    assert ask.failed == {"n2"}
-    assert {ask.suggest("b")["network"], ask.suggest("c")["network"]} == {"n0", "n1"}
+    assert ask.failed == {"n0"}
+    assert {ask.suggest("b")["network"], ask.suggest("c")["network"]} == {"n1", "n2"}
 
 
 def test_a_proposal_depends_on_what_came_out_and_not_on_how_the_search_was_begun() -> None:
@@ -114,22 +134,19 @@ def test_a_proposal_depends_on_what_came_out_and_not_on_how_the_search_was_begun
     for number in range(25):
         tried.append(whole.suggest(f"t{number}")["network"])
         whole.on_trial_complete(f"t{number}", {"value": values(tried[-1])})
-    # Killed after 17, and begun anew.
-    again = proposals(space, trials=25, known={network: values(network) for network in tried[:17]})
-    for number in range(17, 25):
-        assert again.suggest(f"t{number}") == {"network": tried[number]}
-        again.on_trial_complete(f"t{number}", {"value": values(tried[number])})
+    # Killed after 17, and begun anew: the first ones are told again from the table.
+    again = proposals(space, trials=25)
+    for number in range(25):
+        assert again.suggest(f"u{number}")["network"] == tried[number]
+        again.on_trial_complete(f"u{number}", {"value": values(tried[number])})
 
 
 @pytest.mark.parametrize("sampler", ["grid", "random"])
 def test_without_optuna_networks_come_in_order_or_drawn(sampler: str) -> None:
-    space = names_space(6)
-    ask = proposals(space, trials=6, sampler=sampler, known={"n1": 1.0})
-    found = [ask.suggest(f"t{number}")["network"] for number in range(5)]
-    assert sorted(found) == ["n0", "n2", "n3", "n4", "n5"]
+    ask = proposals(names_space(6), trials=6, sampler=sampler)
+    found = [ask.suggest(f"t{number}")["network"] for number in range(6)]
+    assert sorted(found) == ["n0", "n1", "n2", "n3", "n4", "n5"]
     assert (found == sorted(found)) == (sampler == "grid")
-    again = proposals(space, trials=6, sampler=sampler, known={"n1": 1.0, found[0]: 2.0})
-    assert again.suggest("t") == {"network": found[1]}
 
 
 def test_nothing_is_proposed_once_no_more_are_wanted() -> None:
@@ -147,36 +164,28 @@ def test_nothing_is_proposed_once_no_more_are_wanted() -> None:
 
 
 @pytest.mark.parametrize("rungs", [(1, 2, 4), (2, 4), (1, 3, 4), (4,)])
-def test_known_curves_fill_the_rungs_as_live_trials_do(rungs: tuple[int, ...]) -> None:
+def test_asha_halves_at_the_rungs_whatever_their_epochs(rungs: tuple[int, ...]) -> None:
     curves = {"a": reports(10, 20, 30, 40), "b": reports(5, 15), "c": reports(3), "d": reports(9, 19, 29, 39)}
-    found = []
-    for live in (True, False):
-        asha = ASHAScheduler(
-            time_attr=RUNG,
-            metric="score",
-            mode="max",
-            max_t=2 ** (len(rungs) - 1),
-            grace_period=1,
-            reduction_factor=2,
-        )
-        if not live:
-            replay(asha, SimpleNamespace(curves=curves, rungs=rungs), 2)
-        else:
-            controller: Any = None
-            for network, curve in curves.items():
-                trial = Trial("network", trial_id=network, stub=True)
-                asha.on_trial_add(controller, trial)
-                for report in curve:
-                    result = result_of(report, rungs, factor=2)
-                    asha.on_trial_result(controller, trial, result)
-                asha.on_trial_complete(controller, trial, result)
-        found.append([(time, sorted(scores.values())) for time, scores in asha._brackets[0]._rungs])
-    assert found[0] == found[1]
-    at_rungs = {
+    asha = ASHAScheduler(
+        time_attr=RUNG,
+        metric="score",
+        mode="max",
+        max_t=2 ** (len(rungs) - 1),
+        grace_period=1,
+        reduction_factor=2,
+    )
+    controller: Any = None
+    for network, curve in curves.items():
+        trial = Trial("network", trial_id=network, stub=True)
+        asha.on_trial_add(controller, trial)
+        for report in curve:
+            result = result_of(report, rungs, factor=2)
+            asha.on_trial_result(controller, trial, result)
+        asha.on_trial_complete(controller, trial, result)
+    assert {time: sorted(scores.values()) for time, scores in asha._brackets[0]._rungs} == {
         2**place: sorted(curve[rung - 1].score.score for curve in curves.values() if len(curve) >= rung)
         for place, rung in enumerate(rungs)
     }
-    assert dict(found[0]) == at_rungs
 
 
 def test_networks_of_a_search_are_trials_of_a_study_once(tmp_path: Path) -> None:
