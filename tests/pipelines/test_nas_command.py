@@ -4,9 +4,10 @@ import json
 import signal
 from pathlib import Path
 
+import optuna
 import pyarrow.parquet as pq
 import pytest
-from command_runs import RUN_S, kill_workers, run, run_here, start, wait_for
+from command_runs import RUN_S, kill_when, kill_workers, run, run_here, start, wait_for
 
 from apps.nas.reference import read_reference
 from apps.nas.table import Row, from_parquet
@@ -169,3 +170,80 @@ def test_broken_networks_are_reported_and_the_others_ranked(ray_cluster: None, t
     assert "nan (random): the network's outputs hold NaN or infinity" in shown
     assert "The best 2 of 2 networks by random" in shown
     assert "no such layer" in (output / "report.html").read_text()
+
+
+OWN_PROXY = """
+def smallness(net, images, labels):
+    return -float(sum(parameter.numel() for parameter in net.parameters()))
+"""
+CLIMB = (
+    *("--mode", "search", "--space", "small", "--sample", 6, "--search-trials", 4, "--ipc", 2),
+    *("--batch-train", 32, "--seeds", 1, "--retrain-seeds", 2, "--whole-epochs", 2),
+)
+
+
+def test_a_search_says_which_network_to_take_to_people_and_programs(
+    ready_tables: None, ray_cluster: None, tmp_path: Path
+) -> None:
+    own, output = tmp_path / "own.py", tmp_path / "out"
+    own.write_text(OWN_PROXY)
+    ladder = ("--ladder", f"{own}:smallness+naswot", "random:3", "whole:1", "whole:2", "--retrain", 2)
+    storage = f"sqlite:///{tmp_path}/study.db"
+    code, lines, errors = run_here(
+        *(*CLIMB, *ladder, "--json", "--optuna-storage", storage, "--output", output), script="nas"
+    )
+    assert code == 0, errors
+    told = json.loads(lines[-1])
+    assert lines[-2] == told["report"] == str(output / "report.html")
+    assert told["winner"] == str(output / "winner")
+    assert told["decided_by"] == "whole:2"
+    (take,) = [line for line in lines if line.startswith("Take ")]
+    assert take.startswith(f"Take {told['network']}: ")
+    page = (output / "report.html").read_text()
+    assert f"<strong>Take {told['network']}: " in page
+    content = json.loads((output / "search.json").read_text())
+    assert content["ladder"].split()[1:] == ["random:3", "whole:1", "whole:2"]
+    assert content["rungs"][0]["networks"] == 6
+    assert [rung["networks"] for rung in content["rungs"][1:3]] == [4, 2]
+    study = optuna.load_study(study_name=None, storage=storage)
+    assert len(study.trials) == 4
+    # The same command again trains nothing, and says the same.
+    again, repeated, errors = run_here(
+        *(*CLIMB, *ladder, "--json", "--optuna-storage", storage, "--output", output), script="nas"
+    )
+    assert again == 0, errors
+    assert json.loads(repeated[-1]) == told
+    assert len(optuna.load_study(study_name=None, storage=storage).trials) == 4
+
+
+def test_a_search_killed_at_every_rung_ends_with_the_same_pick(tmp_path: Path) -> None:
+    command = (
+        *CLIMB,
+        "--ladder",
+        "random:60",
+        "whole:6",
+        "--retrain",
+        0,
+        "--num-actors",
+        1,
+        "--sampler",
+        "random",
+    )
+    code, _, errors = run(*command, "--output", tmp_path / "whole", script="nas")
+    assert code == 0, errors
+    out = tmp_path / "killed"
+
+    def looks(proxy: str) -> int:
+        return len({row.network for row in rows_of(out) if row.proxy == proxy})
+
+    kill_when(lambda: looks("random:60@search") >= 2, start(*command, "--output", out, script="nas"))
+    assert not looks("whole:6@search")
+    kill_when(lambda: looks("whole:6@search") >= 1, start(*command, "--output", out, script="nas"))
+    code, _, errors = run(*command, "--output", out, script="nas")
+    assert code == 0, errors
+    expected, found = (json.loads((path / "search.json").read_text()) for path in (tmp_path / "whole", out))
+    assert found["order"] == expected["order"]
+    assert [choice["network"] for choice in found["choices"]] == [c["network"] for c in expected["choices"]]
+    assert [choice["validation"] for choice in found["choices"]] == [
+        c["validation"] for c in expected["choices"]
+    ]
