@@ -115,7 +115,7 @@ def full(*_asked: object) -> None:
 def test_a_full_disk_leaves_the_images_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("os.posix_fallocate", full)
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     assert not is_mapped(mapped.empty((2, 1, 2, 3), tmp_path))
     assert "decoded images are kept in memory" in caplog.text
 
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_images_in_memory(
 def test_a_full_disk_and_a_full_memory_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.posix_fallocate", full)
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     monkeypatch.setattr(mapped, "free_memory", lambda: 10**9)
     with pytest.raises(
         DataError,
@@ -167,13 +167,51 @@ def test_free_memory_is_the_machine_s_where_nothing_limits(
 def test_free_memory_is_what_a_container_has_left_and_could_drop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, group: str, names: tuple[str, str, str]
 ) -> None:
-    folder = machine(tmp_path, monkeypatch, own) / group
-    folder.mkdir(parents=True)
-    limit, usage, cache = names
-    (folder / limit).write_text(f"{2 * GIB}\n")
-    (folder / usage).write_text(f"{GIB}\n")
-    (folder / "memory.stat").write_text(f"anon 5\n{cache} {GIB // 2}\n")
+    limits(machine(tmp_path, monkeypatch, own) / group, names, limit=2 * GIB, usage=GIB, cache=GIB // 2)
     assert free_memory.free_memory() == 2 * GIB - GIB // 2
+
+
+def limits(folder: Path, names: tuple[str, str, str], *, limit: int, usage: int, cache: int) -> None:
+    """Write what a group tells."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in zip(names, (f"{limit}\n", f"{usage}\n", f"anon 5\n{names[2]} {cache}\n"), strict=True):
+        (folder / (name if name.startswith("memory.") else "memory.stat")).write_text(text)
+
+
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file")
+V2 = ("memory.max", "memory.current", "active_file")
+
+
+@pytest.mark.parametrize(
+    ("own", "root", "names"), [("0::/pod/box/job\n", "", V2), ("9:memory:/pod/box/job\n", "memory", V1)]
+)
+def test_a_limit_of_a_group_above_holds_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, root: str, names: tuple[str, str, str]
+) -> None:
+    folder = machine(tmp_path, monkeypatch, own) / root / "pod"
+    limits(folder / "box" / "job", names, limit=4 * GIB, usage=GIB, cache=0)
+    limits(folder / "box", names, limit=2 * GIB, usage=GIB, cache=0)
+    limits(folder, names, limit=6 * GIB, usage=GIB, cache=0)
+    assert free_memory.free_memory() == GIB
+
+
+@pytest.mark.parametrize(("own", "root", "names"), [("0::/job\n", "", V2), ("9:memory:/job\n", "memory", V1)])
+def test_a_set_that_was_mapped_and_read_twice_is_given_up_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, root: str, names: tuple[str, str, str]
+) -> None:
+    """Its pages are active ones then, and a second start in the container was refused for them."""
+    folder = machine(tmp_path, monkeypatch, own) / root / "job"
+    limits(folder, names, limit=2 * GIB, usage=2 * GIB, cache=GIB)
+    assert free_memory.free_memory() == GIB
+
+
+def test_a_group_outside_what_a_container_sees_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = machine(tmp_path, monkeypatch, "0::/../other\n")
+    limits(folder.parent / "other", V2, limit=1, usage=1, cache=0)
+    folder.mkdir()
+    assert free_memory.free_memory() == 8 * GIB
 
 
 def test_a_group_without_a_limit_limits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
