@@ -441,10 +441,12 @@ def judges(asked: Sequence[str] | None, own: str, settings: EvaluateSettings) ->
 
 def statistics_images(images_NCHW: np.ndarray, count: int) -> np.ndarray | None:
     """`count` training images at random, without labels and always the same; None for 0."""
-    if not count:
-        return None
-    rows = stream(0, "evaluate/statistics").permutation(len(images_NCHW))[:count]
-    return images_NCHW[rows]
+    return images_NCHW[statistics_rows(len(images_NCHW), count)] if count else None
+
+
+def statistics_rows(num_images: int, count: int) -> np.ndarray:
+    """Which ones these are, of so many."""
+    return stream(0, "evaluate/statistics").permutation(num_images)[:count]
 
 
 def check_networks(

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from atom.data import ImageSet
+from atom.errors import ClusterError
 from atom.preprocess import Preprocess
+from pipelines.workers.cluster import spill_folder
 from pipelines.workers.pixels import Pixels
 
 
@@ -36,8 +39,12 @@ class RealClasses(Mapping[int, Any]):
         if class_id not in range(len(self)):
             raise KeyError(class_id)
         if self._preprocess.zca is not None:
-            return ray.put(self._of_class(class_id))
-        return ray.put(Pixels(self._images.of_class(class_id), self._preprocess))
+            return self._put(class_id, self._of_class(class_id))
+        return self._put(class_id, Pixels(self._images.of_class(class_id), self._preprocess))
+
+    def __contains__(self, class_id: object) -> bool:
+        # Mapping's own asks for the item, and so would put it.
+        return class_id in range(len(self))
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self)))
@@ -48,12 +55,30 @@ class RealClasses(Mapping[int, Any]):
     @cached_property
     def whole(self) -> Mapping[int, Any]:
         """All classes, float32 [n, C, H, W], in the store from now on: all workers of a node read the same copy."""
-        return {class_id: ray.put(self._of_class(class_id)) for class_id in self}
+        return {class_id: self._put(class_id, self._of_class(class_id)) for class_id in self}
 
     @cached_property
     def preprocessed(self) -> np.ndarray:
         """All images preprocessed, float32 [N, C, H, W] in the order of the set, in this process from now on."""
         return self._preprocess.apply(self._images.images).numpy()
+
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """The images at `rows` of the set as they are in `preprocessed`; the others are left out where it can be."""
+        if self._preprocess.zca is not None:
+            return self.preprocessed[rows]
+        return self._preprocess.apply(self._images.images[rows]).numpy()
+
+    def _put(self, class_id: int, images: "np.ndarray | Pixels") -> Any:
+        try:
+            return ray.put(images)
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            stored = images.images_NCHW if isinstance(images, Pixels) else images
+            raise ClusterError(
+                f"The images of class {self._images.class_names[class_id]!r}, {stored.nbytes / 1e6:.3g} MB, find no"
+                " room in Ray's object store, nor on the disk that it spills to"
+                f" ({spill_folder() or 'nobody tells where'}); free some space there, or set RAY_TMPDIR to a folder"
+                " on another disk before Ray starts."
+            ) from error
 
     def _of_class(self, class_id: int) -> np.ndarray:
         if self._preprocess.zca is not None:

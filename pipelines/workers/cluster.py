@@ -6,6 +6,7 @@ or on a laptop with neither. Importing this module imports Ray, so commands impo
 
 import functools
 import gc
+import json
 import logging
 import math
 import os
@@ -15,11 +16,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 import ray
+import ray.util.client
+from ray._private import worker
+from ray._private.state import state
+from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
 from atom.errors import ClusterError
@@ -27,6 +33,8 @@ from pipelines import ROOT
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 _CONNECT_S = 10.0
 
@@ -244,6 +252,31 @@ def store_bytes() -> int | None:
     found = [node["Resources"] for node in ray.nodes() if node["NodeID"] == own]
     size = found[0].get("object_store_memory") if found else None
     return None if size is None else int(size)
+
+
+def is_client() -> bool:
+    """Whether this process is Ray's client (ray://): its objects are on another machine from the start."""
+    return ray.util.client.ray.is_connected()
+
+
+def spill_folder() -> Path | None:
+    """Where this node's object store puts what does not fit it; None where nobody tells, or no one disk is meant.
+
+    Ray has no public word for it: a folder that the cluster was started with, or that of the node's session, which lies
+    in RAY_TMPDIR, --temp-dir or /tmp.
+    """
+    try:
+        config = json.loads(state.get_system_config()["object_spilling_config"])
+        chosen = config["params"]["directory_path"] if config["type"] == "filesystem" else []
+        chosen = [chosen] if isinstance(chosen, str) else chosen
+        own = worker._global_node.get_session_dir_path()  # pyrefly: ignore
+    except (AttributeError, KeyError, TypeError, ValueError, RayError) as error:
+        log.debug("Ray does not say where it spills: %s", error)
+        return None
+    if len(chosen) != 1:
+        return None
+    # The head's; another machine has its own session's, unless it has that one too.
+    return Path(chosen[0] if Path(chosen[0]).is_dir() else own)
 
 
 def check_request(

@@ -10,6 +10,7 @@ from tiny_digits import GROUPS, digest, distil, kill_workers
 
 from atom import data
 from atom.data import ImageSet
+from atom.errors import ClusterError
 from atom.preprocess import Preprocess
 from pipelines.real_classes import RealClasses, whole
 from pipelines.workers.pixels import Pixels
@@ -63,6 +64,34 @@ def test_a_class_that_is_not_there_is_no_class() -> None:
     assert list(classes()) == list(range(10))
     assert 10 not in classes()
     assert -1 not in classes()
+
+
+@pytest.mark.parametrize("zca", [False, True])
+def test_some_images_are_preprocessed_alone_unless_they_are_whitened(*, zca: bool) -> None:
+    some, rows = classes(zca=zca), np.array([900, 3, 1200, 4])
+    assert np.array_equal(some.at(rows), classes(zca=zca).preprocessed[rows])
+    assert ("preprocessed" in vars(some)) == zca
+
+
+def test_asking_whether_a_class_is_there_stores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.put", None)
+    assert 3 in classes()
+
+
+@pytest.mark.parametrize("zca", [False, True])
+def test_a_full_store_and_disk_are_one_sentence(monkeypatch: pytest.MonkeyPatch, *, zca: bool) -> None:
+    from ray.exceptions import OutOfDiskError
+
+    def full(_: object) -> None:
+        raise OutOfDiskError
+
+    made = classes(zca=zca)
+    monkeypatch.setattr("ray.put", full)
+    for ask in (lambda: made[3], lambda: whole(made)):
+        with pytest.raises(
+            ClusterError, match=r"The images of class '[03]', .* MB, find no room in Ray's object"
+        ):
+            ask()
 
 
 @pytest.fixture(scope="module")
