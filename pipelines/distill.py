@@ -151,17 +151,10 @@ def distill(command: DistillCommand) -> int:
             command.evaluate, device_kind=device_kind, symbols=real.symbols
         )
         identity = identity_of(settings, real, device_kind, taught_by)
-        check_memory(
-            load_of(
-                command,
-                settings,
-                real,
-                units,
-                size,
-                taught=bool(taught_by),
-                num_nodes=session.cluster.num_nodes,
-            )
-        )
+        if not is_begun(location):
+            load = load_of(command, settings, real, units, size, device_kind, taught=bool(taught_by))
+            # Of several machines this one may have no worker.
+            check_memory(replace(load, here=session.cluster.num_nodes == 1))
         store = session.take(
             location,
             identity,
@@ -191,39 +184,47 @@ def distill(command: DistillCommand) -> int:
             return run(case, tracker, session.stop)
 
 
+def is_begun(location: str) -> bool:
+    """Whether a run has stored something there: what it has done needs no memory again, and it fitted once."""
+    from pipelines.output.checkpoints import FOLDER
+    from pipelines.output.store import Store
+
+    store = Store.open(location)
+    return store.exists(FOLDER) and bool(store.list(FOLDER))
+
+
 def load_of(
     command: DistillCommand,
     settings: DistillSettings,
     real: "RealData",
     units: "Sequence[Unit]",
     size: "ActorSize",
+    device_kind: DeviceKind,
     *,
     taught: bool,
-    num_nodes: int,
 ) -> "Load":
     """What has to be held; `taught`: whether teachers are trained."""
     from atom.methods.lookup import find_method
-    from pipelines.preflight import Load
+    from pipelines.preflight import Load, images_in_work
     from pipelines.real_images import judging_images
 
-    judges, train, judged = command.judges, real.train, is_judged(command)
-    copied = "--baselines" if judged and command.baselines else ""
-    if judged and not copied and judges.statistics_images:
-        copied = "--statistics-images"
+    train, judged, joint = real.train, is_judged(command), len(units) == 1
+    counts_K = train.per_class_counts()
     prepares = bool(find_method(settings.method).preparations(settings))
+    of_units = [] if joint else [int(counts_K[list(unit)].sum()) for unit in units]
     return Load(
         num_train=len(train),
         num_test=len(judging_images(real, command.judge_on)) if judged else 0,
         image_bytes=math.prod(train.images.shape[1:]),
         num_classes=train.num_classes,
-        largest_class=int(train.per_class_counts().max()),
-        group=max(map(len, units)),
+        largest_class=int(counts_K.max()),
+        in_work=images_in_work(of_units, size.num_actors),
         ipc=max(settings.per_class(train.num_classes)),
-        # Of several machines this one may have none.
-        workers=size.num_actors if num_nodes == 1 else 0,
+        workers=size.num_actors,
+        on_cuda=device_kind == "cuda",
         whitened=settings.zca == "on",
-        whole=len(units) == 1 or prepares or taught,
-        copied=copied,
+        whole="distilling" if joint or prepares else "judging" if taught else "",
+        copied="--baselines" if judged and command.baselines else "",
     )
 
 

@@ -3,17 +3,18 @@
 A driver that takes more than there is is ended by the system without a word, and workers by Ray one after another.
 """
 
-# N training images, M images to test on, P bytes of one as pixels, K classes, n images of the largest, G classes of a
-# group, I stored images of a class, A workers on this machine
+# N training images, M images to test on, P bytes of one as pixels, K classes, n images of the largest, I stored images
+# of a class, A workers, S images of the A largest groups
 
 import shutil
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 from atom.errors import ClusterError
 from atom.free_memory import free_memory
-from pipelines.workers.cluster import store_bytes
+from pipelines.workers.cluster import is_client, spill_folder, store_bytes
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Load:
         num_train, num_test: N, M; without a judgement M = 0.
         image_bytes: P.
         num_classes, largest_class: K, n.
-        group: G, of the largest unit.
+        in_work: S; 0 for a joint method.
         ipc: I.
         workers: A.
+        here: the workers run on the driver's machine; of several machines it may have none.
+        on_cuda: workers bring one class after another to the device, and hold them there.
         whitened: every image is whitened in the driver, and stored so.
-        whole: all classes are stored preprocessed: the method is a joint one, or trains networks on them.
-        copied: flag that asks the driver for all training images preprocessed; empty if none does.
+        whole: when all classes are stored preprocessed, if they are: while a joint method distils or one that trains
+            networks on them, or afterwards, for teachers.
+        copied: flag that asks the driver for all training images preprocessed, to judge; empty if none does.
     """
 
     num_train: int
@@ -37,11 +41,13 @@ class Load:
     image_bytes: int
     num_classes: int
     largest_class: int
-    group: int
+    in_work: int
     ipc: int
     workers: int
+    here: bool = True
+    on_cuda: bool = False
     whitened: bool = False
-    whole: bool = False
+    whole: Literal["", "distilling", "judging"] = ""
     copied: str = ""
 
 
@@ -62,32 +68,66 @@ class Term:
     remedy: str
 
 
-_STORE = "store"
+_DRIVER, _STORE, _WORKERS = "driver", "store", "workers"
+_GROUPED = "pass a --method that distils classes in groups"
 
 
-def terms(load: Load) -> list[Term]:
-    """What is held at once, at least: libraries, the test of a network and temporary copies come to it."""
-    train, test = 4 * load.num_train * load.image_bytes, 4 * load.num_test * load.image_bytes
-    of_group = load.group * load.largest_class * load.image_bytes
+def images_in_work(unit_counts: Sequence[int], num_workers: int) -> int:
+    """Images of the groups that are in work at once, at most: units have unequal classes, and the last one is smaller.
+
+    Example:
+        >>> images_in_work([30, 500, 20, 40], 2)
+        540
+    """
+    return sum(sorted(unit_counts, reverse=True)[:num_workers])
+
+
+def terms(load: Load) -> dict[str, list[Term]]:
+    """What each phase holds at once, at least: libraries, the test of a network and temporary copies come to it."""
+    of_all = 4 * load.num_train * load.image_bytes
+    whitened = [Term(_DRIVER, "4·N·P", of_all, "pass --zca off")] if load.whitened else []
+    # Once there they stay to the end.
+    stored = [Term(_STORE, "4·N·P", of_all, _GROUPED)] if load.whole == "distilling" else []
+    return {
+        "to distil": [_of_set(load, 8), *whitened, *stored, *_of_groups(load)],
+        "to judge": [_of_set(load, 4), *whitened, *stored, *_of_judgement(load)],
+    }
+
+
+def _of_set(load: Load, each: int) -> Term:
+    """The distilled images, while they are distilled with their momentum."""
+    num_bytes = each * load.num_classes * load.ipc * load.image_bytes
+    return Term(_DRIVER, f"{each}·K·I·P", num_bytes, "pass a smaller --ipc")
+
+
+def _of_groups(load: Load) -> list[Term]:
+    if not load.in_work:
+        return []
     fewer = "pass a smaller --num-actors or --classes-per-group"
-    found = [
-        Term("driver", "8·K·I·P", 8 * load.num_classes * load.ipc * load.image_bytes, "pass a smaller --ipc")
-    ]
+    pixels = load.in_work * load.image_bytes
     if load.whitened:
-        found.append(Term("driver", "4·N·P", train, "pass --zca off"))
-    elif load.copied:
-        found.append(Term("driver", "4·N·P", train, f"leave out what {load.copied} asks for"))
+        return [Term(_STORE, "4·S·P", 4 * pixels, fewer)]
+    found = [Term(_STORE, "S·P", pixels, fewer)]
+    if load.here and load.on_cuda:
+        of_class = 4 * load.workers * load.largest_class * load.image_bytes
+        # Smaller groups, or classes, may be in work.
+        found.append(Term(_WORKERS, "4·A·n·P", min(of_class, 4 * pixels), "pass a smaller --num-actors"))
+    elif load.here:
+        found.append(Term(_WORKERS, "4·S·P", 4 * pixels, fewer))
+    return found
+
+
+def _of_judgement(load: Load) -> list[Term]:
+    found = []
+    of_all = 4 * load.num_train * load.image_bytes
+    if load.whole == "judging":
+        found.append(Term(_STORE, "4·N·P", of_all, "leave out --teacher-epoch"))
+    if load.copied and not load.whitened:
+        found.append(Term(_DRIVER, "4·N·P", of_all, f"leave out what {load.copied} asks for"))
     if load.num_test:
         remedy = "pass --eval-seeds 0, and judge the set elsewhere with atom-evaluate"
-        found += [Term("driver", "4·M·P", test, remedy), Term(_STORE, "4·M·P", test, remedy)]
-    if load.whole:
-        found.append(Term(_STORE, "4·N·P", train, "pass a --method that distils classes in groups"))
-        return found
-    each = 4 if load.whitened else 1
-    stored = f"{each}·A·G·n·P" if each > 1 else "A·G·n·P"
-    found.append(Term(_STORE, stored, each * load.workers * of_group, fewer))
-    if not load.whitened:
-        found.append(Term("workers", "4·A·G·n·P", 4 * load.workers * of_group, fewer))
+        num_bytes = 4 * load.num_test * load.image_bytes
+        found += [Term(place, "4·M·P", num_bytes, remedy) for place in (_DRIVER, _STORE)]
     return found
 
 
@@ -97,33 +137,76 @@ def check_memory(load: Load) -> None:
     Raises:
         ClusterError: one sentence with the terms, what there is, and what to pass instead.
     """
-    found = terms(load)
-    in_store = sum(term.num_bytes for term in found if term.place == _STORE)
-    capacity = store_bytes()
-    # Ray puts what does not fit the store into files.
-    spilled = 0 if capacity is None else max(0, in_store - capacity)
-    disk = shutil.disk_usage(tempfile.gettempdir()).free
-    if spilled > disk:
-        raise ClusterError(_sentence(load, [t for t in found if t.place == _STORE], (capacity or 0) + disk))
+    client = is_client()
+    # A client's store and workers are on other machines.
+    phases = {
+        phase: [term for term in found if not client or term.place == _DRIVER]
+        for phase, found in terms(replace(load, here=load.here and not client)).items()
+    }
+    capacity, folder = (None, None) if client else (store_bytes(), spill_folder())
+    _check_store(load, phases, capacity, folder)
     free = free_memory()
-    if free is not None and sum(term.num_bytes for term in found) - spilled > free:
-        raise ClusterError(_sentence(load, found, free))
+    if free is None:
+        return
+    # Ray puts what does not fit the store into files.
+    held = {phase: _total(found) - _spilled(found, capacity) for phase, found in phases.items()}
+    largest = max(held, key=lambda phase: held[phase])
+    if held[largest] > free:
+        raise ClusterError(_sentence(load, largest, phases[largest], "memory", free))
 
 
-def _sentence(load: Load, found: Sequence[Term], free: int) -> str:
+def _check_store(
+    load: Load, phases: dict[str, list[Term]], capacity: int | None, folder: Path | None
+) -> None:
+    if capacity is None or folder is None:
+        return
+    try:
+        disk = shutil.disk_usage(folder).free
+    except OSError:  # of another machine, perhaps
+        return
+    largest = max(phases, key=lambda phase: _spilled(phases[phase], capacity))
+    if _spilled(phases[largest], capacity) > disk:
+        found = [term for term in phases[largest] if term.place == _STORE]
+        what = f"memory for Ray's object store and disk at {folder}, where it spills,"
+        raise ClusterError(_sentence(load, largest, found, what, capacity + disk))
+
+
+def _total(found: Sequence[Term]) -> int:
+    return sum(term.num_bytes for term in found)
+
+
+def _spilled(found: Sequence[Term], capacity: int | None) -> int:
+    in_store = _total([term for term in found if term.place == _STORE])
+    return 0 if capacity is None else max(0, in_store - capacity)
+
+
+def _sentence(load: Load, phase: str, found: Sequence[Term], what: str, free: int) -> str:
     told = " + ".join(f"{term.place} {term.formula} = {_told(term.num_bytes)}" for term in found)
-    total, largest = sum(term.num_bytes for term in found), max(found, key=lambda term: term.num_bytes)
-    what = "memory and disk for Ray's object store" if {t.place for t in found} == {_STORE} else "memory"
+    largest = max(found, key=lambda term: term.num_bytes)
     return (
-        f"At least {_told(total)} of {what} are needed and {_told(free)} are free: {told}, where N = {load.num_train}"
-        f" training images, M = {load.num_test} to test on, P = {load.image_bytes} bytes of one, K = {load.num_classes}"
-        f" classes of n = {load.largest_class} at most, G = {load.group} of a group, I = {load.ipc} images per class,"
-        f" A = {load.workers} workers here; {largest.remedy}, or take a machine with more."
+        f"At least {_told(_total(found))} of {what} are needed {phase} and {_told(free)} are free: {told}, where"
+        f" {_letters(load, found)}; {largest.remedy}, or take a machine with more."
     )
+
+
+def _letters(load: Load, found: Sequence[Term]) -> str:
+    """What the letters of these terms are."""
+    known = {
+        "N": f"{load.num_train} training images",
+        "M": f"{load.num_test} to test on",
+        "P": f"{load.image_bytes} bytes of one",
+        "K": f"{load.num_classes} classes",
+        "n": f"{load.largest_class} images of the largest class",
+        "S": f"{load.in_work} images of the groups that {load.workers} workers are at, the largest",
+        "I": f"{load.ipc} images per class",
+        "A": f"{load.workers} workers",
+    }
+    used = {letter for term in found for letter in term.formula.split("·")}
+    return ", ".join(f"{letter} = {what}" for letter, what in known.items() if letter in used)
 
 
 def _told(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"
 
 
-__all__ = ["Load", "Term", "check_memory", "terms"]
+__all__ = ["Load", "Term", "check_memory", "images_in_work", "terms"]
