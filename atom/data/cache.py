@@ -9,9 +9,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +28,12 @@ from atom.errors import AtomError
 LOADER_VERSION = 3
 """Raise it when the same files give other arrays, or other words about them."""
 PARTS = ("train", "test")
+
+_DAMAGED = (FileNotFoundError, EOFError, ValueError, KeyError, TypeError, AtomError)
+"""What reading an entry raises that lacks something or holds something else."""
+_DRAFT = re.compile(r"\..+-[0-9a-f]{24}-")
+_DRAFT_S = 24 * 3600
+"""Age of a draft from which on nobody writes it any more. Chosen: writing takes seconds or minutes."""
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +78,14 @@ def cached(
     if entry.is_dir():
         try:
             return _read(entry, name=name, spec=request.spec)
-        except (OSError, ValueError, KeyError, TypeError, AtomError) as error:
+        except _DAMAGED as error:
             log.info("rebuilding the damaged cache entry %s (%s)", entry, error)
             shutil.rmtree(entry, ignore_errors=True)
+        except OSError as error:
+            # A network disk that is away for a moment, say: the entry is whole for the next run.
+            log.warning(
+                "the cache entry %s cannot be read now, and images are decoded anew (%s)", entry, error
+            )
     data = build()
     try:
         _write(entry, data)
@@ -83,7 +97,7 @@ def cached(
     try:
         # From the entry, so that what was decoded takes no place beside it.
         return _read(entry, name=name, spec=request.spec)
-    except (OSError, ValueError, KeyError, TypeError, AtomError) as error:
+    except (OSError, *_DAMAGED) as error:
         log.warning("the cache entry %s cannot be read at once (%s)", entry, error)
         return data
 
@@ -113,6 +127,9 @@ def _read(entry: Path, *, name: str, spec: str) -> RealData:
 def _write(entry: Path, data: RealData) -> None:
     """Write under a temporary name, then rename: a reader sees a whole entry or none."""
     entry.parent.mkdir(parents=True, exist_ok=True)
+    _remove_old_drafts(entry.parent)
+    if entry.exists():
+        return
     draft = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     try:
         for part, image_set in zip(PARTS, (data.train, data.test), strict=True):
@@ -128,7 +145,19 @@ def _write(entry: Path, data: RealData) -> None:
         (draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         # mkdtemp is private to its owner; a data directory is often shared.
         draft.chmod(0o755)
-        if not entry.exists():
+        try:
             draft.rename(entry)
+        except OSError:
+            # Another process was as far a moment before.
+            if not entry.is_dir():
+                raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_old_drafts(folder: Path) -> None:
+    """Drafts whose writers were killed."""
+    for draft in folder.iterdir():
+        with suppress(OSError):
+            if _DRAFT.match(draft.name) and draft.is_dir() and time.time() - draft.stat().st_mtime > _DRAFT_S:
+                shutil.rmtree(draft, ignore_errors=True)

@@ -1,4 +1,8 @@
+import errno
 import logging
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,3 +79,64 @@ def test_unwritable_cache_is_a_warning(folder, tmp_path, caplog):
     data = load(f"folder:{folder}", data_dir=tmp_path / "data")
     assert len(data.train) == 2
     assert "decoded images are not cached" in caplog.text
+
+
+def test_an_entry_that_cannot_be_read_for_a_moment_is_left(folder, tmp_path, monkeypatch, caplog):
+    """On a network disk, say; a run that has mapped it would lose its images."""
+    first = load(f"folder:{folder}", data_dir=tmp_path / "data")
+    (entry,) = (tmp_path / "data" / "cache").iterdir()
+    before = (entry / "train_images.npy").stat()
+
+    def away(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("atom.data.cache.opened", away)
+        again = load(f"folder:{folder}", data_dir=tmp_path / "data")
+    assert again.train.fingerprint == first.train.fingerprint
+    assert "cannot be read now" in caplog.text
+    after = (entry / "train_images.npy").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    refuse_to_decode(monkeypatch)
+    assert load(f"folder:{folder}", data_dir=tmp_path / "data").train.fingerprint == first.train.fingerprint
+
+
+def test_an_empty_file_in_an_entry_is_damage(folder, tmp_path, caplog):
+    load(f"folder:{folder}", data_dir=tmp_path / "data")
+    (entry,) = (tmp_path / "data" / "cache").iterdir()
+    (entry / "train_labels.npy").write_bytes(b"")
+    with caplog.at_level(logging.INFO):
+        load(f"folder:{folder}", data_dir=tmp_path / "data")
+    assert "rebuilding the damaged cache entry" in caplog.text
+
+
+def test_drafts_of_killed_decodes_go_after_a_day(folder, tmp_path):
+    cache = tmp_path / "data" / "cache"
+    old, new, other = (
+        cache / f".{name}" for name in (f"pets-{'0a' * 12}-x1", f"pets-{'0b' * 12}-x2", "mine-x3")
+    )
+    for draft in (old, new, other):
+        draft.mkdir(parents=True)
+        (draft / "train_images.npy").write_bytes(b"1")
+    for draft in (old, other):
+        os.utime(draft, (0, 0))
+    load(f"folder:{folder}", data_dir=tmp_path / "data")
+    assert not old.exists()
+    assert new.exists()
+    assert other.exists()
+
+
+def test_an_entry_that_another_process_wrote_meanwhile_is_no_failure(folder, tmp_path, monkeypatch, caplog):
+    """Both decoded; whose rename comes second finds a directory that is not empty."""
+    rename = Path.rename
+
+    def second(draft, entry):
+        shutil.copytree(draft, entry)
+        return rename(draft, entry)
+
+    monkeypatch.setattr(Path, "rename", second)
+    load(f"folder:{folder}", data_dir=tmp_path / "data")
+    assert "not cached" not in caplog.text
+    refuse_to_decode(monkeypatch)
+    load(f"folder:{folder}", data_dir=tmp_path / "data")
+    assert len(cache_entries(tmp_path / "data")) == 1
