@@ -62,6 +62,7 @@ class Case:
 def audit(command: AuditCommand) -> int:
     """Find members, train, attack, record; see `run_command` for what it returns."""
     from atom import resolve
+    from atom.data.sources import decoded_folder
     from atom.distilled import DistilledSet
     from atom.rivals import name_beside
     from pipelines.evaluation import check_baselines, check_networks
@@ -78,7 +79,7 @@ def audit(command: AuditCommand) -> int:
         data = real_source(distilled, command.set, command.data)
         real = load_real(data, smoke=command.smoke, given=distilled)
         check_same_source(distilled, real)
-        parts = find_parts(distilled, real, command.set)
+        parts = find_parts(distilled, real, command.set, folder=decoded_folder(data.dataset, data.data_dir))
         seen = replace(real, train=parts.members)
         if command.baselines:
             check_ipc(

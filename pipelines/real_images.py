@@ -18,8 +18,7 @@ from safetensors import SafetensorError
 from atom import data as real_data
 from atom import nets
 from atom.data import ImageSet, RealData
-from atom.data.request import cache_folder
-from atom.data.sources import OWN
+from atom.data.sources import OWN, decoded_folder
 from atom.device import use_threads
 from atom.distilled import DistilledSet
 from atom.errors import AtomError, ConfigError, StoreError
@@ -66,21 +65,20 @@ def load_real(settings: DataSettings, *, smoke: bool, given: DistilledSet | None
             on_download=downloads,
         )
     _check_size(loaded)
-    kept = settings.train_per_class
+    kept, folder = settings.train_per_class, decoded_folder(settings.dataset, settings.data_dir)
     if smoke:
         # What the real command refuses is refused in the same words, before the set shrinks.
-        loaded.hold_out(settings.validation_frac, train_per_class=kept)
+        loaded.hold_out(settings.validation_frac, train_per_class=kept, folder=folder)
         loaded = loaded.with_images(
             _first_of_each(loaded.train, _SMOKE_TRAIN), _first_of_each(loaded.test, _SMOKE_TEST)
         )
         if kept is not None:
-            rest = loaded.hold_out(settings.validation_frac).train
+            rest = loaded.hold_out(settings.validation_frac, folder=folder).train
             kept = min(kept, int(rest.per_class_counts().min()))
     said = None if given is None else given.symbols
     if settings.symbols != "auto":
         said = settings.symbols == "on"
     loaded = replace(loaded, said_symbols=said)
-    folder = cache_folder(settings.data_dir.expanduser())
     return loaded.hold_out(settings.validation_frac, train_per_class=kept, folder=folder)
 
 

@@ -2,7 +2,7 @@
 
 # N images
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ from atom.data.decode import decode_all
 from atom.data.download import OnDownload
 from atom.data.folder import TRAIN_FOLDERS, class_folders, entries_of, visible
 from atom.data.image_set import ImageSet
+from atom.data.mapped import taken
 from atom.data.request import Request, required_directory
-from atom.data.sources import OWN, load
+from atom.data.sources import OWN, decoded_folder, load
 from atom.errors import ConfigError, DataError
 
 
@@ -24,11 +25,13 @@ class Labelled:
         images: of the training part, where the source has parts.
         test: of the test part, where it has one.
         remarks: one sentence each, without a full stop.
+        folder: where many of them lie in a file, see `atom.data.mapped.empty`; None: in memory.
     """
 
     images: ImageSet
     test: ImageSet | None = None
     remarks: tuple[str, ...] = ()
+    folder: Path | None = None
 
     def only(self, classes: tuple[str, ...]) -> "Labelled":
         """The same with these classes alone.
@@ -36,9 +39,8 @@ class Labelled:
         Raises:
             ConfigError: there is no such class.
         """
-        return Labelled(
-            _only(self.images, classes), self.test and _only(self.test, classes), remarks=self.remarks
-        )
+        test = None if self.test is None else _only(self.test, classes, self.folder)
+        return replace(self, images=_only(self.images, classes, self.folder), test=test)
 
 
 def load_labelled(
@@ -65,6 +67,7 @@ def load_labelled(
     name = name.strip().lower()
     if name == "folder" and place and not _has_parts(Path(place).expanduser()):
         return _read_classes(spec, Path(place).expanduser(), data_dir, image_size, skip_broken)
+    own = name in OWN
     real = load(
         spec,
         data_dir=data_dir,
@@ -72,9 +75,9 @@ def load_labelled(
         allow_download=allow_download,
         skip_broken=skip_broken,
         on_download=on_download,
-        keep_decoded=name not in OWN,
+        keep_decoded=not own,
     )
-    return Labelled(real.train, real.test, real.remarks)
+    return Labelled(real.train, real.test, real.remarks, None if own else decoded_folder(spec, data_dir))
 
 
 def _has_parts(root: Path) -> bool:
@@ -91,7 +94,14 @@ def _read_classes(
     spec: str, root: Path, data_dir: Path, image_size: int | None, skip_broken: bool
 ) -> Labelled:
     request = Request(
-        spec, "folder", root, data_dir, image_size, allow_download=False, skip_broken=skip_broken
+        spec,
+        "folder",
+        root,
+        data_dir,
+        image_size,
+        allow_download=False,
+        skip_broken=skip_broken,
+        keep_decoded=False,
     )
     required_directory(request)
     skipped: list[str] = []
@@ -110,7 +120,7 @@ def _read_classes(
     return Labelled(images, remarks=(*decoded.remarks, *(left_out if skipped or decoded.skipped else ())))
 
 
-def _only(images: ImageSet, classes: tuple[str, ...]) -> ImageSet:
+def _only(images: ImageSet, classes: tuple[str, ...], folder: Path | None) -> ImageSet:
     unknown = [name for name in classes if name not in images.class_names]
     if unknown:
         raise ConfigError(
@@ -119,4 +129,4 @@ def _only(images: ImageSet, classes: tuple[str, ...]) -> ImageSet:
     kept = [images.class_names.index(name) for name in classes]
     rows = np.flatnonzero(np.isin(images.labels, kept))
     labels = np.array([kept.index(label) for label in images.labels[rows]], dtype=np.int64)
-    return ImageSet.create(images.images[rows], labels, classes)
+    return ImageSet.create(taken(images.images, rows, folder), labels, classes)

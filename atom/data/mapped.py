@@ -22,6 +22,9 @@ MAPPED_BYTES = 2**24
 """Arrays from this size on lie in files; smaller ones cost less than the libraries that read them. Chosen."""
 _STEP_BYTES = 2**24
 """What is copied at once. Chosen."""
+_SPARSE = 8
+"""Rows that lie this many times as far apart as they would one after another are read without what is between. Chosen:
+a disk is read ahead in 128 KiB, which is of use where one row in a few is wanted."""
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +56,16 @@ def empty(shape: tuple[int, ...], folder: Path | None) -> Images:
             _reserve(file.fileno(), num_bytes)
             return np.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype=np.uint8).reshape(shape)
     except OSError as error:
-        free = free_memory()
+        free, why = free_memory(), error.strerror or str(error)
         if free is not None and num_bytes > free:
             images, *size = shape
             raise DataError(
-                f"{images} images x {math.prod(size)} bytes take {_told(num_bytes)}, for which neither {folder} has"
-                f" room ({error.strerror}) nor memory ({_told(free)} free); pass --data-dir on another disk, or a"
-                " smaller --image-size."
+                f"{images} images x {math.prod(size)} bytes take {_told(num_bytes)}, for which there is neither a file"
+                f" in {folder} ({why}) nor memory ({_told(free)} free); pass --data-dir on another disk, or a smaller"
+                " --image-size."
             ) from error
         log.warning(
-            "decoded images are kept in memory: %s has no room for %s (%s)", folder, _told(num_bytes), error
+            "decoded images are kept in memory: a file of %s in %s failed (%s)", _told(num_bytes), folder, why
         )
         return np.empty(shape, dtype=np.uint8)
 
@@ -80,10 +83,10 @@ def opened(file: Path) -> np.ndarray:
 def taken(images: Images, rows: npt.NDArray[np.int64], folder: Path | None = None) -> Images:
     """`images[rows]`, in memory or as `empty` has it.
 
-    Rows that lie apart are read without what lies between: a disk is read ahead otherwise, and a class of a file with
-    100 mixed classes cost all of it (579 MiB read for 5, measured; 8 so).
+    Rows that lie far apart are read without what lies between: a disk is read ahead otherwise, and a class of a file
+    with 100 mixed classes cost all of it (579 MiB read for 5, measured; 8 so).
     """
-    mapping = None if _adjacent(rows) else _mapping(images)
+    mapping = _mapping(images) if _sparse(rows) else None
     out = empty((len(rows), *images.shape[1:]), folder)
     step = max(1, _STEP_BYTES // max(1, math.prod(images.shape[1:])))
     try:
@@ -108,15 +111,16 @@ def _reserve(file: int, num_bytes: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, num_bytes)
         return
-    # Macs have no such call: what the disk has now is all that can be asked.
-    disk = os.fstatvfs(file)
-    if disk.f_bavail * disk.f_frsize < num_bytes:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    # Macs have no such call: what the disk has now is all that can be asked, and some systems do not tell it either.
+    if hasattr(os, "fstatvfs"):
+        disk = os.fstatvfs(file)
+        if disk.f_bavail * disk.f_frsize < num_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.ftruncate(file, num_bytes)
 
 
-def _adjacent(rows: npt.NDArray[np.int64]) -> bool:
-    return len(rows) > 0 and bool((np.diff(rows) == 1).all())
+def _sparse(rows: npt.NDArray[np.int64]) -> bool:
+    return len(rows) > 0 and int(rows.max() - rows.min()) + 1 > _SPARSE * len(rows)
 
 
 def _mapping(array: np.ndarray) -> mmap.mmap | None:

@@ -14,7 +14,7 @@ from atom.data.image_set import ImageSet, RealData
 from atom.data.imagenet_subsets import SUBSETS, read_imagenet_subset
 from atom.data.npz import read_npz
 from atom.data.parquet import read_parquet
-from atom.data.request import Request
+from atom.data.request import Request, cache_folder
 from atom.data.svhn import read_svhn
 from atom.data.tinyimagenet import read_tinyimagenet
 from atom.errors import ConfigError
@@ -38,6 +38,8 @@ OWN = ("folder", SESSIONS, "parquet", "npz")
 """A user's own images, of which nothing is known."""
 NEED_PATH = (*SUBSETS, *OWN)
 NO_PATH = ("digits",)
+NOT_KEPT = ("digits", "mnist", "fashionmnist", "svhn", "npz")
+"""Sources that are read as fast as decoded images would be, and so leave none in the cache."""
 TAKERS = {
     "--image-column": ("parquet",),
     "--label-column": ("parquet",),
@@ -120,6 +122,17 @@ def load(
     )
     data = READERS[name](request)
     return data if image_size is None else _resized(data, image_size)
+
+
+def decoded_folder(spec: str, data_dir: Path) -> Path | None:
+    """Where decoded images of a source lie; None where they lie in memory.
+
+    Example:
+        >>> decoded_folder("cifar10", Path("data")), decoded_folder("npz:set.npz", Path("data"))
+        (PosixPath('data/cache'), None)
+    """
+    kept = spec.partition(":")[0].strip().lower() not in NOT_KEPT
+    return cache_folder(data_dir.expanduser()) if kept else None
 
 
 def _check_spec(spec: str, name: str, place: str | None) -> None:

@@ -4,6 +4,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -37,7 +38,9 @@ class Parts:
         return "" if self.held_out else TEST_CAVEAT
 
 
-def find_parts(distilled: DistilledSet, real: RealData, location: str) -> Parts:
+def find_parts(
+    distilled: DistilledSet, real: RealData, location: str, *, folder: Path | None = None
+) -> Parts:
     """Members and non-members of a set.
 
     Which training images it saw follows from how many it says it saw and how many were put aside, since they are drawn
@@ -47,11 +50,12 @@ def find_parts(distilled: DistilledSet, real: RealData, location: str) -> Parts:
         distilled: the set.
         real: its source, whole: nothing put aside.
         location: what --set says.
+        folder: see `ImageSet.subset`.
 
     Raises:
         ConfigError: the set was made from other images than these.
     """
-    seen = _seen(distilled, real)
+    seen = _seen(distilled, real, folder)
     if seen is None:
         raise ConfigError(
             f"--set {location}: was made from other training images than --dataset {real.spec} has, or from several"
@@ -60,7 +64,8 @@ def find_parts(distilled: DistilledSet, real: RealData, location: str) -> Parts:
         )
     known = {_digest(image) for image in seen.images}
     for images, held_out in ((real.train, True), (real.test, False)):
-        rest = images.subset([row for row, one in enumerate(images.images) if _digest(one) not in known])
+        unknown = [row for row, one in enumerate(images.images) if _digest(one) not in known]
+        rest = images.subset(unknown, folder=folder)
         if rest.per_class_counts().min() > 0:
             return Parts(seen, rest, held_out)
     raise ConfigError(
@@ -69,7 +74,7 @@ def find_parts(distilled: DistilledSet, real: RealData, location: str) -> Parts:
     )
 
 
-def _seen(distilled: DistilledSet, real: RealData) -> ImageSet | None:
+def _seen(distilled: DistilledSet, real: RealData, folder: Path | None) -> ImageSet | None:
     source, total = distilled.source, len(real.train)
     num_train, num_validation = source.get("num_train"), source.get("num_validation", 0)
     if not isinstance(num_train, int) or not isinstance(num_validation, int):
@@ -77,7 +82,9 @@ def _seen(distilled: DistilledSet, real: RealData) -> ImageSet | None:
     fewer = num_train < total - num_validation
     try:
         kept = real.hold_out(
-            num_validation / total, train_per_class=num_train // real.train.num_classes if fewer else None
+            num_validation / total,
+            train_per_class=num_train // real.train.num_classes if fewer else None,
+            folder=folder,
         ).train
     except (ConfigError, DataError):
         return None

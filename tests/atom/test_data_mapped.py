@@ -10,6 +10,7 @@ from PIL import Image
 
 from atom import free_memory
 from atom.data import RealData, load, mapped
+from atom.data.labelled import load_labelled
 from atom.errors import DataError
 
 
@@ -118,6 +119,53 @@ def test_a_full_disk_leaves_the_images_in_memory(
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     assert not is_mapped(mapped.empty((2, 1, 2, 3), tmp_path))
     assert "decoded images are kept in memory" in caplog.text
+    assert "(No space left on device)" in caplog.text
+
+
+@pytest.mark.usefixtures("all_large")
+def test_a_folder_that_cannot_be_written_is_not_called_full(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert not is_mapped(mapped.empty((2, 1, 2, 3), tmp_path / "file" / "cache"))
+    assert "failed (Not a directory)" in caplog.text
+    assert "room" not in caplog.text
+
+
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize("lacking", [("posix_fallocate",), ("posix_fallocate", "fstatvfs")])
+def test_systems_without_these_calls_have_files_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: tuple[str, ...]
+) -> None:
+    for name in lacking:
+        monkeypatch.delattr(f"os.{name}", raising=False)
+    assert is_mapped(mapped.empty((2, 1, 2, 3), tmp_path))
+
+
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize(("step", "far"), [(1, False), (8, False), (9, True), (100, True)])
+def test_only_rows_that_lie_far_apart_are_read_without_what_is_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, *, far: bool
+) -> None:
+    """Reading ahead is of use where every second row is wanted."""
+    advised: list[bool] = []
+    find = mapped._mapping
+
+    def noted(array: np.ndarray) -> mmap.mmap | None:
+        advised.append(True)
+        return find(array)
+
+    monkeypatch.setattr(mapped, "_mapping", noted)
+    images = mapped.empty((10000, 1, 2, 3), tmp_path)
+    mapped.taken(images, np.arange(0, 10000, step))
+    assert bool(advised) == far
+
+
+@pytest.mark.usefixtures("all_large")
+def test_own_images_of_a_learner_leave_nothing_in_the_data_directory(tmp_path: Path) -> None:
+    found = load_labelled(f"folder:{pictures(tmp_path / 'pets') / 'train'}", data_dir=tmp_path / "data")
+    assert not is_mapped(found.images.images)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.usefixtures("all_large")
@@ -128,8 +176,8 @@ def test_a_full_disk_and_a_full_memory_are_one_sentence(
     monkeypatch.setattr(mapped, "free_memory", lambda: 10**9)
     with pytest.raises(
         DataError,
-        match=r"1281167 images x 12288 bytes take 16 GB, for which neither .* has room \(No space left on device\) nor"
-        r" memory \(1 GB free\); pass --data-dir on another disk",
+        match=r"1281167 images x 12288 bytes take 16 GB, for which there is neither a file in .* \(No space left on"
+        r" device\) nor memory \(1 GB free\); pass --data-dir on another disk",
     ):
         mapped.empty((1281167, 3, 64, 64), tmp_path)
 
