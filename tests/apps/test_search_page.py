@@ -1,42 +1,89 @@
-"""The report of a search: its order, its pick, and a page that needs nothing from elsewhere."""
+"""The report of a search: its order, its rungs, and a page that needs nothing from elsewhere."""
 
+import csv
+import io
 import re
 
-from apps.nas.search_page import NOT_COMPARABLE, Tried, best_first, pick_of, render_search, search_figure
+import pytest
+from scipy import stats
+
+from apps.nas.search_page import (
+    NOT_COMPARABLE,
+    RungReached,
+    Tried,
+    best_first,
+    climb_figure,
+    front_figure,
+    render_search,
+    rungs_reached,
+    search_csv,
+)
 
 TRIED = [
-    Tried("slow", "stopped", 91.0, 4, 10, 100),
-    Tried("first", "finished", 80.0, 8, 10, 300),
-    Tried("<b>bad", "failed", None, 0, reason="RuntimeError: <i>no"),
-    Tried("cheap", "finished", 80.0, 8, 10, 200, truth=70.0),
-    Tried("far", "stopped", 60.0, 6, None, None),
+    Tried("slow", "stopped", {"random:5": 91.0}, 10, 100, order=2.0),
+    Tried("first", "finished", {"random:5": 50.0, "whole:2": 80.0}, 10, 300, order=4.0),
+    Tried("<b>bad", "failed", reason="RuntimeError: <i>no"),
+    Tried("cheap", "finished", {"random:5": 60.0, "whole:2": 80.0}, 10, 200, order=3.0, truth=70.0),
+    Tried("far", "stopped", {"random:5": 60.0, "whole:2": 10.0}, order=1.0),
+    Tried("late", "too slow", latency_ms=9.0),
+]
+RANKS = {"slow": 2.0, "first": 4.0, "cheap": 3.0, "far": 1.0, "never trained": 0.5}
+RUNGS = [
+    RungReached("synflow", 5, 1.0),
+    RungReached("random:5", 4, 200.0, 0.5),
+    RungReached("whole:2", 3, None),
 ]
 
 
-def test_pick_is_a_finished_network_and_the_cheaper_of_equals() -> None:
-    pick = pick_of(TRIED)
-    assert pick is not None
-    assert pick.network == "cheap"
-    assert pick_of([one for one in TRIED if one.status != "finished"]) is None
+def test_networks_come_by_how_far_they_climbed_and_by_their_score_there() -> None:
+    names = ["first", "cheap", "far", "slow", "late", "<b>bad"]
+    assert [one.network for one in best_first(TRIED)] == names
+    rows = list(csv.DictReader(io.StringIO(search_csv(TRIED))))
+    assert [row["network"] for row in rows] == names
+    assert rows[1] | {} == {
+        "network": "cheap",
+        "status": "finished",
+        "parameters": "10",
+        "multiply_adds": "200",
+        "latency_ms": "",
+        "order": "3.0",
+        "truth": "70.0",
+        "reason": "",
+        "random:5": "60.0",
+        "whole:2": "80.0",
+    }
 
 
-def test_stopped_networks_come_after_all_finished_ones() -> None:
-    assert [one.network for one in best_first(TRIED)] == ["first", "cheap", "far", "slow", "<b>bad"]
+def test_rungs_tell_whom_they_saw_and_how_they_agree_with_the_one_below() -> None:
+    found = rungs_reached(TRIED, ["random:5", "whole:2"], {"random:5": 200.0}, order="synflow", ranks=RANKS)
+    assert [(rung.name, rung.networks, rung.seconds) for rung in found] == [
+        ("synflow", 5, None),
+        ("random:5", 4, 200.0),
+        ("whole:2", 3, None),
+    ]
+    expected = stats.kendalltau([2, 4, 3, 1], [91, 50, 60, 60]).statistic
+    assert found[1].tau == pytest.approx(expected)
+    assert found[2].tau == pytest.approx(stats.kendalltau([50, 60, 60], [80, 80, 10]).statistic)
+    assert [rung.tau for rung in rungs_reached([], ["whole:2"], {}, order="", ranks={})] == [None]
 
 
 def test_page_is_self_contained_and_shows_all_networks_as_text() -> None:
-    html = render_search(
-        TRIED, title="a <search>", sentences=["It & that."], facts={"seed": "0"}, winners=[{"network": "w"}]
-    )
-    assert html == render_search(
-        TRIED, title="a <search>", sentences=["It & that."], facts={"seed": "0"}, winners=[{"network": "w"}]
-    )
+    given = {
+        "title": "a <search>",
+        "sentences": ["Take <it>.", "It & that."],
+        "facts": {"seed": "0"},
+        "winners": [{"network": "w"}],
+    }
+    html = render_search(TRIED, RUNGS, **given)
+    assert html == render_search(TRIED, RUNGS, **given)
     for text in (
         "a &lt;search&gt;",
+        "<strong>Take &lt;it&gt;.</strong>",
         "It &amp; that.",
         NOT_COMPARABLE,
         "&lt;b&gt;bad",
         "RuntimeError: &lt;i&gt;no",
+        "0.50 (synflow)",
     ):
         assert text in html
     assert "<b>" not in html
@@ -45,7 +92,16 @@ def test_page_is_self_contained_and_shows_all_networks_as_text() -> None:
     assert "reference, %" in html
 
 
-def test_picture_colours_every_end_and_takes_a_search_without_trials() -> None:
-    _, labels = search_figure(TRIED).axes[0].get_legend_handles_labels()
-    assert labels == ["finished (2)", "stopped (2)", "failed (1)"]
-    assert list(search_figure([]).axes[0].collections) == []
+def test_a_search_that_came_to_nothing_has_a_page() -> None:
+    html = render_search([TRIED[2]], [], title="t", sentences=["No network reached the end."], facts={})
+    assert "No network reached the end." in html
+
+
+def test_pictures_draw_what_climbed_and_what_no_other_beats() -> None:
+    axes = climb_figure(TRIED, ["random:5", "whole:2"]).axes[0]
+    assert len([line for line in axes.lines if len(line.get_xdata())]) == 4
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["random:5", "whole:2"]
+    finished = [one.choice for one in TRIED if one.status == "finished"]
+    beaten, best = front_figure(finished).axes[0].lines
+    assert list(beaten.get_xdata()) == [300, 200]
+    assert list(best.get_xdata()) == [200]
