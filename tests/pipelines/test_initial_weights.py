@@ -249,7 +249,15 @@ def test_a_result_is_known_by_the_weights_that_it_began_with(name: Callable[[str
 def test_a_score_of_a_users_space_is_known_by_its_start_without_a_look_at_the_space() -> None:
     real = load("digits", data_dir=Path("unused")).hold_out(0.1)
     material = gather(
-        ("early-steps",), [], [], real, Preprocess.fit(real.train.images, zca=False), ipc=1, seeds=1, seed=0
+        ("early-steps",),
+        [],
+        [],
+        real,
+        Preprocess.fit(real.train.images, zca=False),
+        ipc=1,
+        seeds=1,
+        seed=0,
+        own_digests={},
     )
     drawn = STILL.model_copy(update={"initial_weights": "drawn"})
     for spec, differ in (("nowhere.py:networks", True), ("small", False)):
