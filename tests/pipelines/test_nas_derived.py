@@ -15,9 +15,9 @@ from pipelines import nas
 from pipelines.architecture import rank
 from pipelines.architecture.case import NasCase
 from pipelines.architecture.derived import add_derived
-from pipelines.architecture.report import facts, verdict_of
+from pipelines.architecture.report import _weights, verdict_of
 from pipelines.architecture.scores import Scores
-from pipelines.architecture.winner import best_networks
+from pipelines.architecture.winner import ranked
 from pipelines.console.commands import NasCommand
 from pipelines.console.signals import StopSignal
 
@@ -93,7 +93,7 @@ def test_the_verdict_judges_it_as_any_other_and_it_may_pick_the_winner(tmp_path:
     assert (joined.n, joined.num_seeds, joined.pick) == (6, 1, "a")
     assert joined.agreement[0].kendall.value == pytest.approx(1.0)
     assert joined.train_seconds == pytest.approx(sum(member.train_seconds for member in members))
-    assert list(best_networks(case, scored)) == ["a", "b"]
+    assert list(ranked(case, scored))[:2] == ["a", "b"]
 
 
 def test_the_table_of_results_does_not_hold_what_is_made_of_it(
@@ -106,7 +106,7 @@ def test_the_table_of_results_does_not_hold_what_is_made_of_it(
         assert {unit.proxy for unit in units} == {"naswot", "synflow"}
         scored.rows |= known.rows
 
-    monkeypatch.setattr(rank, "_run", score)
+    monkeypatch.setattr(rank, "score_units", score)
     scored = rank.rank(case, StopSignal())
     assert set(scored.complete("naswot+synflow", NETWORKS).values()) == {(3.5,)}
     assert case.table.rows == []
@@ -128,7 +128,7 @@ def test_networks_without_a_reference_are_predicted_too_and_the_fit_is_told(tmp_
     scored = scores_of(synflow=falling(noise=0.3), naswot=falling(noise=0.5))
     add_derived(case, scored)
     # Better than all that the table knows, and not in it.
-    assert list(best_networks(case, scored)) == ["a"]
+    assert next(iter(ranked(case, scored))) == "a"
     verdict = verdict_of(case, scored)
     assert verdict is not None
     assert (verdict.proxies[0].name, verdict.proxies[0].n) == ("fitted", 12)
@@ -141,7 +141,7 @@ def test_networks_without_a_reference_are_predicted_too_and_the_fit_is_told(tmp_
         in told
     )
     assert told.endswith(f"predicting their mean misses by {verdict.fit.rmse_of_mean:.2f}.")
-    assert "synflow" in facts(case, scored)["weights of fitted"]
+    assert "synflow" in _weights(scored)["weights of fitted"]
 
 
 def test_what_is_fitted_on_a_reference_trained_here_costs_its_time_too(tmp_path: Path) -> None:
