@@ -36,7 +36,8 @@ def build_space(
 
     Args:
         spec, channels, image_size, num_classes: see `load_space`.
-        limits: of a score; a build has `BUILD_TIMEOUT_S` at most, and one more try after a machine fault.
+        limits: of a score; a build has `BUILD_TIMEOUT_S` at most, and one more try after a machine fault, none after
+            a time limit: what hangs mostly hangs again.
         number: of networks wanted, see `apps.nas.space.sample`; where parameters decide which, no others are built.
 
     Raises:
@@ -46,7 +47,9 @@ def build_space(
     if ":" not in spec:
         return load_space(spec, **shape)
     limit_s = min(limits.chunk_timeout_s, BUILD_TIMEOUT_S)
-    limits = replace(limits, max_retries=min(limits.max_retries, 1), chunk_timeout_s=limit_s)
+    limits = replace(
+        limits, max_retries=min(limits.max_retries, 1), chunk_timeout_s=limit_s, timeout_retries=0
+    )
     say(f"listing the networks of {spec}")
     networks: list[Candidate] = []
     listed = run_tasks(
