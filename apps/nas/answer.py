@@ -1,7 +1,7 @@
 """What a user of a search wanted: which network to take, in sentences, the first of which says it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy import stats
@@ -228,8 +228,3 @@ def _told_cost(cost: Cost) -> str:
     unknown = "" if cost.sets is not None else ", the making of the set, which is not known, aside"
     told = f"{', ' + listed(parts) + ' of them' if parts else ''}{unknown}"
     return f"Cost{' ' + cost.of if cost.of else ''}: {duration(total)} of workers{told}."
-
-
-def as_row(choice: Choice) -> Mapping[str, object]:
-    """For JSON and CSV."""
-    return dict(vars(choice))

@@ -70,6 +70,11 @@ class Space:
         """Names of the networks, in order."""
         return tuple(candidate.name for candidate in self.candidates)
 
+    @cached_property
+    def by_name(self) -> Mapping[str, Candidate]:
+        """The networks by their names."""
+        return {candidate.name: candidate for candidate in self.candidates}
+
     def is_own(self, name: str) -> bool:
         """Whether the network of that name is built by a user's function.
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -240,15 +239,15 @@ def rows_of_batch(num_images: int, seed: int) -> np.ndarray:
 
 
 def _without_training(net: nn.Module, unit: Unit, proxy: Proxy, space: Space, train: Labelled) -> Score:
-    known: dict[str, Any] = {c.name: c for c in space.candidates}
+    multiply_adds = space.by_name[unit.network].multiply_adds
     rows_B = torch.from_numpy(rows_of_batch(len(train[1]), unit.seed)).to(train[0].device)
     images_BCHW, labels_B = train[0][rows_B], train[1][rows_B]
     begun = time.perf_counter()
     if proxy.kind == "own":
         score = own_score(proxy.source, net, images_BCHW, labels_B, seed=unit.seed)
-    elif unit.proxy == "multiply-adds" and known[unit.network].multiply_adds is not None:
+    elif unit.proxy == "multiply-adds" and multiply_adds is not None:
         # A user may know the cost better than a counter of convolutions and products does.
-        score = float(known[unit.network].multiply_adds)
+        score = float(multiply_adds)
     else:
         score = zero_cost_score(unit.proxy, net, images_BCHW=images_BCHW, labels_B=labels_B)
     return Score(score, train_seconds=time.perf_counter() - begun)

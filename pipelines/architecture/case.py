@@ -162,10 +162,10 @@ class NasCase:
 
     def best_first(self, scores: Mapping[str, float]) -> dict[str, float]:
         """The scores of networks, the best first; of equals, the cheaper one comes first."""
-        known = {candidate.name: candidate.multiply_adds for candidate in self.space.candidates}
+        known = self.space.by_name
 
         def place(network: str) -> tuple[float, float, str]:
-            cost = known[network]
+            cost = known[network].multiply_adds
             return -scores[network], math.inf if cost is None else cost, network
 
         return {network: scores[network] for network in sorted(scores, key=place)}

@@ -189,7 +189,7 @@ def _prepare_seconds(proxy: Proxy, reference_seconds: float) -> float | None:
 def print_ranking(case: NasCase, scored: Scores) -> None:
     """The ten best networks by the first proxy."""
     scores = scored.complete(case.primary.name, case.space.names)
-    costs = {candidate.name: candidate for candidate in case.space.candidates}
+    costs = case.space.by_name
     best = sorted(scores, key=lambda network: -fmean(scores[network]))[:10]
     rows = [
         [

@@ -35,6 +35,11 @@ class Scores:
         """The rows without a score."""
         return [row for row in self.rows.values() if row.status == "failed"]
 
+    @property
+    def row_seconds(self) -> float:
+        """Of trainings and scores in all rows, of all drivers."""
+        return sum(row.train_seconds + row.score_seconds for row in self.rows.values())
+
     def means(self, proxy: str) -> dict[str, float]:
         """Mean score by network."""
         scores: dict[str, list[float]] = {}

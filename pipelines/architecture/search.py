@@ -145,7 +145,7 @@ def _run(
 ) -> None:
     """One stage; somebody of it has to come to its end, whatever that costs."""
     nas, first = case.command.nas, len(found.records) == 1
-    by_name = {candidate.name: candidate for candidate in case.space.candidates}
+    by_name = case.space.by_name
     trials = nas.search_trials or (len(entrants) if nas.budget_minutes else MOST_TRIALS)
     share = _share(case, found)
 
@@ -246,11 +246,10 @@ def _affordable(
         return list(names)
     order = stream(case.command.seed, "nas/search/affordable").permutation(len(names))
     drawn = [names[place] for place in order]
-    before_s = found.spent_s
-    _score(case, found, drawn[:TRY_FIRST], proxies, seeds, stop, label=label)
-    each_s = max((found.spent_s - before_s) / TRY_FIRST, 1e-6)
-    found.scored_s -= found.spent_s - before_s  # those of all count these again
-    most = max(TRY_FIRST, int((60 * budget_minutes - before_s) / parts / each_s))
+    # Not counted here: they are told again with those of all.
+    tried = _scores(case, drawn[:TRY_FIRST], proxies, seeds, stop, label=label)
+    each_s = max(tried.row_seconds / TRY_FIRST, 1e-6)
+    most = max(TRY_FIRST, int((60 * budget_minutes - found.spent_s) / parts / each_s))
     if most < len(names):
         found.unscored += len(names) - most
         say(
@@ -271,6 +270,17 @@ def _score(
     *,
     label: str,
 ) -> Scores:
+    """The scores of these networks, counted in what the search has come to."""
+    scored = _scores(case, names, proxies, seeds, stop, label=label)
+    found.stopped = found.stopped or scored.stopped
+    found.scored_s += scored.row_seconds
+    found.failed += [(row.network, row.proxy, row.reason) for row in scored.failed]
+    return scored
+
+
+def _scores(
+    case: NasCase, names: Sequence[str], proxies: Sequence[str], seeds: int, stop: StopSignal, *, label: str
+) -> Scores:
     scored = Scores()
     units = [
         Unit(network, proxy, seed)
@@ -280,8 +290,4 @@ def _score(
     ]
     if units:
         score_units(case, units, scored, stop, label=label)
-    found.stopped = found.stopped or scored.stopped
-    found.scored_s += sum(row.train_seconds + row.score_seconds for row in scored.rows.values())
-    failed = [(row.network, row.proxy, row.reason) for row in scored.failed]
-    found.failed += [one for one in failed if one not in found.failed]
     return scored

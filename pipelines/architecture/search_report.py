@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from apps.nas.answer import Choice, Cost, answer, as_row, front
+from apps.nas.answer import Choice, Cost, answer, front
 from apps.nas.search_page import (
     NOT_COMPARABLE,
     RungReached,
@@ -116,7 +116,7 @@ def tried_networks(case: "NasCase", found: "Found") -> list[Tried]:
                 scores.setdefault(network, {})[_rung(case, found, record, rung)] = score
     finished = found.finalists(case)
     names = dict.fromkeys([*scores, *failed, *found.too_slow])
-    known = {candidate.name: candidate for candidate in case.space.candidates}
+    known = case.space.by_name
 
     def one(network: str) -> Tried:
         truth = case.plan.reference.get(network)
@@ -195,8 +195,8 @@ def search_dict(
     """A search as JSON."""
     return {
         "order": {record.proxy: [*record.curves, *record.reasons] for record in found.records},
-        "pick": as_row(choices[0]) if choices else None,
-        "choices": [as_row(choice) for choice in choices],
+        "pick": vars(choices[0]) if choices else None,
+        "choices": [vars(choice) for choice in choices],
         "front": [one.network for one in front([one.choice for one in tried if one.status == "finished"])],
         "ladder": case.ladder.told,
         "rungs": [vars(rung) for rung in reached],

@@ -15,7 +15,7 @@ from pipelines.architecture.case import NasCase
 from pipelines.architecture.search_proposals import Proposals
 from pipelines.architecture.search_record import SearchRecord
 from pipelines.architecture.search_trial import RUNG, SearchTrial
-from pipelines.architecture.tune_round import Watch, error_of, fit, tune_environment
+from pipelines.architecture.tune_round import Watch, error_of, fit
 from pipelines.console.progress import Progress
 from pipelines.console.signals import StopSignal
 from pipelines.workers.faults import Failure, is_machine_fault, reason_of, took_too_long
@@ -61,7 +61,6 @@ def run_stage(
             label, total if share is None else 100, num_items=total, unit=unit, item="networks"
         ) as progress,
         stop.polling(),
-        tune_environment(),
     ):
 
         def tick(doing: Sequence[str] = ()) -> None:

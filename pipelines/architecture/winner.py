@@ -25,7 +25,7 @@ from pipelines.architecture.case import NasCase
 from pipelines.architecture.proxies import MAIN, Material, keys_of
 from pipelines.architecture.remote import RealArrays
 from pipelines.architecture.scores import Scores
-from pipelines.architecture.winner_files import WINNER, Record, candidate_of, config_of, deliver, row_of
+from pipelines.architecture.winner_files import WINNER, Record, config_of, deliver, row_of
 from pipelines.console.command import say
 from pipelines.console.progress import Progress
 from pipelines.console.signals import StopSignal
@@ -100,7 +100,7 @@ def retrain(case: NasCase, best: Mapping[str, float], stop: StopSignal) -> Winne
     means = {name: fmean(record["score"] for record in records.values()) for name, records in own.items()}
     winner = max(means, key=means.__getitem__)  # of equals the first, which the proxy prefers
     result.rows = [
-        row_of(candidate_of(case.space, name), chosen[name], records, delivered=name == winner)
+        row_of(case.space.by_name[name], chosen[name], records, delivered=name == winner)
         for name, records in own.items()
     ]
     seed = max(own[winner], key=lambda s: own[winner][s]["score"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load
 
 from apps.nas.answer import Choice
-from apps.nas.space import Candidate, Space
+from apps.nas.space import Candidate
 from apps.nas.winner import winner_files
 from atom.distilled import without_folders
 from atom.preprocess import Preprocess
@@ -22,11 +22,6 @@ WINNER = "winner"
 
 Record = Mapping[str, Any]
 """Of one training: the fields of `apps.nas.trial.Score`, and `sha256` of its weights."""
-
-
-def candidate_of(space: Space, name: str) -> Candidate:
-    """The network of that name."""
-    return next(candidate for candidate in space.candidates if candidate.name == name)
 
 
 def _spread(records: Mapping[int, Record], key: str) -> dict[str, Any]:
@@ -78,7 +73,7 @@ def config_of(
     networks: int,
 ) -> dict[str, Any]:
     """The fields of `apps.nas.winner.Config`."""
-    candidate, real, space = candidate_of(case.space, network), case.real, case.space
+    candidate, real, space = case.space.by_name[network], case.real, case.space
     assert real.validation is not None, "the command asks for a validation part"
     settings = case.recipe.settings.model_dump(mode="json")
     score = proxy_score if math.isfinite(proxy_score) else None  # JSON knows no infinity
