@@ -1,6 +1,7 @@
 """Which network a rung that trains takes next: Optuna's proposals, a draw, or the next of a list; none twice."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import optuna
@@ -41,7 +42,7 @@ class Dimensions:
         self.points: Mapping[str, Point] = dict(zip(space.names, axes, strict=True))
         self._names = {tuple(point.items()): name for name, point in self.points.items()}
 
-    @property
+    @cached_property
     def distributions(self) -> dict[str, Any]:
         """As Optuna takes them."""
         return {
