@@ -21,7 +21,7 @@ from pipelines.console.options import CommandSettings, parse
 if TYPE_CHECKING:
     from pipelines.output.store import Store
     from pipelines.tracking import Tracker
-    from pipelines.workers.cluster import ClusterInfo
+    from pipelines.workers.nodes import ClusterInfo
     from pipelines.workers.resources import ActorSize
 
 C = TypeVar("C", bound=CommandSettings)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from atom.settings import DeviceKind
-from pipelines.workers.cluster import GIB, ClusterInfo, check_request
+from pipelines.workers.nodes import GIB, ClusterInfo, check_request
 from pipelines.workers.settings import ClusterSettings
 
 

@@ -18,9 +18,10 @@ from command_runs import ROOT, environment
 
 from atom.errors import ClusterError, StoreError
 from pipelines.console.signals import stop_on_signals
-from pipelines.workers.cluster import ClusterInfo, as_tensor, check_request, connect
+from pipelines.workers.cluster import as_tensor, connect
 from pipelines.workers.dispatch import dispatch, gather
 from pipelines.workers.faults import Failure
+from pipelines.workers.nodes import ClusterInfo, check_request
 from pipelines.workers.pool import Limits
 from pipelines.workers.resources import choose_size
 from pipelines.workers.retries import Outcome

@@ -11,7 +11,7 @@ from pipelines.console.command import output_location, run_command, say_header
 from pipelines.console.commands import DistillCommand
 from pipelines.output.provenance import project_version
 from pipelines.output.store import Store
-from pipelines.workers.cluster import ClusterInfo
+from pipelines.workers.nodes import ClusterInfo
 from pipelines.workers.resources import ActorSize
 
 
