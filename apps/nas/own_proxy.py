@@ -21,7 +21,7 @@ def own_function(spec: str) -> Callable[..., object]:
     Raises:
         ConfigError: it cannot be imported, or not be called as function(net, images, labels).
     """
-    what = f"--proxies {spec}"
+    what = f"proxy {spec}"
     function = nets.import_object(spec, what=what)
     if not callable(function):
         raise ConfigError(
@@ -42,9 +42,7 @@ def own_digest(spec: str) -> str:
     """Digest of the function's sources, see `atom.nets.sources_digest`; errors as for `own_function`."""
     function = own_function(spec)
     # A partial takes numbers from the file that is named, whatever file its code is in.
-    return nets.sources_digest(
-        nets.import_module(spec.rpartition(":")[0], what=f"--proxies {spec}"), function
-    )
+    return nets.sources_digest(nets.import_module(spec.rpartition(":")[0], what=f"proxy {spec}"), function)
 
 
 def own_score(spec: str, net: nn.Module, images_BCHW: Tensor, labels_B: Tensor, *, seed: int) -> float:
@@ -71,10 +69,8 @@ def own_score(spec: str, net: nn.Module, images_BCHW: Tensor, labels_B: Tensor, 
         score = float(value)  # pyrefly: ignore
     except (RuntimeError, TypeError, ValueError):
         raise ConfigError(
-            f"--proxies {spec}: returned {type(value).__name__}, expected one number, the larger the better."
+            f"proxy {spec}: returned {type(value).__name__}, expected one number, the larger the better."
         ) from None
     if math.isnan(score) or score == math.inf:
-        raise ConfigError(
-            f"--proxies {spec}: returned {score}, expected a finite number, or -inf for the worst."
-        )
+        raise ConfigError(f"proxy {spec}: returned {score}, expected a finite number, or -inf for the worst.")
     return score

@@ -32,5 +32,5 @@ def own_digests(names: Iterable[str], *, limits: Limits) -> dict[str, str]:
     outcome = run_tasks(own_digest, own, limits=limits, on_result=found.__setitem__)
     for name, failure in outcome.failed.items():
         reason = failure.reason.removeprefix("ConfigError: ")
-        raise ConfigError(reason if reason.startswith("--proxies") else f"--proxies {name}: {reason}.")
+        raise ConfigError(reason if reason.startswith("proxy") else f"proxy {name}: {reason}.")
     return found

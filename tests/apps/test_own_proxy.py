@@ -56,7 +56,7 @@ def test_it_may_return_any_kind_of_number(own, value, score):
     ],
 )
 def test_what_is_no_score_is_said(own, value, said):
-    with pytest.raises(ConfigError, match=rf"^--proxies .*own_0.py:score: {said}"):
+    with pytest.raises(ConfigError, match=rf"^proxy .*own_0.py:score: {said}"):
         scored(own(f"def score(net, images, labels): return {value}"))
 
 
@@ -76,7 +76,7 @@ def test_what_is_no_score_is_said(own, value, said):
 def test_a_function_that_cannot_be_had_is_refused(own, body, said):
     spec = own(body)
     for ask in (own_function, own_digest):
-        with pytest.raises(ConfigError, match=f"^--proxies {re.escape(spec)}: ({said})"):
+        with pytest.raises(ConfigError, match=f"^proxy {re.escape(spec)}: ({said})"):
             ask(spec)
 
 

@@ -86,7 +86,7 @@ def test_an_own_proxy_that_cannot_be_imported_is_refused_before_anything_is_writ
         spec = f"{tmp_path / name}"
         code, _, errors = run_here(*SMALL, "--proxies", spec, "--output", output, script="nas")
         assert code == 2
-        assert f"--proxies {spec}: {said}" in errors
+        assert f"proxy {spec}: {said}" in errors
         assert not (output / "results.parquet").exists()
 
 
