@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pyarrow.parquet as pq
@@ -172,6 +173,127 @@ def test_broken_networks_are_reported_and_the_others_ranked(ray_cluster: None, t
     assert "no such layer" in (output / "report.html").read_text()
 
 
+HARMFUL_SPACE = """
+import os
+import signal
+import sys
+import time
+
+import torch
+from torch import nn
+
+from blocks import WIDTH
+
+
+class Sound(nn.Module):
+    def __init__(self, num_features, num_classes, width):
+        super().__init__()
+        self.hidden, self.linear = nn.Linear(num_features, width), nn.Linear(width, num_classes)
+
+    def forward(self, images):
+        return self.linear(torch.relu(self.hidden(images.flatten(1))))
+
+
+class Harmful(Sound):
+    harm = None
+
+    def forward(self, images):
+        if self.training and len(images) > 2:
+            self.harm()
+        return super().forward(images)
+
+
+def of(kind, width=12):
+    def make(channels, image_size, num_classes):
+        return kind(channels * image_size[0] * image_size[1], num_classes, width)
+
+    return make
+
+
+class KilledForMemory(Harmful):
+    def harm(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hangs(Harmful):
+    def harm(self):
+        time.sleep(600)
+
+
+class GradientsOff(Harmful):
+    def harm(self):
+        torch.set_grad_enabled(False)
+
+
+class NotANumber(Sound):
+    def forward(self, images):
+        return super().forward(images) * float("nan")
+
+
+def exits(channels, image_size, num_classes):
+    sys.exit(0)
+
+
+networks = [
+    ("exits", exits, None),
+    ("first", of(Sound), None),
+    ("edited", of(Sound, WIDTH), None),
+    ("grad-off", of(GradientsOff), None),
+    ("killed", of(KilledForMemory), None),
+    ("hangs", of(Hangs), None),
+    ("nan", of(NotANumber), None),
+    ("genotype-" + "sep_conv_3x3+" * 20, of(Sound, 10), None),
+]
+"""
+
+
+def trials_of(output: Path) -> list[dict[str, Any]]:
+    return json.loads((output / "search.json").read_text())["trials"]
+
+
+def test_a_search_goes_on_around_what_harms_it_and_an_edit_of_an_imported_file_counts(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    space, blocks, output = tmp_path / "harmful_space.py", tmp_path / "blocks.py", tmp_path / "out"
+    space.write_text(HARMFUL_SPACE)
+    blocks.write_text("WIDTH = 8\n")
+    command = (
+        *("--mode", "search", "--space", f"{space}:networks", "--ladder", "random:2", "whole:2", "--ipc", 2),
+        *("--sampler", "grid", "--reduction-factor", 4, "--retrain", 1, "--retrain-seeds", 1),
+        *("--whole-epochs", 1, "--timeout-s", 60, "--max-retries", 0, "--output", output),
+    )
+    code, lines, errors = run_here(*command, script="nas")
+    assert code == 1, errors
+    reasons = {trial["network"]: trial["reason"] for trial in trials_of(output)}
+    for network, reason in {
+        "exits": "it called exit(0)",
+        "grad-off": "does not require grad",
+        "killed": "killed, probably for memory",
+        "hangs": "took longer than 60 s",
+        "nan": "hold NaN or infinity",
+    }.items():
+        assert reason in reasons[network]
+        assert any(network in line for line in lines[lines.index("Failed") :])
+
+    def keys() -> dict[str, set[str]]:
+        """Of each network's looks on random images; the code that it is of decides them."""
+        found: dict[str, set[str]] = {}
+        for row in rows_of(output):
+            if row.proxy == "random:2@search" and row.status == "done":
+                found.setdefault(row.network, set()).add(row.key)
+        return found
+
+    before = keys()
+    assert sorted(name.partition("-")[0] for name in before) == ["edited", "first", "genotype"]
+    blocks.write_text("WIDTH = 64\n")
+    # As a user would, in a process of its own: one that has imported a module keeps it.
+    code, _, errors = run(*command, "--search-trials", 3, script="nas")
+    assert code == 1, errors
+    assert all(keys()[name] > before[name] for name in ("first", "edited"))
+    parameters = {trial["network"]: trial["parameters"] for trial in trials_of(output)}
+    assert parameters["edited"] == 64 * 64 + 64 + 64 * 10 + 10
+
+
 OWN_PROXY = """
 def smallness(net, images, labels):
     return -float(sum(parameter.numel() for parameter in net.parameters()))
@@ -216,12 +338,14 @@ def test_a_search_says_which_network_to_take_to_people_and_programs(
     assert len(optuna.load_study(study_name=None, storage=storage).trials) == 4
 
 
-def test_a_search_killed_at_every_rung_ends_with_the_same_pick(tmp_path: Path) -> None:
+def test_a_search_whose_worker_and_driver_are_killed_at_every_rung_ends_with_the_same_pick(
+    tmp_path: Path,
+) -> None:
     command = (
         *CLIMB,
         "--ladder",
         "random:60",
-        "whole:6",
+        "whole:16",
         "--retrain",
         0,
         "--num-actors",
@@ -236,9 +360,13 @@ def test_a_search_killed_at_every_rung_ends_with_the_same_pick(tmp_path: Path) -
     def looks(proxy: str) -> int:
         return len({row.network for row in rows_of(out) if row.proxy == proxy})
 
-    kill_when(lambda: looks("random:60@search") >= 2, start(*command, "--output", out, script="nas"))
-    assert not looks("whole:6@search")
-    kill_when(lambda: looks("whole:6@search") >= 1, start(*command, "--output", out, script="nas"))
+    # In each stage first a worker in the middle of a training, then the driver.
+    for proxy, networks in (("random:60@search", 2), ("whole:16@search", 1)):
+        begun = start(*command, "--output", out, script="nas")
+        wait_for(lambda proxy=proxy: looks(proxy) >= 1, limit_s=RUN_S)
+        wait_for(lambda begun=begun: kill_workers(begun, "SearchTrial", most=1) == 1, limit_s=RUN_S)
+        kill_when(lambda proxy=proxy, least=networks: looks(proxy) >= least, begun)
+        assert proxy.startswith("whole") or not looks("whole:16@search")
     code, _, errors = run(*command, "--output", out, script="nas")
     assert code == 0, errors
     expected, found = (json.loads((path / "search.json").read_text()) for path in (tmp_path / "whole", out))
