@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from apps.nas.combined import rank_mean
+from apps.nas.fitted import fit_reference
 from apps.nas.proxies import Proxy
 from apps.nas.space import load_space, sample
 from apps.nas.trial import Images, Recipe, Score, Unit, train_unit
@@ -316,6 +317,12 @@ def _rungs(table: Table) -> list[dict[str, Any]]:
     cheap = ("synflow", "naswot")
     for members in (cheap, (*cheap, "parameters"), (f"random:{SET_EPOCHS}", *cheap)):
         columns["+".join(members)] = rank_mean({member: table.scores[member] for member in members})
+    known = {
+        name: table.scores[name] for name in (*cheap, "parameters", "multiply-adds", f"random:{SET_EPOCHS}")
+    }
+    fitted = fit_reference(known, table.test)
+    if fitted is not None:
+        columns["fitted"] = fitted[0]
     verdict = judge(
         [
             ProxyScores(
