@@ -6,7 +6,6 @@ ray job submit --working-dir . -- python pipelines/compare.py --dataset cifar10 
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipelines.console.command import output_location, run_command
@@ -86,7 +85,7 @@ def compare(command: CompareCommand) -> int:
         trainings = len(networks) * command.judges.eval_seeds
         taught_by, _ = teachers_of(command, left, symbols=real.symbols)
         of_use = useful_workers(left, real.train.num_classes, trainings, taught_by)
-        size = replace(most, num_actors=min(most.num_actors, of_use))
+        size = most.at_most(of_use)
         identity = {
             "train": real.train.fingerprint,
             "test": real.test.fingerprint,

@@ -146,7 +146,7 @@ def distill(command: DistillCommand) -> int:
         units = method.units(settings, range(num_classes))
         taught_by = teachers(command.teacher, settings)
         of_use = max(workers_of_use(settings, units), len(taught_by))
-        size = replace(most, num_actors=min(most.num_actors, of_use))
+        size = most.at_most(of_use)
         evaluation = resolve.resolve_evaluation(
             command.evaluate, device_kind=device_kind, symbols=real.symbols
         )
@@ -609,7 +609,7 @@ def evaluate(
             settings=case.evaluation,
             identity={"test": tested.fingerprint},
             device_kind=case.device_kind,
-            gpus_per_task=case.size.gpus,
+            options=case.size.one_thread,
             max_in_flight=case.command.cluster.num_actors,
             limits=case.command.cluster.limits(),
             stop=stop,

@@ -193,7 +193,7 @@ def judge(case: Case, rivals: "Sequence[SmallSet]", stop: "StopSignal") -> "Eval
             settings=case.settings,
             identity={"test": case.real.test.fingerprint},
             device_kind=case.device_kind,
-            gpus_per_task=case.size.gpus,
+            options=case.size.one_thread,
             max_in_flight=command.cluster.num_actors,
             limits=command.cluster.limits(),
             stop=stop,

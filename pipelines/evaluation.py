@@ -139,7 +139,7 @@ def evaluate_sets(
     settings: EvaluateSettings,
     identity: Mapping[str, Any],
     device_kind: DeviceKind,
-    gpus_per_task: float,
+    options: Mapping[str, Any],
     max_in_flight: int | None = None,
     limits: Limits | None = None,
     stop: threading.Event | None = None,
@@ -156,8 +156,8 @@ def evaluate_sets(
         settings: resolved.
         identity: what the test images are; with it, the settings, the network's source and the very images
             trained on name a stored result, so that none is taken for another's.
-        device_kind, gpus_per_task: where a task computes; on a CPU it is one thread, so that results do not
-            depend on the machine's size.
+        device_kind, options: where a task computes, and its options of Ray; on a CPU it is one thread, so that
+            results do not depend on the machine's size.
         max_in_flight: trainings at once; default as many as the cluster holds.
         limits: retries and time limits.
         stop: ends it early when set.
@@ -194,8 +194,7 @@ def evaluate_sets(
             run_trial,
             trials.left,
             shared=trials.shared,
-            num_cpus=0 if gpus_per_task else 1,
-            num_gpus=gpus_per_task,
+            options=options,
             max_in_flight=max_in_flight,
             kind=lambda trial: (trial.set_name, trial.network),
             limits=limits,

@@ -55,7 +55,7 @@ def served_model(
             _traced,
             ["model"],
             shared=(build, ray.put(dict(weights)), dict(preprocess), shape),
-            num_cpus=num_cpus,
+            options={"num_cpus": num_cpus},
             limits=limits,
             on_result=lambda _, script: scripts.append(script),
             stop=stop,

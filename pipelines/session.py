@@ -13,6 +13,7 @@ from pipelines.output.ownership import claim, lock
 from pipelines.output.store import Store
 from pipelines.workers.cluster import connect
 from pipelines.workers.resources import ActorSize, choose_size
+from pipelines.workers.versions import check_versions
 
 
 class Session:
@@ -25,7 +26,7 @@ class Session:
         stop: set by Ctrl-C and SIGTERM.
 
     Raises:
-        ClusterError: there is no cluster, see `connect`.
+        ClusterError: there is no cluster, see `connect`; or its nodes have other libraries, see `check_versions`.
     """
 
     store: Store
@@ -38,6 +39,8 @@ class Session:
 
     def __enter__(self) -> Self:
         self.cluster = self._stack.enter_context(connect())
+        if self.cluster.num_nodes > 1:
+            check_versions()
         return self
 
     def __exit__(
@@ -78,7 +81,7 @@ class Session:
         """
         self.store = Store.open(location, flag=flag)
         self._stack.enter_context(lock(self.store, scratch=scratch))
-        self.digest = claim(self.store, identity)
+        self.digest = claim(self.store, {**identity, **_device(size)})
         say_header(self.command.prog, identity if shown is None else shown, self.cluster, size, self.store)
         for note in notes:
             say(f"Note: {note}")
@@ -94,3 +97,8 @@ class Session:
         store = self.store.inside(name)
         self._stack.enter_context(lock(store))
         return store, claim(store, identity)
+
+
+def _device(size: ActorSize) -> dict[str, str]:
+    """On which kind of GPU an output is computed: other kinds give other bits."""
+    return {"accelerator": size.accelerator} if size.accelerator else {}

@@ -12,7 +12,7 @@ from pipelines.architecture.remote import RemoteScoreWorker, Shared
 from pipelines.workers.dispatch import dispatch
 from pipelines.workers.faults import Failure
 from pipelines.workers.pool import Limits
-from pipelines.workers.resources import ActorSize
+from pipelines.workers.resources import ActorSize, Width
 
 
 @dataclass
@@ -92,7 +92,7 @@ def run_units(
         lambda: RemoteScoreWorker.options(**size.options).remote(shared),
         start=start,
         finish=finish,
-        num_actors=size.num_actors,
+        num_actors=Width(size),
         # One that hangs mostly hangs again, and those of its network with it.
         limits=replace(limits, chunk_timeout_s=shared.timeout_s, timeout_retries=0),
         on_tick=lambda actors: on_tick(list(actors)),

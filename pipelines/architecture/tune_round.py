@@ -16,6 +16,7 @@ import ray
 from ray import tune
 
 from atom.errors import ClusterError
+from pipelines.workers.nodes import ACCELERATOR
 from pipelines.workers.pool import Limits
 from pipelines.workers.resources import ActorSize
 
@@ -165,8 +166,11 @@ def fit(
         ClusterError: it was ended because nothing moved.
         Exception: what taking a result raised.
     """
-    names = {"num_cpus": "cpu", "num_gpus": "gpu"}
-    resources = {names.get(name, name): n for name, n in size.options.items() if n}
+    names, options = {"num_cpus": "cpu", "num_gpus": "gpu"}, size.options
+    if accelerator := options.pop("accelerator_type", ""):
+        # Tune takes resources alone; so much of it Ray itself asks for.
+        options[f"{ACCELERATOR}{accelerator}"] = 0.001
+    resources = {names.get(name, name): n for name, n in options.items() if n}
     # Scratch: nothing is read from it again, and it need not be shared between nodes.
     with (
         tempfile.TemporaryDirectory(prefix="atom-tune-", ignore_cleanup_errors=True) as folder,

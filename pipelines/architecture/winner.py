@@ -194,7 +194,7 @@ def _train(
                 train_winner,
                 left,
                 shared=[case.shared().real, proxy, case.space, case.recipe, case.device_kind],
-                **case.size.options,
+                options=case.size.options,
                 max_in_flight=case.command.cluster.num_actors,
                 kind=lambda unit: unit.network,
                 limits=case.limits,

@@ -126,8 +126,14 @@ def say_header(
     )
     say(textwrap.fill(f"settings: {shown}", 100, subsequent_indent="  ", break_on_hyphens=False))
     each = _counted(size.gpus, "GPU") if size.gpus else _counted(size.cpus, "CPU")
-    say(f"{cluster.describe()}; {_counted(size.num_actors, 'worker')}, {each} each")
+    say(f"{cluster.describe()}; {_counted(size.num_actors, 'worker')}, {each} each{_kind(size)}")
+    if size.left_out:
+        say(f"left out, since all work is done on one kind of device: {size.left_out}")
     say(f"output: {store}")
+
+
+def _kind(size: "ActorSize") -> str:
+    return f", of {size.accelerator}" if size.accelerator else ""
 
 
 def _counted(number: float, what: str) -> str:

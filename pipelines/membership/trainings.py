@@ -68,7 +68,7 @@ def losses_of_trainings(
     num_classes: int,
     settings: EvaluateSettings,
     device_kind: DeviceKind,
-    gpus_per_task: float,
+    options: Mapping[str, Any],
     max_in_flight: int | None = None,
     limits: Limits | None = None,
     stop: threading.Event | None = None,
@@ -80,7 +80,7 @@ def losses_of_trainings(
         asked: preprocessed real images float32 and labels.
         store: losses are kept under losses/, named by all that decides them.
         network, seeds, num_classes, settings: of the trainings; settings resolved.
-        device_kind, gpus_per_task, max_in_flight, limits, stop: see `pipelines.evaluation.evaluate_sets`.
+        device_kind, options, max_in_flight, limits, stop: see `pipelines.evaluation.evaluate_sets`.
     """
     of_set = {one.small.name: one.small.settings(settings) for one in sets}
     trials = [Trial(one.small.name, network, seed) for one in sets for seed in seeds]
@@ -108,8 +108,7 @@ def losses_of_trainings(
             run_losses,
             [trial for trial in trials if trial not in found],
             shared=shared,
-            num_cpus=0 if gpus_per_task else 1,
-            num_gpus=gpus_per_task,
+            options=options,
             max_in_flight=max_in_flight,
             kind=lambda trial: trial.set_name,
             limits=limits,

@@ -28,7 +28,7 @@ from ray.job_config import JobConfig
 
 from atom.errors import ClusterError
 from pipelines import ROOT
-from pipelines.workers.nodes import GIB, ClusterInfo, Kind
+from pipelines.workers.nodes import ACCELERATOR, GIB, ClusterInfo, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,7 +194,21 @@ def cluster_info() -> ClusterInfo:
     cpus = tuple(float(node.get("CPU", 0)) for node in nodes)
     gpus = tuple(float(node.get("GPU", 0)) for node in nodes)
     memory = tuple(float(node.get("memory", 0)) / GIB for node in nodes)
-    return ClusterInfo(_opened, sum(cpus), sum(gpus), len(nodes), cpus, gpus, memory)
+    kinds = [[name for name in node if name.startswith(ACCELERATOR)] for node in nodes]
+    accelerators = tuple(names[0].removeprefix(ACCELERATOR) if names else "" for names in kinds)
+    return ClusterInfo(
+        _opened, sum(cpus), sum(gpus), len(nodes), cpus, gpus, memory, accelerators, _autoscaled()
+    )
+
+
+def _autoscaled() -> dict[str, float]:
+    """What an autoscaler may bring the cluster to, by Ray's names of resources; empty where there is none."""
+    # As Ray Train asks; Ray has no public word for it.
+    try:
+        return dict(state.get_max_resources_from_cluster_config() or {})
+    except (AttributeError, ValueError, RayError) as error:
+        log.debug("Ray does not tell of an autoscaler: %s", error)
+        return {}
 
 
 def store_bytes() -> int | None:

@@ -101,7 +101,7 @@ def dispatch(
     *,
     start: Callable[[Any, Unit], Any],
     finish: Callable[[Unit, Any], bool],
-    num_actors: int,
+    num_actors: Callable[[], int],
     kind: Callable[[Unit], Hashable] = lambda unit: unit,
     limits: Limits | None = None,
     on_tick: Callable[[Mapping[Unit, Any]], None] | None = None,
@@ -119,7 +119,7 @@ def dispatch(
         start: submits the next chunk of a unit to an actor and returns the ObjectRef of its value. Called
             again with a fresh actor after a machine fault, so it must begin from the last stored state.
         finish: called in the driver with the value of a chunk; stores it and says whether more follow.
-        num_actors: size of the pool; never more actors than units are started.
+        num_actors: size of the pool now, asked again and again; never more actors than units are started.
         kind: chunks of one kind take about equally long, so that one that hangs is noticed; see `Patience`.
         limits: retries and time limits.
         on_tick: called about once a second with the actor of each unit being worked on; must be quick.
@@ -145,7 +145,7 @@ def dispatch(
             if stop is not None and stop.is_set():
                 waiting.outcome.stopped = True
                 break
-            work.feed(num_actors)
+            work.feed(num_actors())
             references = [*work.running, *work.pool.starting]
             for reference in wait_for_one(references):
                 (work.collect if reference in work.running else work.pool.collect)(reference)

@@ -69,6 +69,11 @@ def is_machine_fault(error: BaseException) -> bool:
     return isinstance(error, (*_MACHINE, TimeoutError)) or type(error).__name__ in _MACHINE_NAMES
 
 
+def is_preemption(error: BaseException) -> bool:
+    """Whether a worker was lost since its node was drained before it was taken back."""
+    return isinstance(error, rx.RayActorError) and error.preempted
+
+
 def took_too_long(limit_s: float) -> TimeoutError:
     """The machine fault of work that passed its time limit."""
     return TimeoutError(

@@ -73,9 +73,8 @@ class ActorPool:
             )
         elif time.monotonic() - since_s > self._limits.pending_timeout_s:
             raise ClusterError(
-                f"No actor was placed within {self._limits.pending_timeout_s:g} s, although one fits the "
-                f"cluster ({_free()} free); wait for other jobs to end, or ask for fewer CPUs or "
-                "GPUs per actor."
+                f"No actor was placed within {self._limits.pending_timeout_s:g} s ({_free()} free); wait for other"
+                " jobs to end or nodes to come (--wait-for-nodes-s), or ask for fewer CPUs or GPUs per actor."
             )
 
     def drain(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from pipelines.workers.faults import Failure, is_machine_fault, reason_of, took_too_long
+from pipelines.workers.faults import Failure, is_machine_fault, is_preemption, reason_of, took_too_long
 from pipelines.workers.pool import Limits
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,12 @@ class Waiting(Generic[Unit]):
         self._short.discard(unit)
 
     def failed(self, unit: Unit, error: Exception) -> None:
-        """Have a unit tried again after a machine fault, or give it up."""
+        """Have a unit tried again after a machine fault, or give it up; a preemption counts as no try."""
+        if is_preemption(error):
+            # Nobody's fault, and not the unit's: such nodes come and go as often as their provider likes.
+            self._ready.appendleft(unit)
+            logger.warning("%s: its node was taken back by its provider; it goes on elsewhere", name_of(unit))
+            return
         failure, tries = reason_of(error), self._tries.get(unit, 0) + 1
         most = self._limits.max_retries
         if _is_time_limit(error):

@@ -47,6 +47,14 @@ class ClusterSettings(Settings):
     timeout_s: Annotated[float, Field(gt=0)] = 7200.0
     """Seconds a worker may take for one chunk of iterations or one training before it is replaced."""
 
+    wait_for_nodes_s: Annotated[float, Field(ge=0)] | None = None
+    """Seconds to wait for nodes on which a worker fits, where the cluster has none yet; more workers are asked for
+    than fit then, so that an autoscaler starts nodes. Default 0."""
+    accelerator_type: str = ""
+    """Kind of GPU to compute on, as Ray calls it (H100), where a cluster has several; default the one of which there
+    are most. Other nodes are left out."""
+
     def limits(self) -> Limits:
         """As the loops over workers take them."""
-        return Limits(self.max_retries, chunk_timeout_s=self.timeout_s)
+        pending_s = max(Limits().pending_timeout_s, self.wait_for_nodes_s or 0.0)
+        return Limits(self.max_retries, chunk_timeout_s=self.timeout_s, pending_timeout_s=pending_s)

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -17,6 +17,8 @@ from pipelines.workers.retries import Call, Outcome, Patience, Unit, Waiting
 
 logger = logging.getLogger(__name__)
 
+ONE_CPU: Mapping[str, Any] = {"num_cpus": 1, "num_gpus": 0}
+"""Options of a task that takes one thread."""
 _LOOK_S = 10.0
 """How often the cluster is asked whether a task still fits anywhere."""
 
@@ -26,9 +28,7 @@ def run_tasks(
     items: Sequence[Unit],
     *,
     shared: Sequence[Any] = (),
-    num_cpus: float = 1,
-    num_gpus: float = 0,
-    memory: float = 0,
+    options: Mapping[str, Any] = ONE_CPU,
     max_in_flight: int | None = None,
     kind: Callable[[Unit], Hashable] = lambda item: item,
     limits: Limits | None = None,
@@ -42,10 +42,8 @@ def run_tasks(
         function: a plain function; its value goes to `on_result`.
         items: hashable and distinct, begun in this order.
         shared: further arguments, the same for all; large ones as ObjectRef, which arrive as values.
-        num_cpus: CPUs a task holds.
-        num_gpus: GPUs a task holds; fractions up to 1.
-        memory: bytes that Ray sets aside for a task.
-        max_in_flight: tasks submitted at once; default as many as the cluster holds.
+        options: of Ray: what a task holds, and where it may run; see `ActorSize.options`.
+        max_in_flight: tasks submitted at once; default as many as the cluster holds or its autoscaler makes room for.
         kind: tasks of one kind take about equally long, so that one that hangs is noticed; see `Patience`.
         limits: `chunk_timeout_s` bounds a task, waiting for its place included; `pending_timeout_s` how long no
             node at all may have room for one.
@@ -61,19 +59,11 @@ def run_tasks(
         Exception: whatever `on_result` raises, after the running tasks were cancelled.
     """
     limits = limits or Limits()
-    room = _Room(num_cpus, num_gpus, limits.pending_timeout_s)
+    room = _Room(options, limits.pending_timeout_s)
     # Ray's own retries are off: they can neither be counted nor logged here.
     # Given to ray.remote itself, num_gpus also makes each training a process of its own: a process that was on
     # one GPU would stay there when Ray hands it another.
-    remote = ray.remote(
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        max_retries=0,
-        retry_exceptions=False,
-        memory=memory,
-    )(function)
-    info = cluster_info()
-    size = max_in_flight or max(1, info.slots(cpus_per_actor=num_cpus, gpus_per_actor=num_gpus))
+    remote = ray.remote(max_retries=0, retry_exceptions=False, **options)(function)
     waiting, patience = Waiting(items, limits), Patience(limits.chunk_timeout_s, kind)
     running: dict[Any, Call[Unit]] = {}
     outcome = waiting.outcome
@@ -82,7 +72,7 @@ def run_tasks(
             if stop is not None and stop.is_set():
                 outcome.stopped = True
                 break
-            while waiting.ready() and len(running) < waiting.width(size):
+            while waiting.ready() and len(running) < waiting.width(max_in_flight or room.slots):
                 item = waiting.take()
                 running[remote.remote(item, *shared)] = patience.begun(item)
             for reference in wait_for_one(running):
@@ -110,14 +100,34 @@ def run_tasks(
 
 
 class _Room:
-    """Notices that no node has been left for a while on which a task fits, as when the only one with GPUs died."""
+    """How many tasks the cluster has room for, as nodes come and go.
 
-    def __init__(self, num_cpus: float, num_gpus: float, limit_s: float) -> None:
-        self._size, self._limit_s = (num_cpus, num_gpus), limit_s
+    Attributes:
+        slots: as many at once as it holds, or as its autoscaler may make room for; 1 at least.
+    """
+
+    def __init__(self, options: Mapping[str, Any], limit_s: float) -> None:
+        self._options, self._limit_s = options, limit_s
         self._looked_s = self._had_s = time.monotonic()
+        self.slots = 1
+        self._look()
+
+    def _look(self) -> int:
+        """Workers of this size that fit now."""
+        info, each = cluster_info(), self._each
+        if accelerator := self._options.get("accelerator_type"):
+            info = info.of_kind(accelerator)
+        fits = info.slots(**each)
+        self.slots = max(1, fits, info.slots_to_come(**each))
+        return fits
+
+    @property
+    def _each(self) -> dict[str, float]:
+        cpus, gpus = self._options.get("num_cpus", 1), self._options.get("num_gpus", 0)
+        return {"cpus_per_actor": cpus, "gpus_per_actor": gpus}
 
     def check(self) -> None:
-        """Look, every now and then.
+        """Look, every now and then, and notice that there is no node left, as when the only one with GPUs died.
 
         Raises:
             ClusterError: there has been no room for longer than the limit.
@@ -125,10 +135,11 @@ class _Room:
         now_s = time.monotonic()
         if now_s - self._looked_s < min(_LOOK_S, self._limit_s):
             return
-        self._looked_s, (cpus, gpus) = now_s, self._size
-        if cluster_info().slots(cpus_per_actor=cpus, gpus_per_actor=gpus):
+        self._looked_s = now_s
+        if self._look():
             self._had_s = now_s
         elif now_s - self._had_s > self._limit_s:
+            cpus, gpus = self._each.values()
             raise ClusterError(
                 f"The cluster has had no node with {cpus:g} CPUs and {gpus:g} GPUs, which one training needs, for"
                 f" {self._limit_s:g} s; see `ray status`, then rerun the same command to go on."

@@ -15,7 +15,7 @@ from pipelines.workers.faults import Failure
 from pipelines.workers.memory import Peak
 from pipelines.workers.pool import Limits
 from pipelines.workers.remote import RemoteWorker
-from pipelines.workers.resources import ActorSize
+from pipelines.workers.resources import ActorSize, Width
 from pipelines.workers.retries import Outcome, name_of
 
 
@@ -172,7 +172,7 @@ def run_pool(
         lambda: RemoteWorker.options(**size.options).remote(),
         start=lambda actor, task: task.work.start(actor, task.item),
         finish=finish,
-        num_actors=size.num_actors,
+        num_actors=Width(size),
         kind=lambda task: (id(task.work), task.work.kind(task.item)),
         limits=limits,
         on_tick=on_tick,

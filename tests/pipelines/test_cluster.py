@@ -108,7 +108,7 @@ def run(ray_cluster: None, tmp_path: Path, log: list[tuple[str, int, int]]) -> R
         return value[1] + 1 < CHUNKS
 
     def call(units: list[str], **options: Any) -> Outcome[str]:
-        options = {"num_actors": 2, "finish": finish, "limits": Limits(pause_s=0.1), **options}
+        options = {"num_actors": lambda: 2, "finish": finish, "limits": Limits(pause_s=0.1), **options}
         return dispatch(units, lambda: remote.remote(str(tmp_path)), start=start, **options)
 
     return call
@@ -203,7 +203,7 @@ def test_worker_that_never_starts_is_an_error_with_its_reason(ray_cluster: None)
             remote.remote,
             start=lambda actor, unit: actor.chunk.remote(unit),
             finish=lambda unit, value: False,
-            num_actors=1,
+            num_actors=lambda: 1,
             limits=Limits(max_retries=1),
         )
 
@@ -217,7 +217,7 @@ def test_actor_that_finds_no_place_is_an_error(ray_cluster: None) -> None:
             lambda: remote.remote("."),
             start=lambda actor, unit: actor.chunk.remote(unit, 0),
             finish=lambda unit, value: False,
-            num_actors=1,
+            num_actors=lambda: 1,
             limits=Limits(pending_timeout_s=1),
         )
 
@@ -272,7 +272,7 @@ def test_stalled_task_is_cancelled_and_given_up(ray_cluster: None) -> None:
 @pytest.mark.ray
 def test_tasks_that_no_node_has_room_for_are_given_up(ray_cluster: None) -> None:
     with pytest.raises(ClusterError, match="no node with 0 CPUs and 1 GPUs, which one training needs"):
-        run_tasks(sleep, [0, 1], num_cpus=0, num_gpus=1, limits=Limits(pending_timeout_s=0.5))
+        run_tasks(sleep, [0, 1], options={"num_cpus": 0, "num_gpus": 1}, limits=Limits(pending_timeout_s=0.5))
 
 
 @pytest.mark.ray

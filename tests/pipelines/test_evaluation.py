@@ -40,6 +40,7 @@ from pipelines.tracking.backend import open_client
 from pipelines.workers.faults import Failure
 from pipelines.workers.remote import Trial
 from pipelines.workers.retries import Outcome
+from pipelines.workers.tasks import ONE_CPU
 
 FAST = resolve_evaluation(
     EvaluateSettings(epochs=2, batch_train=16, eval_precision="float32"), device_kind="cpu", symbols=True
@@ -68,7 +69,7 @@ def judge(folder: Path, **changes: Any) -> Evaluation:
         "settings": FAST,
         "identity": {"set": "x"},
         "device_kind": "cpu",
-        "gpus_per_task": 0,
+        "options": ONE_CPU,
     }
     sets, test = changes.pop("sets", two_sets()), changes.pop("test", some_images(6, skip=20))
     return evaluate_sets(sets, test, Store.open(str(folder)), **{**options, **changes})
