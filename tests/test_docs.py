@@ -336,11 +336,3 @@ def test_runtime_env_holds_variables_only():
     content = yaml.safe_load((ROOT / "runtime_env.yaml").read_text())
     assert set(content) == {"env_vars"}
     assert all(isinstance(value, str) for value in content["env_vars"].values())
-
-
-def test_cluster_file_installs_the_project_and_joins_the_cluster():
-    content = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    assert any("pip install ~/atom-distill" in command for command in content["setup_commands"])
-    assert content["file_mounts"] == {"~/atom-distill": "."}
-    # Without the variable the driver would compute in a private cluster on the head alone.
-    assert any("RAY_ADDRESS=auto" in command for command in content["setup_commands"])
