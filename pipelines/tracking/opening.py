@@ -82,6 +82,10 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     return found.experiment_id
 
 
+INTERRUPTED = "interrupted"
+"""Tag of a run: how many of its drivers were killed before they could end it."""
+
+
 def open_run(
     client: "MlflowClient",
     *,
@@ -104,6 +108,12 @@ def open_run(
     if resume_run_id and known is None:
         logger.warning("The MLflow run %s of this output is gone; a new one is made.", resume_run_id)
     if known is not None and not _differs(known.data.params, params):
+        if known.info.status == "RUNNING":
+            tags[INTERRUPTED] = str(int(known.data.tags.get(INTERRUPTED, 0)) + 1)
+            logger.warning(
+                "The driver before this one left its MLflow run RUNNING: it was killed without a word, perhaps for"
+                " memory. The run goes on."
+            )
         return known, True, tags
     if known is not None:
         tags["resumed_from"] = known.info.run_id

@@ -124,6 +124,22 @@ def test_a_run_keeps_the_commit_that_began_it_and_adds_later_ones(
     assert tags["continued_by_commits"] == "second third"
 
 
+def test_a_run_whose_driver_was_killed_is_marked_and_continued(
+    start: Start, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = start().run_id
+    for _ in range(2):
+        assert start(resume_run_id=run_id).run_id == run_id
+        assert "left its MLflow run RUNNING: it was killed" in caplog.text
+    with start(resume_run_id=run_id):
+        pass
+    assert client.get_run(run_id).data.tags["interrupted"] == "3"
+    with start(resume_run_id=run_id):
+        pass
+    run = client.get_run(run_id)
+    assert (run.data.tags["interrupted"], run.info.status) == ("3", "FINISHED")
+
+
 def test_restarted_driver_continues_its_run(start: Start, client: MlflowClient) -> None:
     killed = start()
     killed.log_metrics({"loss/total": 3.0}, step=1)
