@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-_LINE_EVERY_S = 5.0
+_LINE_EVERY_S, _LINE_SHARE = 5.0, 0.01
+"""A log gets a line so often, seconds, or after so large a share of the time so far: a run of a day has
+some six hundred lines."""
+_MANY_ITEMS = 100
+"""Of more items than these, the end of each has no line of its own."""
 _WINDOW_S = 30.0
 """How far back the speed looks, or twice as far as the first sign of progress took, if that is more."""
 _NAMED = 2
@@ -81,7 +85,7 @@ class Progress:
         self._items_done = 0
         self._loss: float | None = None
         self._doing: tuple[str, ...] = ()
-        self._line_s = clock()
+        self._line_s = self._begun_s = clock()
         self._written: tuple[object, ...] | None = None
 
     def __enter__(self) -> "Progress":
@@ -129,13 +133,15 @@ class Progress:
         if total is not None:
             self._bar.update(self._task.id, total=total)
         # Where an item is a unit, a line for each would flood a log.
-        changed = items_done != self._items_done and self._item != self._unit
+        changed = (
+            items_done != self._items_done and self._item != self._unit and self._num_items <= _MANY_ITEMS
+        )
         self._items_done = items_done
         self._loss = self._loss if loss is None else loss
         self._measure(done)
         if not self._bar.disable:
             self._bar.update(self._task.id, description=self.line())
-        elif changed or self._clock() - self._line_s >= _LINE_EVERY_S:
+        elif changed or self._clock() - self._line_s >= self._pause_s:
             self._write_line()
 
     def say(self, text: str) -> None:
@@ -156,6 +162,10 @@ class Progress:
             # Of rare units the window holds two at least.
             self._bar.speed_estimate_period = max(_WINDOW_S, 2 * self._first_s)
         self._bar.update(self._task.id, completed=done)
+
+    @property
+    def _pause_s(self) -> float:
+        return max(_LINE_EVERY_S, _LINE_SHARE * (self._clock() - self._begun_s))
 
     @property
     def _speed(self) -> float | None:

@@ -128,6 +128,17 @@ def test_pipe_gets_a_line_at_changes_and_every_five_seconds() -> None:
     ]
 
 
+def test_the_log_of_a_long_run_stays_short() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with Progress("distilling", 8640, num_items=1000, stream=stream, clock=clock) as progress:
+        for done in range(8640):
+            clock.now_s += 10
+            progress.update(done, items_done=done // 9)
+    lines = stream.getvalue().splitlines()
+    assert 100 < len(lines) < 700
+    assert lines[-1].startswith("distilling: 959/1000 classes")
+
+
 def test_terminal_gets_a_live_display_and_a_last_line() -> None:
     stream = Terminal()
     with Progress("distilling", 10, num_items=1, stream=stream) as progress:
