@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from atom.errors import ConfigError
 from atom.methods.settings import DistillSettings
 from atom.settings import FROM_SET, INITS, DeviceKind, EvaluateSettings, rows_of
-from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, stopped
+from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
 from pipelines.console.commands import DistillCommand
 
 if TYPE_CHECKING:
@@ -80,8 +80,10 @@ def distill(command: DistillCommand) -> int:
     from atom.methods.method import Shape
     from atom.methods.teachers import check_teachers, teachers
     from pipelines.distillation import workers_of_use
+    from pipelines.dry_run import dry_run
     from pipelines.evaluation import check_baselines, check_networks, judges
     from pipelines.output.expert_place import experts_place
+    from pipelines.output.store import Store
     from pipelines.own_networks import try_networks
     from pipelines.preflight import check_memory
     from pipelines.real_images import check_ipc, judging_images, load_real, not_whitened, whitening_flaw
@@ -151,15 +153,20 @@ def distill(command: DistillCommand) -> int:
             command.evaluate, device_kind=device_kind, symbols=real.symbols
         )
         identity = identity_of(settings, real, device_kind, taught_by)
+        load = load_of(command, settings, real, units, size, device_kind, taught=bool(taught_by))
+        # Of several machines this one may have no worker.
+        load = replace(load, here=session.cluster.num_nodes == 1)
         if not is_begun(location):
-            load = load_of(command, settings, real, units, size, device_kind, taught=bool(taught_by))
-            # Of several machines this one may have no worker.
-            check_memory(replace(load, here=session.cluster.num_nodes == 1))
+            check_memory(load)
+        shown = {**identity, **evaluation.model_dump(mode="json")}
+        if command.dry_run:
+            say_header(command.prog, shown, session.cluster, size, Store.open(location))
+            return dry_run(command, settings, real, units, size=size, device_kind=device_kind, load=load)
         store = session.take(
             location,
             identity,
             size=size,
-            shown={**identity, **evaluation.model_dump(mode="json")},
+            shown=shown,
             notes=[
                 *not_whitened(flaw),
                 *on_units(units, command.cluster.num_actors, num_classes, replicas=method.replicas(settings)),

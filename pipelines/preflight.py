@@ -171,6 +171,14 @@ def _check_store(
         raise ClusterError(_sentence(load, largest, found, what, capacity + disk))
 
 
+def told_terms(load: Load) -> dict[str, str]:
+    """The terms of each phase for people."""
+    return {
+        phase: f"{told_bytes(_total(found))} = {_sum(found)}, where {_letters(load, found)}"
+        for phase, found in terms(load).items()
+    }
+
+
 def _total(found: Sequence[Term]) -> int:
     return sum(term.num_bytes for term in found)
 
@@ -181,12 +189,15 @@ def _spilled(found: Sequence[Term], capacity: int | None) -> int:
 
 
 def _sentence(load: Load, phase: str, found: Sequence[Term], what: str, free: int) -> str:
-    told = " + ".join(f"{term.place} {term.formula} = {_told(term.num_bytes)}" for term in found)
     largest = max(found, key=lambda term: term.num_bytes)
     return (
-        f"At least {_told(_total(found))} of {what} are needed {phase} and {_told(free)} are free: {told}, where"
-        f" {_letters(load, found)}; {largest.remedy}, or take a machine with more."
+        f"At least {told_bytes(_total(found))} of {what} are needed {phase} and {told_bytes(free)} are free:"
+        f" {_sum(found)}, where {_letters(load, found)}; {largest.remedy}, or take a machine with more."
     )
+
+
+def _sum(found: Sequence[Term]) -> str:
+    return " + ".join(f"{term.place} {term.formula} = {told_bytes(term.num_bytes)}" for term in found)
 
 
 def _letters(load: Load, found: Sequence[Term]) -> str:
@@ -205,8 +216,12 @@ def _letters(load: Load, found: Sequence[Term]) -> str:
     return ", ".join(f"{letter} = {what}" for letter, what in known.items() if letter in used)
 
 
-def _told(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"
+def told_bytes(num_bytes: int) -> str:
+    """Bytes for people, such as "3.1 GB"."""
+    size, unit = next(
+        (s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if num_bytes >= s or s == 1e3
+    )
+    return f"{num_bytes / size:.3g} {unit}"
 
 
-__all__ = ["Load", "Term", "check_memory", "images_in_work", "terms"]
+__all__ = ["Load", "Term", "check_memory", "images_in_work", "terms", "told_bytes", "told_terms"]

@@ -103,6 +103,8 @@ class DistillCommand(CommandSettings):
     judge_on: Literal["test", "validation"] = "test"
     """Real images that tell accuracies: test, or validation, those that --validation-frac puts aside, to choose
     settings by; such accuracies are not kept in the set."""
+    dry_run: bool = False
+    """Print the plan and end: units, workers, memory by place, and the time by a few iterations that nobody keeps."""
     data: DataSettings = DataSettings()
     distill: DistillSettings = DistillSettings()
     teacher: TeacherSettings = TeacherSettings()

@@ -78,6 +78,25 @@ def test_first_command_ends_with_the_path_of_a_set_that_loads(
     assert not list(output.rglob(".partial-*"))
 
 
+@pytest.mark.parametrize(
+    ("method", "said"), [("dm", "s an iteration of a unit ("), ("mtt", "time: not told, mtt")]
+)
+def test_a_dry_run_tells_the_plan_and_leaves_nothing(
+    ray_cluster: None, tmp_path: Path, method: str, said: str
+) -> None:
+    small = ("--dataset", "digits", "--network", "convnet-w4-d1", "--iterations", 3, "--batch-real", 4)
+    code, lines, errors = run_here(*small, "--method", method, "--dry-run", "--output", tmp_path / "out")
+    assert code == 0, errors
+    shown = "\n".join(lines)
+    units = "1 unit of 10" if method == "mtt" else "10 units of 1"
+    assert f"plan: 10 classes in {units}, 3 iterations each" in shown
+    assert "memory to distil, at least: " in shown
+    assert said in shown
+    assert lines[-1] == "nothing was written; leave out --dry-run to begin"
+    # The tables of MLflow are the test's own.
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"mlflow.db"}
+
+
 def test_mlflow_run_is_finished_and_complete(smoke: tuple[Path, tuple[int, list[str], str]]) -> None:
     output, _ = smoke
     client = open_client(f"sqlite:///{output / 'mlflow.db'}")

@@ -1,0 +1,131 @@
+"""What a distillation would do, hold and take: its plan, and the speed of a few iterations that nobody keeps."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from atom.data import RealData
+from atom.free_memory import free_memory
+from atom.methods.lookup import find_method
+from atom.methods.method import Unit
+from atom.methods.settings import DistillSettings
+from atom.settings import DeviceKind
+from pipelines.console.command import say
+from pipelines.console.commands import DistillCommand
+from pipelines.console.progress import format_duration
+from pipelines.output.store import Store
+from pipelines.preflight import Load, told_bytes, told_terms
+from pipelines.real_classes import RealClasses, whole
+from pipelines.real_images import preprocessing
+from pipelines.workers.faults import reason_of
+from pipelines.workers.pool import kill
+from pipelines.workers.remote import Problem, RemoteWorker
+from pipelines.workers.resources import ActorSize
+
+LEAST_S = 5.0
+"""Iterations are timed for so long, or to the end. Chosen: a step of a small network takes milliseconds."""
+
+
+def dry_run(
+    command: DistillCommand,
+    settings: DistillSettings,
+    real: RealData,
+    units: Sequence[Unit],
+    *,
+    size: ActorSize,
+    device_kind: DeviceKind,
+    load: Load,
+) -> int:
+    """Print the units, the workers, memory by place, and the time as far as it can be told; leaves nothing behind.
+
+    Args:
+        command: as given.
+        settings: resolved.
+        real: the images.
+        units: of the method.
+        size: the workers, on `device_kind`.
+        load: sizes of all.
+
+    Returns:
+        The exit code.
+    """
+    iterations = settings.iterations or 0
+    chunks = len(units) * math.ceil(iterations / command.checkpoint_every)
+    of = (
+        f"{min(map(len, units))} to {max(map(len, units))}"
+        if len({*map(len, units)}) > 1
+        else f"{len(units[0])}"
+    )
+    say(
+        f"plan: {load.num_classes} classes in {_counted(len(units), 'unit')} of {of}, {iterations} iterations each, "
+        f"{_counted(chunks, 'checkpoint')}; {_counted(min(size.num_actors, len(units)), 'worker')} at work"
+    )
+    for phase, told in told_terms(load).items():
+        say(f"memory {phase}, at least: {told}")
+    free = free_memory()
+    if free is not None:
+        say(f"memory free: {told_bytes(free)}")
+    pixels = (load.num_train + load.num_test) * load.image_bytes
+    say(f"images: {load.num_train} to train on, {told_bytes(pixels)} decoded, each class read once")
+    if iterations:
+        channels, height, width = real.train.images.shape[1:]
+        problem = Problem(settings, channels, height, width, load.num_classes, device_kind)
+        with TemporaryDirectory(prefix="atom-plan-") as folder:
+            preprocess = preprocessing(real, settings, Store.open(folder), command.data.data_dir / "cache")
+        classes = RealClasses(real.train, preprocess)
+        say(_time(problem, units, classes, size=size, timeout_s=command.cluster.timeout_s))
+    say("nothing was written; leave out --dry-run to begin")
+    return 0
+
+
+def _time(
+    problem: Problem, units: Sequence[Unit], real: Mapping[int, Any], *, size: ActorSize, timeout_s: float
+) -> str:
+    """How long the iterations will take, after some of the largest unit."""
+    total = problem.settings.iterations or 0
+    if find_method(problem.settings.method).preparations(problem.settings):
+        return f"time: not told, {problem.settings.method} trains networks on the real images first"
+    unit = max(units, key=len)
+    images = whole(real) if len(units) == 1 else real
+    actor = RemoteWorker.options(**size.options).remote()
+    try:
+        seconds, done = _timed(actor, problem, unit, {c: images[c] for c in unit}, total, timeout_s)
+    except RayError as error:
+        return f"time: not told, {reason_of(error).reason}"
+    finally:
+        kill(actor)
+    each_s = seconds / done
+    rounds = math.ceil(len(units) / max(1, size.num_actors))
+    return (
+        f"time: {each_s:.3g} s an iteration of a unit ({_counted(done, 'iteration')} timed on one worker), so about"
+        f" {format_duration(rounds * total * each_s)} to distil; what judges the set comes to it"
+    )
+
+
+def _timed(
+    actor: Any, problem: Problem, unit: Unit, images: Mapping[int, Any], total: int, timeout_s: float
+) -> tuple[float, int]:
+    """Seconds of some iterations, and how many; of the first one, which compiles, only where there is no other."""
+
+    def advance(state: Any, until: int) -> tuple[Any, float]:
+        begun_s = time.monotonic()
+        reference = actor.advance.remote(problem, unit, images, state, until, None, {}, None)
+        return ray.get(reference, timeout=timeout_s).value, time.monotonic() - begun_s
+
+    state, seconds = advance(None, 1)
+    done, steps, spent = 1, 1, 0.0
+    while done < total and spent < LEAST_S:
+        steps = min(2 * steps, total - done)
+        state, seconds = advance(state, done + steps)
+        done, spent = done + steps, spent + seconds
+    # The last stretch is the longest, and the least disturbed by calls.
+    return seconds, steps
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
