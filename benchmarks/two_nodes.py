@@ -2,14 +2,17 @@
 
     python benchmarks/two_nodes.py -- --iterations 300 --eval-seeds 1
     python benchmarks/two_nodes.py --script nas -- --proxies random early-steps --space small --sample 8
+    python benchmarks/two_nodes.py --script search -- --space small --sample 8 --sampler random
     python benchmarks/two_nodes.py --script continual -- --orders 2 --learners gdumb er --epochs 100
 
 What follows "--" goes to pipelines/distill.py, after --dataset digits --checkpoint-every 10, to pipelines/nas.py,
-after --dataset digits, or to pipelines/continual.py, after --dataset digits --steps 5 --checkpoint-every 10. Both
-nodes are processes of this machine (`ray.cluster_utils.Cluster`) with one CPU each, beside a head that has none.
-A node is killed when every class has a checkpoint, four scores are in the table, or two cells have their second
-step behind them, so the worker on that node dies at its work. Compared are the bytes of the sets, the tables of
-results without the clock's columns, or both matrices of accuracies of all cells.
+after --dataset digits (search: --mode search --ladder random:60 whole:8 --retrain 0), or to pipelines/continual.py,
+after --dataset digits --steps 5 --checkpoint-every 10. Both nodes are processes of this machine
+(`ray.cluster_utils.Cluster`) with one CPU each, beside a head that has none. A node is killed when every class has a
+checkpoint, four scores or two networks of a search are in the table, or two cells have their second step behind them,
+so the worker on that node dies at its work. Compared are the bytes of the sets, the tables of results without the
+clock's columns, of a search the networks of its first stage with their first looks at the validation images (how far
+each comes depends on which was first, with two workers), or both matrices of accuracies of all cells.
 """
 
 import argparse
@@ -23,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from apps.nas.table import from_parquet
+from apps.nas.table import Row, from_parquet
 
 ROOT = Path(__file__).resolve().parent.parent
 SET = Path("set") / "distilled.safetensors"
@@ -72,11 +75,27 @@ def all_classes_begun(output: Path) -> bool:
     return len(list(output.glob("checkpoints/unit_*"))) == NUM_CLASSES
 
 
+def rows_of(output: Path) -> list[Row]:
+    """The table of results."""
+    path = output / "results.parquet"
+    return from_parquet(path.read_bytes(), where=str(path)) if path.exists() else []
+
+
 def rows_without_times(output: Path) -> list[tuple[object, ...]]:
     """The table of results but for the clock's columns."""
-    path = output / "results.parquet"
-    rows = from_parquet(path.read_bytes(), where=str(path)) if path.exists() else []
-    return [(row.network, row.proxy, row.seed, row.status, row.score, row.test_accuracy) for row in rows]
+    return [
+        (row.network, row.proxy, row.seed, row.status, row.score, row.test_accuracy)
+        for row in rows_of(output)
+    ]
+
+
+def first_looks(output: Path) -> dict[object, float | None]:
+    """What each network of a search had when it was first looked at, in the first stage of the ladder."""
+    found: dict[object, float | None] = {}
+    rows = [row for row in rows_of(output) if row.proxy == "random:60@search"]
+    for row in sorted(rows, key=lambda row: row.steps or 0):
+        found.setdefault(row.network, row.score)
+    return found
 
 
 def rows_of_cells(output: Path) -> dict[str, list[tuple[list[float], list[float]]]]:
@@ -97,7 +116,13 @@ JOBS = {
     "distill": Job(
         "distill", ("--checkpoint-every", "10"), all_classes_begun, lambda output: (output / SET).read_bytes()
     ),
-    "nas": Job("nas", (), lambda output: len(rows_without_times(output)) >= 4, rows_without_times),
+    "nas": Job("nas", (), lambda output: len(rows_of(output)) >= 4, rows_without_times),
+    "search": Job(
+        "nas",
+        ("--mode", "search", "--ladder", "random:60", "whole:8", "--retrain", "0"),
+        lambda output: len(first_looks(output)) >= 2,
+        first_looks,
+    ),
     "continual": Job(
         "continual", ("--steps", "5", "--checkpoint-every", "10"), two_in_second_step, rows_of_cells
     ),
