@@ -24,8 +24,8 @@ from apps.learner.growth import Body
 from apps.learner.merging import fit_channels
 from apps.learner.record import Learner
 from apps.served import Served, torchscript
+from atom.data.class_folders import visible
 from atom.data.decode import Entry, decode_one
-from atom.data.folder import visible
 from atom.errors import ConfigError, DataError
 from atom.preprocess import Preprocess
 from atom.train import predict as logits_of

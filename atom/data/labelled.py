@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from atom.data.class_folders import TRAIN_FOLDERS, class_folders, entries_of, visible
 from atom.data.decode import decode_all
 from atom.data.download import OnDownload
-from atom.data.folder import TRAIN_FOLDERS, class_folders, entries_of, visible
 from atom.data.image_set import ImageSet
 from atom.data.mapped import taken
 from atom.data.request import Request, required_directory

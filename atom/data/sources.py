@@ -8,13 +8,14 @@ from atom.data.cifar import read_cifar
 from atom.data.decode import resize_images
 from atom.data.digits import read_digits
 from atom.data.download import OnDownload
-from atom.data.folder import read_folder, read_sessions
+from atom.data.folder import read_folder
 from atom.data.idx import read_idx
 from atom.data.image_set import ImageSet, RealData
 from atom.data.imagenet_subsets import SUBSETS, read_imagenet_subset
 from atom.data.npz import read_npz
 from atom.data.parquet import read_parquet
 from atom.data.request import Request, cache_folder
+from atom.data.sessions import read_sessions
 from atom.data.svhn import read_svhn
 from atom.data.tinyimagenet import read_tinyimagenet
 from atom.errors import ConfigError

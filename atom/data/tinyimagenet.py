@@ -6,8 +6,8 @@ from pathlib import Path
 
 from atom.data import about, official
 from atom.data.cache import cached
+from atom.data.class_folders import images_folder, visible
 from atom.data.decode import Entry, decode_all
-from atom.data.folder import images_folder, visible
 from atom.data.image_set import ImageSet, RealData
 from atom.data.request import Request
 from atom.errors import DataError

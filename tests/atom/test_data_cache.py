@@ -24,7 +24,7 @@ def refuse_to_decode(monkeypatch):
     def fail(*_args, **_kwargs):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("atom.data.folder.decode_all", fail)
+    monkeypatch.setattr("atom.data.parts.decode_all", fail)
 
 
 def cache_entries(data_dir):

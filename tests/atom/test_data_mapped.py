@@ -68,7 +68,7 @@ def test_an_entry_that_was_written_in_memory_is_mapped(
     root = pictures(tmp_path / "pets")
     first = read(root, tmp_path / "data")
     monkeypatch.setattr(mapped, "MAPPED_BYTES", 1)
-    monkeypatch.setattr("atom.data.folder.decode_all", None)
+    monkeypatch.setattr("atom.data.parts.decode_all", None)
     found = read(root, tmp_path / "data")
     assert is_mapped(found.train.images)
     assert found.train.fingerprint == first.train.fingerprint

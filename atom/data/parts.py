@@ -1,0 +1,52 @@
+"""From the encoded images of two parts to a set with its official split, decoded or out of the cache."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from atom.data.cache import cached
+from atom.data.decode import Entry, decode_all, match_channels
+from atom.data.image_set import ImageSet, RealData, SourceInfo
+from atom.data.request import Request
+
+
+def decoded_parts(
+    request: Request,
+    root: Path,
+    parts: tuple[Sequence[Entry], Sequence[Entry]],
+    class_names: tuple[str, ...],
+    *,
+    name: str,
+    source: SourceInfo,
+    skipped: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+) -> RealData:
+    """The images of a training and a test part, in the order of their entries.
+
+    Args:
+        request: how they are decoded.
+        root: the directory of the set.
+        parts: the training and the test images.
+        class_names: in the order of the labels.
+        name: of the set.
+        source: of the set.
+        skipped, remarks: what was found before; see `RealData`.
+
+    Raises:
+        DataError: an image is missing or broken, or see `RealData`.
+    """
+
+    def build() -> RealData:
+        train, test = (decode_all(part, request.decoding, num_entries=len(part)) for part in parts)
+        train_images, test_images = match_channels(train.images, test.images, folder=request.decoding.folder)
+        return RealData(
+            name,
+            request.spec,
+            ImageSet.create(train_images, train.labels, class_names),
+            ImageSet.create(test_images, test.labels, class_names),
+            source,
+            skipped=(*skipped, *train.skipped, *test.skipped),
+            remarks=(*remarks, *train.remarks, *test.remarks),
+        )
+
+    files = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]
+    return cached(request, root, files, name=name, build=build, facts=(skipped, remarks))
