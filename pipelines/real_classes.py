@@ -24,6 +24,9 @@ class RealClasses(Mapping[int, Any]):
     groups in work, whoever works at one keeps its references meanwhile, and memory does not grow with the number of
     classes.
 
+    Where images are mapped from a file, each class is compared with what was decoded before it is put: a file that
+    somebody changed is refused instead of distilled.
+
     They are put as `Pixels`, which the worker preprocesses. Whitened ones are put as float32: their bits depend on
     which images are whitened together, so that it is done here, once for all.
 
@@ -60,7 +63,7 @@ class RealClasses(Mapping[int, Any]):
     @cached_property
     def preprocessed(self) -> np.ndarray:
         """All images preprocessed, float32 [N, C, H, W] in the order of the set, in this process from now on."""
-        return self._preprocess.apply(self._images.images).numpy()
+        return self._preprocess.apply(self._images.checked()).numpy()
 
     def at(self, rows: np.ndarray) -> np.ndarray:
         """The images at `rows` of the set as they are in `preprocessed`; the others are left out where it can be."""

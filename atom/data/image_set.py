@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from atom.data.mapped import taken
+from atom.data.mapped import is_cut_off, named_file, taken
 from atom.errors import ConfigError, DataError, ShapeError
 from atom.streams import stream
 from atom.symbols import named_like_symbols
@@ -39,6 +39,8 @@ class ImageSet:
     """The K names, in the order of the labels."""
     fingerprint: str
     """SHA-256 in hexadecimal over shape, type, class names, labels and pixels."""
+    class_digests: tuple[bytes, ...] = ()
+    """SHA-256 over the pixels of each class, where they lie in a file that others may change; else ()."""
 
     @classmethod
     def create(
@@ -80,7 +82,7 @@ class ImageSet:
                 f"Image {first} has label {labels_N[first]}; expected 0 to {len(names) - 1} "
                 f"for the {len(names)} classes."
             )
-        return cls(images_NCHW, labels_N, names, _fingerprint(images_NCHW, labels_N, names))
+        return cls(images_NCHW, labels_N, names, *_digests(images_NCHW, labels_N, names))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,8 +106,36 @@ class ImageSet:
         return np.flatnonzero(self.labels == class_id).astype(np.int64)
 
     def of_class(self, class_id: int) -> Images:
-        """The images of one class, in the order of the set, in memory."""
-        return taken(self.images, self.indices_of(class_id))
+        """The images of one class, in the order of the set, in memory.
+
+        Raises:
+            DataError: the file that they are mapped from has changed since.
+        """
+        self._check_length()
+        images = taken(self.images, self.indices_of(class_id))
+        if self.class_digests and hashlib.sha256(images.data).digest() != self.class_digests[class_id]:
+            raise self._changed(f"the images of class {self.class_names[class_id]!r}")
+        return images
+
+    def checked(self) -> Images:
+        """All images where they lie, compared once more with what was decoded; errors as for `of_class`."""
+        self._check_length()
+        if self.class_digests:
+            digests = _digests(self.images, self.labels, self.class_names)[1]
+            for name, digest, own in zip(self.class_names, digests, self.class_digests, strict=True):
+                if digest != own:
+                    raise self._changed(f"the images of class {name!r}")
+        return self.images
+
+    def _check_length(self) -> None:
+        if self.class_digests and is_cut_off(self.images):
+            raise self._changed("its images")
+
+    def _changed(self, what: str) -> DataError:
+        return DataError(
+            f"{named_file(self.images)}: {what} are no longer what was decoded, since the file has changed; run the"
+            " same command again, which decodes them anew."
+        )
 
     def subset(self, indices: npt.ArrayLike, *, folder: Path | None = None) -> "ImageSet":
         """The images at `indices`, in that order, with all class names kept and a fingerprint of its own.
@@ -305,12 +335,21 @@ def _validation_quotas(counts_K: Labels, fraction_or_count: float) -> Labels:
     return quotas_K
 
 
-def _fingerprint(images_NCHW: Images, labels_N: Labels, class_names: tuple[str, ...]) -> str:
+def _digests(
+    images_NCHW: Images, labels_N: Labels, class_names: tuple[str, ...]
+) -> tuple[str, tuple[bytes, ...]]:
+    """The fingerprint, and the digests of the classes where a file can change; the pixels are read once for both."""
     header = json.dumps([list(images_NCHW.shape), "uint8", "int64", list(class_names)])
     digest = hashlib.sha256(header.encode() + b"\0")
     digest.update(labels_N.astype("<i8", copy=False).data)
-    digest.update(images_NCHW.data)
-    return digest.hexdigest()
+    if named_file(images_NCHW) is None:
+        digest.update(images_NCHW.data)
+        return digest.hexdigest(), ()
+    of_class = [hashlib.sha256() for _ in class_names]
+    for pixels_CHW, label in zip(images_NCHW, labels_N.tolist(), strict=True):
+        digest.update(pixels_CHW.data)
+        of_class[label].update(pixels_CHW.data)
+    return digest.hexdigest(), tuple(own.digest() for own in of_class)
 
 
 def _shape(image_set: ImageSet) -> str:

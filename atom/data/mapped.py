@@ -80,6 +80,22 @@ def opened(file: Path) -> np.ndarray:
     return np.load(file, mmap_mode=mode, allow_pickle=False)
 
 
+def named_file(array: np.ndarray) -> Path | None:
+    """The file with a name, which others may change, that an array is mapped from; None where there is none."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and base.filename is not None:
+            return Path(base.filename)
+        base = base.base
+    return None
+
+
+def is_cut_off(array: np.ndarray) -> bool:
+    """Whether the file that an array is mapped from has become shorter: reading what is gone would end the process."""
+    mapping = _mapping(array)
+    return mapping is not None and mapping.size() < len(mapping)
+
+
 def taken(images: Images, rows: npt.NDArray[np.int64], folder: Path | None = None) -> Images:
     """`images[rows]`, in memory or as `empty` has it.
 
@@ -135,4 +151,4 @@ def _told(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.2g} GB"
 
 
-__all__ = ["empty", "in_colour", "is_large", "opened", "taken"]
+__all__ = ["empty", "in_colour", "is_cut_off", "is_large", "named_file", "opened", "taken"]

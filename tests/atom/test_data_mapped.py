@@ -94,6 +94,51 @@ def test_images_put_aside_leave_the_others_in_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("all_large")
+def test_a_class_whose_bytes_changed_on_disk_is_refused_and_the_others_are_not(tmp_path: Path) -> None:
+    found = read(pictures(tmp_path / "pets"), tmp_path / "data")
+    whole = found.train.images.copy()
+    file = one_file(tmp_path / "data")
+    with file.open("r+b") as content:
+        content.seek(-1, 2)
+        content.write(b"\x07")
+    assert np.array_equal(found.train.of_class(0), whole[:3])
+    said = rf"^{file}: the images of class 'dog' are no longer what was decoded.*; run the same command again"
+    with pytest.raises(DataError, match=said):
+        found.train.of_class(1)
+    with pytest.raises(DataError, match=said):
+        found.train.checked()
+    # As the sentence has it.
+    assert np.array_equal(read(tmp_path / "pets", tmp_path / "data").train.checked(), whole)
+
+
+@pytest.mark.usefixtures("all_large")
+def test_a_file_that_was_cut_off_is_refused_instead_of_ending_the_process(tmp_path: Path) -> None:
+    found = read(pictures(tmp_path / "pets"), tmp_path / "data")
+    file = one_file(tmp_path / "data")
+    with file.open("r+b") as content:
+        content.truncate(200)
+    for read_it in (lambda: found.train.of_class(0), found.train.checked):
+        with pytest.raises(DataError, match=rf"^{file}: its images are no longer what was decoded"):
+            read_it()
+
+
+@pytest.mark.usefixtures("all_large")
+def test_what_no_other_process_can_change_costs_no_digests(tmp_path: Path) -> None:
+    found = read(pictures(tmp_path / "pets"), tmp_path / "data")
+    assert len(found.train.class_digests) == 2
+    kept = found.hold_out(0.4, folder=tmp_path / "data" / "cache").train
+    assert is_mapped(kept.images)
+    assert kept.class_digests == ()
+    assert kept.checked() is kept.images
+    assert np.array_equal(kept.of_class(1), kept.images[kept.labels == 1])
+
+
+def one_file(data_dir: Path) -> Path:
+    """The training images of the only entry of a cache."""
+    return next((data_dir / "cache").glob("*/train_images.npy"))
+
+
+@pytest.mark.usefixtures("all_large")
 @pytest.mark.parametrize("rows", [[0, 2, 5], [1, 2, 3], [4], []])
 def test_rows_of_a_mapped_array_are_those_rows(tmp_path: Path, rows: list[int]) -> None:
     images = mapped.empty((6, 1, 2, 3), tmp_path)

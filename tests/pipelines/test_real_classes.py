@@ -10,7 +10,8 @@ from tiny_digits import GROUPS, digest, distil, kill_workers
 
 from atom import data
 from atom.data import ImageSet
-from atom.errors import ClusterError
+from atom.data.mapped import opened
+from atom.errors import ClusterError, DataError
 from atom.preprocess import Preprocess
 from pipelines.real_classes import RealClasses, whole
 from pipelines.workers.pixels import Pixels
@@ -64,6 +65,22 @@ def test_a_class_that_is_not_there_is_no_class() -> None:
     assert list(classes()) == list(range(10))
     assert 10 not in classes()
     assert -1 not in classes()
+
+
+@pytest.mark.parametrize("zca", [False, True])
+def test_a_class_of_a_file_that_changed_is_not_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, zca: bool
+) -> None:
+    monkeypatch.setattr("atom.data.mapped.MAPPED_BYTES", 1)
+    np.save(tmp_path / "images.npy", digits().images)
+    images = ImageSet.create(opened(tmp_path / "images.npy"), digits().labels, digits().class_names)
+    assert images.fingerprint == digits().fingerprint
+    made = RealClasses(images, Preprocess.fit(digits().images, zca=zca))
+    with (tmp_path / "images.npy").open("r+b") as content:
+        content.seek(-64 * int(np.flatnonzero(digits().labels[::-1] == 3)[0]) - 1, 2)
+        content.write(b"\x07")
+    with pytest.raises(DataError, match="the images of class '3' are no longer what was decoded"):
+        made[3]
 
 
 @pytest.mark.parametrize("zca", [False, True])
