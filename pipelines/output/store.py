@@ -7,7 +7,6 @@ renamed. On an object store an object appears only when its upload is complete, 
 import errno
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,13 +17,12 @@ import pyarrow.fs as pafs
 
 from atom import atomic
 from atom.errors import ConfigError, StoreError
+from atom.filesystem import is_uri, open_uri
 from atom.redact import without_secrets
 
 LOCK_NAME = ".lock"
 EXPERTS_FOLDER = "experts"
 """Of an output, where experts are kept if no other place is named."""
-# Windows drive letters are one character, so a scheme has at least two.
-_URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space or pass another {flag}"),
@@ -85,16 +83,10 @@ class Store:
             StoreError: the URI's scheme is unknown, or its file system cannot be reached.
         """
         text = os.fspath(location)
-        if not _URI.match(text):
+        if not is_uri(text):
             path = Path(text).expanduser().absolute()
             return cls(pafs.LocalFileSystem(), path.as_posix(), local=path, flag=flag)
-        try:
-            filesystem, root = pafs.FileSystem.from_uri(text)
-        except (OSError, ValueError, NotImplementedError) as error:
-            raise StoreError(
-                f"Cannot open {flag} {text}: {error}; pass a path, or a URI such as s3://bucket/folder, "
-                "gs://bucket/folder or file:///folder."
-            ) from error
+        filesystem, root = open_uri(text, flag=flag)
         local = Path(root) if isinstance(filesystem, pafs.LocalFileSystem) else None
         return cls(filesystem, root, local=local, flag=flag)
 
