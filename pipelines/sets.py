@@ -11,6 +11,7 @@ from pathlib import Path
 from atom import nets
 from atom.artifact import CORE_FILES, MANIFEST, SET_NAME
 from atom.data import RealData
+from atom.data.place import may_exist
 from atom.data.sources import NEED_PATH, choices_of
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
@@ -123,7 +124,7 @@ def _own_spec(distilled: DistilledSet, location: str) -> str:
     folders = () if ":/" in location else (Path(location), Path(location).absolute().parent)
     for known in (*(noted_source(Store.open(folder)) for folder in folders), spec):
         place = known.partition(":")[2]
-        if place and Path(place).expanduser().exists():
+        if place and may_exist(place):
             return known
     kind = spec.partition(":")[0]
     if kind and kind not in NEED_PATH:

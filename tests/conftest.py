@@ -1,9 +1,10 @@
 """For all tests: two processes, a small Ray cluster and an MLflow database to copy in each, one thread."""
 
 import contextlib
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,41 @@ def ray_cluster(traps: Path) -> Iterator[None]:
             )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server of this process, whose objects lie in memory."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], str]:
+    """Puts a directory into a bucket, and returns the URI; credentials come from the environment."""
+    import pyarrow.fs as pafs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "me",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    server = pafs.S3FileSystem(endpoint_override=s3_server, region="us-east-1", allow_bucket_creation=True)
+    server.create_dir("images")
+
+    def put(directory: Path, name: str) -> str:
+        pafs.copy_files(str(directory), f"images/{name}", pafs.LocalFileSystem(), server)
+        return f"s3://images/{name}"
+
+    return put
 
 
 @pytest.fixture(scope="session")

@@ -179,6 +179,17 @@ def test_flag_that_cannot_be_parsed_ends_with_code_2(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_a_place_at_a_uri_that_is_not_there_is_named(
+    refused: Refused, s3: Callable[[Path, str], str], kind: str
+) -> None:
+    sentence = refused("--dataset", f"{kind}:s3://me:pa55word@images/none")
+    assert re.search(
+        rf"DataError: {kind}:s3://\*\*\*@images/none: s3://images/none does not exist; exp", sentence
+    )
+    assert "pa55word" not in sentence
+
+
 def test_corrupt_jpeg_in_a_folder_is_named(refused: Refused, folder: Path, tmp_path: Path) -> None:
     broken = folder / "train" / "dog" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:200])

@@ -22,6 +22,7 @@ import numpy as np
 
 from atom.data.image_set import ImageSet, RealData, SourceInfo
 from atom.data.mapped import is_large, opened
+from atom.data.place import Place, Remote
 from atom.data.request import Request, cache_folder
 from atom.errors import AtomError
 
@@ -38,14 +39,18 @@ _DRAFT_S = 24 * 3600
 log = logging.getLogger(__name__)
 
 
-def _key(request: Request, root: Path, files: Iterable[Path], facts: object) -> str:
+def _key(request: Request, root: Place, files: Iterable[Place], facts: object) -> str:
     """Cheap digest of what a source would give: names, sizes and times of its files, and the options."""
-    listing = [(os.path.relpath(file, root), *_size_and_time(file)) for file in sorted(set(files))]
+    listing = [(_within(file, root), *_size_and_time(file)) for file in sorted(set(files))]
     text = json.dumps([LOADER_VERSION, str(root.resolve()), sorted(request.options.items()), facts, listing])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _size_and_time(file: Path) -> tuple[int, int]:
+def _within(file: Place, root: Place) -> str:
+    return str(file) if isinstance(file, Remote) or isinstance(root, Remote) else os.path.relpath(file, root)
+
+
+def _size_and_time(file: Place) -> tuple[int, int]:
     try:
         stat = file.stat()
     except OSError:  # a dangling link, say: decoding names it, or skips it if asked to
@@ -55,8 +60,8 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 def cached(
     request: Request,
-    root: Path,
-    files: Iterable[Path],
+    root: Place,
+    files: Iterable[Place],
     *,
     name: str,
     build: Callable[[], RealData],

@@ -1,14 +1,16 @@
 """Directories of images: which are parts, which are classes, and which files in them are images."""
 
-import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path
+from typing import TypeVar, cast
 
 from atom.data.decode import Entry
+from atom.data.place import Place
 from atom.data.request import Request
 from atom.errors import DataError
+
+P = TypeVar("P", bound=Place)
 
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("test", "val", "validation", "valid")
@@ -19,26 +21,22 @@ LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})
 _TINY_TABLE = "val_annotations.txt"
 
 
-def visible(directory: Path) -> list[Path]:
+def visible(directory: P) -> list[P]:
     """What a directory holds, sorted by name, hidden names and what file managers leave behind left out.
 
     Raises:
         DataError: the directory cannot be read.
     """
     try:
-        names = os.listdir(directory)
+        paths = sorted(cast(Iterator[P], directory.iterdir()), key=lambda path: path.name)
     except OSError as error:
         raise DataError(
             f"{directory}: cannot be listed ({error.strerror}); check its permissions."
         ) from error
-    return [
-        directory / name
-        for name in sorted(names)
-        if not name.startswith(".") and name.lower() not in LEFT_BEHIND
-    ]
+    return [path for path in paths if not path.name.startswith(".") and path.name.lower() not in LEFT_BEHIND]
 
 
-def part_folders(request: Request, root: Path, names: tuple[str, ...]) -> list[Path]:
+def part_folders(request: Request, root: Place, names: tuple[str, ...]) -> list[Place]:
     """The directories of these names in whatever case, in the order of the names.
 
     Raises:
@@ -61,13 +59,13 @@ def part_folders(request: Request, root: Path, names: tuple[str, ...]) -> list[P
     return found
 
 
-def class_folders(request: Request, part: Path, skipped: list[str]) -> dict[str, Path]:
+def class_folders(request: Request, part: Place, skipped: list[str]) -> dict[str, Place]:
     """The class directories of a part by their names in one Unicode form: archives of macOS use another.
 
     Raises:
         DataError: there are none, or files among them, or names that are the same or no text.
     """
-    classes: dict[str, Path] = {}
+    classes: dict[str, Place] = {}
     for path in visible(part):
         if path.is_dir():
             if not _is_text(path.name):
@@ -96,8 +94,8 @@ def class_folders(request: Request, part: Path, skipped: list[str]) -> dict[str,
 
 
 def entries_of(
-    classes: Mapping[str, Path],
-    part: Path,
+    classes: Mapping[str, Place],
+    part: Place,
     class_names: tuple[str, ...],
     *,
     needed: str = "every class needs images in train and test",
@@ -123,7 +121,7 @@ def entries_of(
     return entries
 
 
-def images_folder(directory: Path) -> Path:
+def images_folder(directory: Place) -> Place:
     """`directory/images` where that is all but for text files, as in Tiny ImageNet, else the directory."""
     inner = directory / "images"
     if inner.is_dir() and all(path == inner or path.suffix == ".txt" for path in visible(directory)):

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from atom.data.image_header import check_header, too_large
 from atom.data.image_set import Images, Labels
 from atom.data.mapped import empty, in_colour
+from atom.data.place import Place, Remote, Slice
 from atom.errors import DataError
 
 GREY_MODES = ("1", "L", "LA", "La")
@@ -33,8 +34,8 @@ class Entry:
     where: str
     """How errors name it: a path, or a parquet file and row."""
     label: int
-    source: Path | bytes | None
-    """The file, its content, or None where the layout promises an image and has none."""
+    source: Place | Slice | bytes | None
+    """The file, the part of a file, its content, or None where the layout promises an image and has none."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Decoding:
     """Leave out what cannot be decoded instead of raising."""
     folder: Path | None = None
     """Where large arrays lie in files, see `atom.data.mapped.empty`; None: in memory."""
+    far: bool = False
+    """The images come over a network, and several are to be on their way at once."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def decode_all(entries: Iterable[Entry], decoding: Decoding, *, num_entries: int
     transparent: list[str] = []
     images_NCHW: Images | None = None
     first = ""
-    for entry, outcome in _decoded(entries, decoding.image_size):
+    for entry, outcome in _decoded(entries, decoding):
         if isinstance(outcome, DataError):
             if not decoding.skip_broken:
                 raise outcome
@@ -156,7 +159,8 @@ def decode_one(entry: Entry, *, image_size: int | None) -> tuple[Images, bool]:
     """
     if entry.source is None:
         raise DataError(f"{entry.where}: there is no image here; expected the bytes of an encoded one.")
-    source = io.BytesIO(entry.source) if isinstance(entry.source, bytes) else entry.source
+    source = entry.source.read_bytes() if isinstance(entry.source, Remote | Slice) else entry.source
+    source = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(source) as picture:
             check_header(picture, entry.where)
@@ -175,18 +179,21 @@ def decode_one(entry: Entry, *, image_size: int | None) -> tuple[Images, bool]:
 
 
 def _decoded(
-    entries: Iterable[Entry], image_size: int | None
+    entries: Iterable[Entry], decoding: Decoding
 ) -> Iterator[tuple[Entry, tuple[Images, bool] | DataError]]:
     """Every entry with its pixels or its error, in order."""
 
     def attempt(entry: Entry) -> tuple[Images, bool] | DataError:
+        if isinstance(entry.source, Remote | Slice):
+            # Not below: what cannot be reached is not broken, and must not be skipped as that.
+            entry = replace(entry, source=entry.source.read_bytes())
         try:
-            return decode_one(entry, image_size=image_size)
+            return decode_one(entry, image_size=decoding.image_size)
         except DataError as error:
             return error
 
     remaining = iter(entries)
-    if image_size is None:
+    if decoding.image_size is None and not decoding.far:
         # NOTE: at 32x32 threads gain nothing (10,000 JPEGs: 1.3 s on one thread, 1.3-2.0 s on 2-4, 2 cores).
         for entry in remaining:
             yield entry, attempt(entry)

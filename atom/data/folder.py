@@ -1,7 +1,6 @@
 """A user's own images: one directory a class, under train/ and test/."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from atom.data import about
 from atom.data.class_folders import (
@@ -15,6 +14,7 @@ from atom.data.class_folders import (
 )
 from atom.data.image_set import RealData, SourceInfo
 from atom.data.parts import decoded_parts
+from atom.data.place import Place
 from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
 
@@ -69,7 +69,7 @@ def read_class_folders(
 
 
 def _check_chosen(
-    request: Request, chosen: Mapping[str, str], parts: Mapping[Path, Mapping[str, Path]]
+    request: Request, chosen: Mapping[str, str], parts: Mapping[Place, Mapping[str, Place]]
 ) -> None:
     for part, classes in parts.items():
         missing = [f"{folder} ({name})" for folder, name in chosen.items() if folder not in classes]
@@ -81,8 +81,8 @@ def _check_chosen(
 
 
 def _test_part(
-    request: Request, root: Path, train_dir: Path, classes: set[str]
-) -> tuple[Path, tuple[str, ...]]:
+    request: Request, root: Place, train_dir: Place, classes: set[str]
+) -> tuple[Place, tuple[str, ...]]:
     """The first part that has labels, and what to say of those that were passed over."""
     parts = part_folders(request, root, (request.test_part,) if request.test_part else TEST_FOLDERS)
     parts = [part for part in parts if part != train_dir]
@@ -99,7 +99,7 @@ def _test_part(
     raise DataError(_unsorted(root, parts[-1], train_dir, len(classes)))
 
 
-def _unsorted(root: Path, part: Path, train_dir: Path, num_classes: int) -> str:
+def _unsorted(root: Place, part: Place, train_dir: Place, num_classes: int) -> str:
     """What to do about a part whose images are not in class directories."""
     if (root / "wnids.txt").is_file():
         return (
@@ -123,7 +123,7 @@ def _unsorted(root: Path, part: Path, train_dir: Path, num_classes: int) -> str:
     )
 
 
-def _unknown_class(directory: Path, train_dir: Path, num_classes: int) -> str:
+def _unknown_class(directory: Place, train_dir: Place, num_classes: int) -> str:
     return (
         f"{directory}: class {normal(directory.name)!r} is not among the {num_classes} classes of {train_dir}; "
         "every test class needs training images."

@@ -12,6 +12,7 @@ from atom.data.decode import decode_all
 from atom.data.download import OnDownload
 from atom.data.image_set import ImageSet
 from atom.data.mapped import taken
+from atom.data.place import Place, place_of
 from atom.data.request import Request, required_directory
 from atom.data.sources import OWN, decoded_folder, load
 from atom.errors import ConfigError, DataError
@@ -65,8 +66,9 @@ def load_labelled(
     """
     name, _, place = spec.partition(":")
     name = name.strip().lower()
-    if name == "folder" and place and not _has_parts(Path(place).expanduser()):
-        return _read_classes(spec, Path(place).expanduser(), data_dir, image_size, skip_broken)
+    root = place_of(place, spec=spec) if name == "folder" and place else None
+    if root is not None and not _has_parts(root):
+        return _read_classes(spec, root, data_dir, image_size, skip_broken)
     own = name in OWN
     real = load(
         spec,
@@ -80,7 +82,7 @@ def load_labelled(
     return Labelled(real.train, real.test, real.remarks, None if own else decoded_folder(spec, data_dir))
 
 
-def _has_parts(root: Path) -> bool:
+def _has_parts(root: Place) -> bool:
     # A class may be called train: its directory holds images.
     return root.is_dir() and any(
         path.is_dir()
@@ -91,7 +93,7 @@ def _has_parts(root: Path) -> bool:
 
 
 def _read_classes(
-    spec: str, root: Path, data_dir: Path, image_size: int | None, skip_broken: bool
+    spec: str, root: Place, data_dir: Path, image_size: int | None, skip_broken: bool
 ) -> Labelled:
     request = Request(
         spec,

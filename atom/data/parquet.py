@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom.data import about
@@ -12,6 +11,7 @@ from atom.data.decode import Decoded, Entry, decode_all, match_channels
 from atom.data.image_set import ImageSet, RealData
 from atom.data.parquet_layout import Layout, find_layout, set_folder
 from atom.data.parquet_schema import LABEL_NAMES, Columns, find_columns
+from atom.data.place import Place, Remote
 from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1024
 _BUFFER_BYTES = 2**16
 """Of a column, read at once. Chosen."""
+_FAR_BUFFER_BYTES = 2**23
+"""The same, of a file behind a network, where each reading is a request. Chosen."""
 _NAMED = 10
 """Class names in a remark."""
 
@@ -30,7 +32,7 @@ _NAMED = 10
 class _Part:
     """The files of one part, what their schema says, and the labels of their rows."""
 
-    files: tuple[Path, ...]
+    files: tuple[Place, ...]
     columns: Columns
     labels: tuple[Any, ...]
 
@@ -75,7 +77,7 @@ def read_parquet(request: Request) -> RealData:
     return cached(request, root, layout.files, name=name, build=build)
 
 
-def _part(files: tuple[Path, ...], request: Request, label: str | None) -> _Part:
+def _part(files: tuple[Place, ...], request: Request, label: str | None) -> _Part:
     columns = _columns(files, request, label)
     return _Part(
         files,
@@ -101,7 +103,7 @@ def _test_part(layout: Layout, request: Request, label: str) -> tuple[_Part, tup
     )
 
 
-def _labelled_part(files: tuple[Path, ...], request: Request, label: str) -> _Part | None:
+def _labelled_part(files: tuple[Place, ...], request: Request, label: str) -> _Part | None:
     """The part with the training part's column of labels, else with one that its name or metadata shows to be one.
 
     A part for predictions has neither, and another column, such as its row numbers, is none.
@@ -124,12 +126,19 @@ def _on_absent(names: list[str], num_classes: int) -> tuple[str, ...]:
     return (f"{len(names)} of {num_classes} class names have no images and are left out: {shown}",)
 
 
-def _open(file: Path) -> "pq.ParquetFile":
+def _open(file: Place) -> "pq.ParquetFile":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # Not buffered ahead: that holds the whole file.
+        if isinstance(file, Remote):
+            return pq.ParquetFile(
+                file.path,
+                filesystem=file.disk.filesystem,
+                pre_buffer=False,
+                buffer_size=_FAR_BUFFER_BYTES,
+            )
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
@@ -137,12 +146,12 @@ def _open(file: Path) -> "pq.ParquetFile":
         ) from error
 
 
-def _has_column(file: Path, name: str) -> bool:
+def _has_column(file: Place, name: str) -> bool:
     with _open(file) as table:
         return name in table.schema_arrow.names
 
 
-def _columns(files: tuple[Path, ...], request: Request, label: str | None) -> Columns:
+def _columns(files: tuple[Place, ...], request: Request, label: str | None) -> Columns:
     """The columns all files of one part share."""
     columns: Columns | None = None
     for file in files:
@@ -205,7 +214,7 @@ def _decode(part: _Part, values: list[Any], kept: list[Any], request: Request) -
     return decode_all(entries(), request.decoding, num_entries=num_rows)
 
 
-def _rows(file: Path, columns: Columns, *, with_images: bool) -> Iterator[tuple[int, Any, bytes | None]]:
+def _rows(file: Place, columns: Columns, *, with_images: bool) -> Iterator[tuple[int, Any, bytes | None]]:
     """(row, label, encoded image) of one file, rows counted from 0."""
     import pyarrow as pa
 

@@ -3,8 +3,8 @@
 import glob
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
+from atom.data.place import Place
 from atom.data.request import Request
 from atom.errors import DataError
 
@@ -20,17 +20,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class Layout:
     """The files of the parts, all shards present."""
 
-    train: tuple[Path, ...]
-    tests: dict[str, tuple[Path, ...]]
+    train: tuple[Place, ...]
+    tests: dict[str, tuple[Place, ...]]
     """By the name of the part, the one to be preferred first."""
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[Place]:
         """All of them."""
         return [*self.train, *(file for files in self.tests.values() for file in files)]
 
 
-def find_layout(request: Request, root: Path) -> Layout:
+def find_layout(request: Request, root: Place) -> Layout:
     """The files in `root`, in `root/data`, in the only configuration below, or in the cache's snapshot.
 
     Raises:
@@ -53,10 +53,11 @@ def find_layout(request: Request, root: Path) -> Layout:
     return Layout(train, tests)
 
 
-def set_folder(root: Path) -> Path:
+def set_folder(root: Place) -> Place:
     """The folder that bears the set's name: not a configuration, nor a commit in the Hub's cache.
 
     Example:
+        >>> from pathlib import Path
         >>> set_folder(Path("/cache/datasets--uoft-cs--cifar10/snapshots/" + 40 * "a")).name
         'cifar10'
     """
@@ -69,7 +70,7 @@ def set_folder(root: Path) -> Path:
     return root
 
 
-def _snapshot(root: Path) -> Path:
+def _snapshot(root: Place) -> Place:
     """The checked-out files of an entry of the Hub's cache; any other folder as it is."""
     snapshots = sorted(path for path in root.glob("snapshots/*") if path.is_dir())
     current = root / "refs" / "main"
@@ -79,7 +80,7 @@ def _snapshot(root: Path) -> Path:
     return snapshots[-1] if snapshots else root
 
 
-def _folder(request: Request, root: Path) -> Path:
+def _folder(request: Request, root: Place) -> Place:
     """The folder with the training files."""
     for folder in (root, root / "data"):
         if _files(folder, "train"):
@@ -99,14 +100,14 @@ def _folder(request: Request, root: Path) -> Path:
     return configs[0]
 
 
-def _files(folder: Path, part: str) -> tuple[Path, ...]:
+def _files(folder: Place, part: str) -> tuple[Place, ...]:
     """`part-*.parquet`, `part.parquet`, or the Hub's conversion, `part/0000.parquet`."""
     name = glob.escape(part)
     flat = {*folder.glob(f"{name}-*.parquet"), *folder.glob(f"{name}.parquet")}
     return tuple(sorted(flat or folder.glob(f"{name}/*.parquet")))
 
 
-def _check_complete(files: tuple[Path, ...]) -> None:
+def _check_complete(files: tuple[Place, ...]) -> None:
     """Shards are called part-00000-of-00003: a missing one would silently shrink the set."""
     numbered = [re.search(r"-(\d+)-of-(\d+)(?:-[0-9a-f]+)?$", file.stem) for file in files]
     present = {(int(match[1]), int(match[2])) for match in numbered if match}

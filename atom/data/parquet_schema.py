@@ -3,9 +3,9 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atom.data.place import Place
 from atom.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Columns:
 
 
 def find_columns(
-    schema: "pa.Schema", file: Path, *, image: str | None = None, label: str | None = None
+    schema: "pa.Schema", file: Place, *, image: str | None = None, label: str | None = None
 ) -> Columns:
     """The image and label columns of a schema.
 
@@ -80,14 +80,14 @@ def find_columns(
     return Columns(image, label, tuple(names) if usable else None, _is_text(schema.field(label).type))
 
 
-def _unknown(what: str, name: str, schema: "pa.Schema", file: Path) -> DataError:
+def _unknown(what: str, name: str, schema: "pa.Schema", file: Place) -> DataError:
     return DataError(
         f"{file}: no column could be told to hold the {what} among {', '.join(schema.names)}; "
         f"call it {name}, or name it with --{name}-column."
     )
 
 
-def _check_types(schema: "pa.Schema", image: str, label: str, file: Path) -> None:
+def _check_types(schema: "pa.Schema", image: str, label: str, file: Place) -> None:
     """Refuse a column that has the right name and the wrong content."""
     import pyarrow as pa
 
@@ -109,7 +109,7 @@ def _check_types(schema: "pa.Schema", image: str, label: str, file: Path) -> Non
         )
 
 
-def _features(schema: "pa.Schema", file: Path) -> dict[str, dict[str, Any]]:
+def _features(schema: "pa.Schema", file: Place) -> dict[str, dict[str, Any]]:
     """Column descriptions of the metadata; empty without metadata."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:

@@ -1,17 +1,17 @@
 """From the encoded images of two parts to a set with its official split, decoded or out of the cache."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from atom.data.cache import cached
 from atom.data.decode import Entry, decode_all, match_channels
 from atom.data.image_set import ImageSet, RealData, SourceInfo
+from atom.data.place import Place
 from atom.data.request import Request
 
 
 def decoded_parts(
     request: Request,
-    root: Path,
+    root: Place,
     parts: tuple[Sequence[Entry], Sequence[Entry]],
     class_names: tuple[str, ...],
     *,
@@ -48,5 +48,5 @@ def decoded_parts(
             remarks=(*remarks, *train.remarks, *test.remarks),
         )
 
-    files = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]
+    files = [entry.source for part in parts for entry in part if isinstance(entry.source, Place)]
     return cached(request, root, files, name=name, build=build, facts=(skipped, remarks))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from atom.data.decode import Decoding
 from atom.data.download import OnDownload
+from atom.data.place import Place, Remote
 from atom.errors import DataError
 
 
@@ -17,7 +18,7 @@ class Request:
     """As the user wrote it, for messages."""
     name: str
     """The part before the colon."""
-    path: Path | None
+    path: Place | None
     """The part after the colon."""
     data_dir: Path
     image_size: int | None
@@ -37,15 +38,26 @@ class Request:
         return self.allow_download and self.path is None
 
     @property
-    def root(self) -> Path:
+    def place(self) -> Place:
         """Where the files are looked for."""
         return self.path or self.data_dir
+
+    @property
+    def root(self) -> Path:
+        """The same, of sources that are read from local disks only."""
+        assert not isinstance(self.place, Remote), "refused when the spec was taken apart"
+        return self.place
 
     @property
     def decoding(self) -> Decoding:
         """How images are decoded, as far as the user decides it."""
         folder = cache_folder(self.data_dir) if self.keep_decoded else None
-        return Decoding(image_size=self.image_size, skip_broken=self.skip_broken, folder=folder)
+        return Decoding(
+            image_size=self.image_size,
+            skip_broken=self.skip_broken,
+            folder=folder,
+            far=isinstance(self.path, Remote),
+        )
 
     @property
     def options(self) -> dict[str, object]:
@@ -65,20 +77,20 @@ def cache_folder(data_dir: Path) -> Path:
     return data_dir / "cache"
 
 
-def required_directory(request: Request) -> Path:
+def required_directory(request: Request) -> Place:
     """The directory named in the spec.
 
     Raises:
         DataError: it does not exist, or is a file.
     """
-    root = request.root
+    root = request.place
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"{request.spec}: {root} {what}; expected a directory with the image set.")
     return root
 
 
-def slug(path: Path) -> str:
+def slug(path: Place) -> str:
     """Lower-case name of a directory, safe in names of runs and files."""
     cleaned = re.sub(r"[^a-z0-9]+", "-", path.resolve().name.lower()).strip("-")
     return cleaned or "images"

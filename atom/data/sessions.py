@@ -1,7 +1,5 @@
 """A user's own images from several occasions: one directory a session, in it one directory a class."""
 
-from pathlib import Path
-
 from atom.data import about
 from atom.data.cache import cached
 from atom.data.class_folders import (
@@ -14,6 +12,7 @@ from atom.data.class_folders import (
 )
 from atom.data.decode import decode_all, match_channels
 from atom.data.image_set import ImageSet, RealData, split_validation
+from atom.data.place import Place
 from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
 
@@ -76,5 +75,5 @@ def read_sessions(request: Request) -> RealData:
             remarks=tuple(remark for part in decoded for remark in part.remarks),
         )
 
-    files = [entry.source for part in parts for entry in part if isinstance(entry.source, Path)]
+    files = [entry.source for part in parts for entry in part if isinstance(entry.source, Place)]
     return cached(request, root, files, name=name, build=build, facts=skipped)

@@ -14,11 +14,14 @@ from atom.data.image_set import ImageSet, RealData
 from atom.data.imagenet_subsets import SUBSETS, read_imagenet_subset
 from atom.data.npz import read_npz
 from atom.data.parquet import read_parquet
+from atom.data.place import place_of
 from atom.data.request import Request, cache_folder
 from atom.data.sessions import read_sessions
 from atom.data.svhn import read_svhn
 from atom.data.tinyimagenet import read_tinyimagenet
 from atom.errors import ConfigError
+from atom.filesystem import is_uri
+from atom.redact import without_secrets
 
 SESSIONS = "sessions"
 READERS: dict[str, Callable[[Request], RealData]] = {
@@ -38,6 +41,8 @@ READERS: dict[str, Callable[[Request], RealData]] = {
 OWN = ("folder", SESSIONS, "parquet", "npz")
 """A user's own images, of which nothing is known."""
 NEED_PATH = (*SUBSETS, *OWN)
+FROM_URI = (*SUBSETS, "folder", SESSIONS, "parquet")
+"""Sources whose place may be a URI, as in folder:s3://bucket/pets."""
 NO_PATH = ("digits",)
 NOT_KEPT = ("digits", "mnist", "fashionmnist", "svhn", "npz")
 """Sources that are read as fast as decoded images would be, and so leave none in the cache."""
@@ -74,7 +79,7 @@ def load(
 
     Args:
         spec: one of `known_specs()`; a source with files may name their place after a colon, as in
-            "fashionmnist:/srv/fashion", which is then only read, never downloaded to.
+            "fashionmnist:/srv/fashion", which is then only read, never downloaded to; that of `FROM_URI` may be a URI.
         data_dir: where files are looked for and downloaded to, and where decoded arrays are cached.
         image_size: side in pixels to bring all images to (shorter side, then the centre square); None keeps
             the images as they are, and they must then be square and of one size.
@@ -106,10 +111,14 @@ def load(
         )
     choices = (image_column, label_column, test_part, None if class_names is None else " ".join(class_names))
     _check_choices(name, dict(zip(TAKERS, choices, strict=True)))
+    if is_uri(place) and name not in FROM_URI:
+        raise ConfigError(
+            f"--dataset {spec}: {name} is read from paths only; URIs are for {_listed(FROM_URI)}."
+        )
     request = Request(
-        spec=spec,
+        spec=without_secrets(spec),
         name=name,
-        path=Path(place).expanduser() if place else None,
+        path=place_of(place, spec=spec) if place else None,
         data_dir=Path(data_dir).expanduser(),
         image_size=image_size,
         allow_download=allow_download,
@@ -143,6 +152,8 @@ def _check_spec(spec: str, name: str, place: str | None) -> None:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         if not close and Path(spec).is_dir():
             hint = f" For a directory of your own, pass folder:{spec} or parquet:{spec}."
+        elif is_uri(spec):
+            hint = f" For images at a URI, pass folder:{spec} or parquet:{spec}."
         elif not close and spec.lower().endswith(".npz"):
             hint = f" For MedMNIST's layout, pass npz:{spec}."
         raise ConfigError(f"--dataset {spec!r} is not known; known are {', '.join(known_specs())}.{hint}")
@@ -168,8 +179,13 @@ def _check_choices(name: str, choices: dict[str, str | None]) -> None:
     for flag, value in choices.items():
         if value is not None and name not in TAKERS[flag]:
             names = f", since {name} has names of its own" if flag == "--class-names" else ""
-            takers = " and ".join(filter(None, (", ".join(TAKERS[flag][:-1]), TAKERS[flag][-1])))
-            raise ConfigError(f"{flag} {value}: {name} has no such choice{names}; it is for {takers}.")
+            raise ConfigError(
+                f"{flag} {value}: {name} has no such choice{names}; it is for {_listed(TAKERS[flag])}."
+            )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _resized(data: RealData, image_size: int) -> RealData:

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from atom.data import RealData
+from atom.data.place import lasting
 from atom.device import describe_hardware
 from atom.distilled import DistilledSet
 from atom.redact import without_secrets
@@ -144,7 +144,7 @@ def note_source(store: Store, real: RealData) -> None:
     """Keep where the real images lie, if they have a place of their own: the set beside it is passed on without it."""
     kind, colon, place = real.spec.partition(":")
     if colon:
-        store.write_json(_SOURCE_NAME, {"spec": f"{kind}:{Path(place).expanduser().absolute()}"})
+        store.write_json(_SOURCE_NAME, {"spec": f"{kind}:{lasting(place)}"})
 
 
 def noted_source(store: Store) -> str:

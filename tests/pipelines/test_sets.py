@@ -27,7 +27,7 @@ from pipelines.distill import publish as publish_set
 from pipelines.distillation import Distillation
 from pipelines.evaluation import Row, judged_sets, remarks, small_set
 from pipelines.output.provenance import COMMIT_VARIABLE
-from pipelines.output.records import DISTILL_WORKER_S, maker_facts, note_maker
+from pipelines.output.records import DISTILL_WORKER_S, maker_facts, note_maker, note_source
 from pipelines.output.store import Store
 from pipelines.sets import check_same_source, distil_seconds, fingerprint, held_out, local_set, real_source
 from pipelines.tracking import Tracker
@@ -206,6 +206,15 @@ def test_an_output_knows_where_its_source_lies_and_its_set_does_not(tmp_path: Pa
     (tmp_path / "photos").rename(tmp_path / "moved")
     with pytest.raises(ConfigError, match="pass --dataset folder:PATH"):
         real_source(distilled, str(output), asked)
+
+
+def test_a_source_at_a_uri_is_found_again_unless_it_came_with_a_password(tmp_path: Path) -> None:
+    digits, asked = data.load("digits", data_dir=tmp_path), DataSettings(dataset="")
+    spec = "folder:s3://images/pets"
+    note_source(Store.open(tmp_path), replace(digits, spec=spec))
+    assert real_source(digits_set(), str(tmp_path), asked).dataset == spec
+    note_source(Store.open(tmp_path), replace(digits, spec="folder:s3://***@images/pets"))
+    assert real_source(digits_set(), str(tmp_path), asked).dataset == "digits"
 
 
 @pytest.mark.parametrize("dataset", ["", "digits"])
