@@ -43,6 +43,12 @@ TINYIMAGENET = SourceInfo(
     licence="No licence of its own; ImageNet's terms ask for non-commercial research or educational use.",
     homepage="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
 )
+IMAGENET = SourceInfo(
+    title="ImageNet (ILSVRC 2012)",
+    citation="O. Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV, 2015.",
+    licence="No licence of its own; ImageNet's terms ask for non-commercial research or educational use.",
+    homepage="https://www.image-net.org",
+)
 
 DIGIT_NAMES = tuple("0123456789")
 FASHION_NAMES = (

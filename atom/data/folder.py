@@ -1,7 +1,5 @@
 """A user's own images: one directory a class, under train/ and test/."""
 
-from collections.abc import Mapping
-
 from atom.data import about
 from atom.data.class_folders import (
     TEST_FOLDERS,
@@ -12,7 +10,8 @@ from atom.data.class_folders import (
     part_folders,
     visible,
 )
-from atom.data.image_set import RealData, SourceInfo
+from atom.data.image_set import RealData
+from atom.data.imagenet import FLAT, NESTED
 from atom.data.parts import decoded_parts
 from atom.data.place import Place
 from atom.data.request import Request, required_directory, slug
@@ -25,59 +24,34 @@ def read_folder(request: Request) -> RealData:
     Raises:
         DataError: a part, a class or an image is missing, broken, without labels or not where it should be.
     """
-    name = slug(required_directory(request))
-    return read_class_folders(request, name, about.unknown_source(name, "folder"))
-
-
-def read_class_folders(
-    request: Request, name: str, source: SourceInfo, *, chosen: Mapping[str, str] | None = None
-) -> RealData:
-    """Images in one directory a class, under the directories of two parts.
-
-    Args:
-        request: where, and how they are decoded.
-        name: of the set.
-        source: of the set.
-        chosen: the class directories to read, in the order of the labels, and what their classes are called; None: all,
-            in alphabetical order, called by their directories.
-
-    Raises:
-        DataError: a part, a class or an image is missing, broken, without labels or not where it should be.
-    """
     root = required_directory(request)
+    name = slug(root)
+    nested = next((inner for inner in NESTED if (root / inner / "train").is_dir()), None)
+    if nested is not None:
+        raise DataError(
+            f"{root} has the layout of ImageNet, with its images in {nested}/; pass imagenet:{root}."
+        )
     train_dir = part_folders(request, root, TRAIN_FOLDERS)[0]
     skipped: list[str] = []
     train_classes = class_folders(request, train_dir, skipped)
     test_dir, remarks = _test_part(request, root, train_dir, set(train_classes))
     test_classes = class_folders(request, test_dir, skipped)
-    if chosen is not None:
-        _check_chosen(request, chosen, {train_dir: train_classes, test_dir: test_classes})
-        train_classes, test_classes = (
-            {folder: classes[folder] for folder in chosen} for classes in (train_classes, test_classes)
-        )
     unknown = sorted(
         folder for folder in set(test_classes) - set(train_classes) if visible(test_classes[folder])
     )
     if unknown:
         raise DataError(_unknown_class(test_classes[unknown[0]], train_dir, len(train_classes)))
-    folders = tuple(sorted(train_classes) if chosen is None else chosen)
-    class_names = folders if chosen is None else tuple(chosen.values())
-    parts = (entries_of(train_classes, train_dir, folders), entries_of(test_classes, test_dir, folders))
+    names = tuple(sorted(train_classes))
     return decoded_parts(
-        request, root, parts, class_names, name=name, source=source, skipped=skipped, remarks=remarks
+        request,
+        root,
+        (entries_of(train_classes, train_dir, names), entries_of(test_classes, test_dir, names)),
+        names,
+        name=name,
+        source=about.unknown_source(name, "folder"),
+        skipped=skipped,
+        remarks=remarks,
     )
-
-
-def _check_chosen(
-    request: Request, chosen: Mapping[str, str], parts: Mapping[Place, Mapping[str, Place]]
-) -> None:
-    for part, classes in parts.items():
-        missing = [f"{folder} ({name})" for folder, name in chosen.items() if folder not in classes]
-        if missing:
-            raise DataError(
-                f"{request.spec}: {part} has no directory {', '.join(missing)}; expected {part.name}/<wnid>/* for the"
-                f" {len(chosen)} classes of {request.name}."
-            )
 
 
 def _test_part(
@@ -105,11 +79,10 @@ def _unsorted(root: Place, part: Place, train_dir: Place, num_classes: int) -> s
         return (
             f"{root} has the layout of Tiny ImageNet, whose labels are in a table; pass tinyimagenet:{root}."
         )
-    if any(path.name.startswith("ILSVRC2012_val_") for path in visible(part)):
+    if any(path.name.startswith(FLAT) for path in visible(part)):
         return (
-            f"{part}: ImageNet's validation images as they are published, in one directory; sort them into "
-            f"{part.name}/<wnid>/ by their map (LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt "
-            "with the development kit's meta.mat) and run the same command again."
+            f"{part}: ImageNet's validation images as they are published, in one directory, whose classes a table"
+            f" tells; pass imagenet:{root}."
         )
     stranger = next((path for path in visible(part) if path.is_dir()), None)
     if stranger is not None and stranger.name != "images":

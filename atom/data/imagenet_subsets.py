@@ -8,8 +8,8 @@ first of their names.
 from dataclasses import replace
 
 from atom.data import official
-from atom.data.folder import read_class_folders
 from atom.data.image_set import RealData, SourceInfo
+from atom.data.imagenet import read_layout
 from atom.data.request import Request
 
 IMAGE_SIZE = 128
@@ -97,10 +97,10 @@ _VALIDATION = 50
 
 
 def read_imagenet_subset(request: Request) -> RealData:
-    """The ten classes of a subset, under train/<wnid>/ and val/<wnid>/; other classes may lie beside them.
+    """The ten classes of a subset, out of a copy of ImageNet; other classes may lie beside them.
 
     Raises:
-        DataError: a class directory is missing, an image is broken, or see `read_class_folders`.
+        DataError: a class directory is missing, an image is broken, or see `read_layout`.
     """
     chosen, title = SUBSETS[request.name], f"Image{request.name.removeprefix('image').capitalize()}"
     source = SourceInfo(
@@ -113,7 +113,7 @@ def read_imagenet_subset(request: Request) -> RealData:
         homepage="https://www.image-net.org",
     )
     sized = replace(request, image_size=request.image_size or IMAGE_SIZE)
-    data = read_class_folders(sized, request.name, source, chosen=chosen)
+    data = read_layout(sized, request.name, source, chosen=chosen)
     # How many training images a class has was not looked up; another split shows in the part that judges.
     own = official.Part(tuple(data.train.per_class_counts().tolist()))
     return official.compared(data, (own, official.Part((_VALIDATION,) * len(chosen))))

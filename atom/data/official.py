@@ -53,6 +53,8 @@ SVHN = (
     Part((1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595)),
 )
 TINYIMAGENET = (Part((500,) * 200), Part((50,) * 200))
+IMAGENET_TRAIN = 1_281_167
+"""Training images of ILSVRC 2012, as everybody who lists its size has it."""
 COPIED = {
     "cifar10": ((3, 32, 32), CIFAR10),
     "cifar100": ((3, 32, 32), CIFAR100),

@@ -19,6 +19,7 @@ def decoded_parts(
     source: SourceInfo,
     skipped: Sequence[str] = (),
     remarks: Sequence[str] = (),
+    tables: Sequence[Place] = (),
 ) -> RealData:
     """The images of a training and a test part, in the order of their entries.
 
@@ -30,6 +31,7 @@ def decoded_parts(
         name: of the set.
         source: of the set.
         skipped, remarks: what was found before; see `RealData`.
+        tables: files that decided entries and names: a change to one of them has images decoded anew.
 
     Raises:
         DataError: an image is missing or broken, or see `RealData`.
@@ -49,4 +51,4 @@ def decoded_parts(
         )
 
     files = [entry.source for part in parts for entry in part if isinstance(entry.source, Place)]
-    return cached(request, root, files, name=name, build=build, facts=(skipped, remarks))
+    return cached(request, root, [*files, *tables], name=name, build=build, facts=(skipped, remarks))

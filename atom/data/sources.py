@@ -11,6 +11,7 @@ from atom.data.download import OnDownload
 from atom.data.folder import read_folder
 from atom.data.idx import read_idx
 from atom.data.image_set import ImageSet, RealData
+from atom.data.imagenet import read_imagenet
 from atom.data.imagenet_subsets import SUBSETS, read_imagenet_subset
 from atom.data.npz import read_npz
 from atom.data.parquet import read_parquet
@@ -32,6 +33,7 @@ READERS: dict[str, Callable[[Request], RealData]] = {
     "fashionmnist": read_idx,
     "svhn": read_svhn,
     "tinyimagenet": read_tinyimagenet,
+    "imagenet": read_imagenet,
     **dict.fromkeys(SUBSETS, read_imagenet_subset),
     "folder": read_folder,
     SESSIONS: read_sessions,
@@ -40,8 +42,8 @@ READERS: dict[str, Callable[[Request], RealData]] = {
 }
 OWN = ("folder", SESSIONS, "parquet", "npz")
 """A user's own images, of which nothing is known."""
-NEED_PATH = (*SUBSETS, *OWN)
-FROM_URI = (*SUBSETS, "folder", SESSIONS, "parquet")
+NEED_PATH = ("imagenet", *SUBSETS, *OWN)
+FROM_URI = ("imagenet", *SUBSETS, "folder", SESSIONS, "parquet")
 """Sources whose place may be a URI, as in folder:s3://bucket/pets."""
 NO_PATH = ("digits",)
 NOT_KEPT = ("digits", "mnist", "fashionmnist", "svhn", "npz")

@@ -1,6 +1,5 @@
 """Tiny ImageNet in its official directory layout; the official validation part serves as the test part."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from atom.data.cache import cached
 from atom.data.class_folders import images_folder, visible
 from atom.data.decode import Entry, decode_all
 from atom.data.image_set import ImageSet, RealData
+from atom.data.imagenet_tables import first_names
 from atom.data.request import Request
 from atom.errors import DataError
 
@@ -27,7 +27,8 @@ def read_tinyimagenet(request: Request) -> RealData:
     """
     root = _locate(request)
     wnids = _lines(root / "wnids.txt")
-    class_names = _class_names(root, wnids)
+    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
+    class_names = first_names(words, wnids)
     parts = [_class_entries(root / "train", wnids), _val_entries(root, wnids)]
     size = SIDE if request.image_size is None else None
     decoding = replace(request.decoding, always_rgb=True, expected_size=size)
@@ -72,16 +73,6 @@ def _lines(file: Path) -> list[str]:
     if not lines:
         raise DataError(f"{file}: the file is empty; unpack the official archive again.")
     return lines
-
-
-def _class_names(root: Path, wnids: list[str]) -> tuple[str, ...]:
-    """First name of every class; where two classes share it, the identifier is added."""
-    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
-    first = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
-    shared = Counter(first)
-    return tuple(
-        name if shared[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(first, wnids, strict=True)
-    )
 
 
 def _class_entries(part: Path, wnids: list[str]) -> list[Entry]:

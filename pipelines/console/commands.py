@@ -19,8 +19,8 @@ class DataSettings(Settings):
     """Where the real images come from."""
 
     dataset: str = "digits"
-    """Source: digits, cifar10, cifar100, mnist, fashionmnist, svhn, tinyimagenet, imagenette:PATH and others of its
-    kind, folder:PATH, sessions:PATH, parquet:PATH or npz:PATH."""
+    """Source: digits, cifar10, cifar100, mnist, fashionmnist, svhn, tinyimagenet, imagenet:PATH, imagenette:PATH and
+    its like, folder:PATH, sessions:PATH, parquet:PATH or npz:PATH; a path or a URI."""
     data_dir: Path = Path("data")
     """Where official files lie or are downloaded to, and where decoded images are cached."""
     image_size: Annotated[int, Field(ge=4)] | None = None

@@ -436,15 +436,13 @@ def test_two_directories_for_one_part_are_refused(root, part):
             load_folder(root)
 
 
-def test_imagenets_validation_folder_is_told_how_to_be_sorted(root):
+def test_imagenets_validation_folder_is_told_of_its_source(root):
     (root / "test").rename(root / "val")
     for name in ("cat", "dog"):
         for file in (root / "val" / name).iterdir():
             file.rename(root / "val" / f"ILSVRC2012_val_0000000{file.stem}{name}.JPEG")
         (root / "val" / name).rmdir()
-    with pytest.raises(
-        DataError, match=r"ImageNet's validation images .* sort them into val/<wnid>/ by their map"
-    ):
+    with pytest.raises(DataError, match=rf"ImageNet's validation images .*; pass imagenet:{root}"):
         load_folder(root)
 
 

@@ -85,10 +85,10 @@ def test_missing_class_directories_are_named(root, part):
         fruit(root, image_size=8)
 
 
-def test_validation_images_in_one_directory_are_refused_with_what_to_do(root):
+def test_validation_images_in_one_directory_need_their_table(root):
     shutil.rmtree(root / "val")
     write_jpeg(root / "val" / "ILSVRC2012_val_00000001.JPEG", grey=1)
-    with pytest.raises(DataError, match=r"sort them into val/<wnid>/"):
+    with pytest.raises(DataError, match=r"no table tells their classes; looked for LOC_val_solution\.csv"):
         fruit(root)
 
 
