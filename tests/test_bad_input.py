@@ -122,7 +122,7 @@ def parquet(folder: Path, tmp_path: Path) -> Path:
         ),
         (
             ["--test-part", "val"],
-            "--test-part val: digits has no such choice; it is for folder, parquet and npz",
+            "--test-part val: digits has no such choice; it is for folder, parquet, webdataset and npz",
         ),
         (
             ["--class-names", "a", "b"],
@@ -177,6 +177,16 @@ def test_flag_that_cannot_be_parsed_ends_with_code_2(
     assert stopped.value.code == 2
     assert "Traceback" not in capfd.readouterr().err
     assert not out.exists()
+
+
+def test_a_shard_that_was_cut_off_is_named(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar").write_bytes(b"cut" * 300)
+    sentence = refused("--dataset", f"webdataset:{tmp_path}/{{train,test}}-0.tar")
+    assert "DataError: " in sentence
+    assert "test-0.tar: the shard does not exist; fetch it" in sentence
+    (tmp_path / "test-0.tar").write_bytes(b"")
+    sentence = refused("--dataset", f"webdataset:{tmp_path}")
+    assert re.search(r"DataError: \S+train-0\.tar: damaged or cut off after its beginning", sentence)
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet"])

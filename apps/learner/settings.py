@@ -15,8 +15,8 @@ class StepImages(Settings):
     """The new images of this step."""
 
     data: str = ""
-    """New images: folder:PATH with a directory a class, or another source, such as fashionmnist, npz:PATH or
-    parquet:PATH."""
+    """New images: folder:PATH with a directory a class, or another source, such as fashionmnist, npz:PATH,
+    parquet:PATH or webdataset:PATH."""
     classes: tuple[str, ...] | None = None
     """Classes of the source to take, by name; default all."""
     test: str = ""

@@ -27,7 +27,7 @@ CHUNK = 512
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One encoded image."""
 

@@ -71,7 +71,7 @@ def read_parquet(request: Request) -> RealData:
             ImageSet.create(test_images, test.labels, class_names),
             about.unknown_source(name, "parquet"),
             skipped=(*train.skipped, *test.skipped),
-            remarks=(*remarks, *_on_absent(absent, len(values)), *train.remarks, *test.remarks),
+            remarks=(*remarks, *on_absent(absent, len(values)), *train.remarks, *test.remarks),
         )
 
     return cached(request, root, layout.files, name=name, build=build)
@@ -119,7 +119,8 @@ def _labelled_part(files: tuple[Place, ...], request: Request, label: str) -> _P
     return part if part.columns.label in LABEL_NAMES or part.columns.class_names else None
 
 
-def _on_absent(names: list[str], num_classes: int) -> tuple[str, ...]:
+def on_absent(names: list[str], num_classes: int) -> tuple[str, ...]:
+    """What to say of class names without images, of so many."""
     if not names:
         return ()
     shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

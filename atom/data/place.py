@@ -34,7 +34,7 @@ class _Disk:
     opened: dict[str, "pa.NativeFile"] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Remote:
     """A file or directory of a remote file system, with the part of `pathlib.Path` that readers of sources use.
 
@@ -144,7 +144,7 @@ Place = Path | Remote
 """What readers of sources take."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Some bytes of a file, read when they are wanted."""
 
@@ -185,6 +185,21 @@ def place_of(text: str, *, spec: str) -> Place:
     return Remote(root.rstrip("/"), _Disk(filesystem, text.partition("://")[0].lower()))
 
 
+def split_pattern(text: str) -> tuple[str, str]:
+    """A place without what begins with a pattern in it, and that: "" where the place has none, or is there as it is.
+
+    >>> split_pattern("s3://images/pets/{train,val}-*.tar?region=eu"), split_pattern("pets")
+    (('s3://images/pets?region=eu', '{train,val}-*.tar'), ('pets', ''))
+    """
+    if not is_uri(text) and Path(text).expanduser().exists():
+        return text, ""
+    # In a URI a question mark begins what is said to the client.
+    path, mark, query = text.partition("?") if is_uri(text) else (text, "", "")
+    names = path.split("/")
+    first = next((i for i, name in enumerate(names) if any(sign in name for sign in "*?[{")), len(names))
+    return "/".join(names[:first]) + mark + query, "/".join(names[first:])
+
+
 def lasting(text: str) -> str:
     """A place as another working directory has to name it."""
     return text if is_uri(text) else str(Path(text).expanduser().absolute())
@@ -192,7 +207,7 @@ def lasting(text: str) -> str:
 
 def may_exist(text: str) -> bool:
     """Whether a place is there, as far as can be known without a network."""
-    return HIDDEN not in text if is_uri(text) else Path(text).expanduser().exists()
+    return HIDDEN not in text if is_uri(text) else Path(split_pattern(text)[0]).expanduser().exists()
 
 
 @contextmanager
@@ -212,4 +227,4 @@ def _reading(place: Place) -> Iterator[None]:
 
 _MESSAGE_CHARS = 240
 
-__all__ = ["Place", "Remote", "Slice", "lasting", "may_exist", "place_of"]
+__all__ = ["Place", "Remote", "Slice", "lasting", "may_exist", "place_of", "split_pattern"]

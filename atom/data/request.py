@@ -19,7 +19,7 @@ class Request:
     name: str
     """The part before the colon."""
     path: Place | None
-    """The part after the colon."""
+    """The part after the colon, or the directory in it that a pattern is below."""
     data_dir: Path
     image_size: int | None
     allow_download: bool
@@ -29,6 +29,8 @@ class Request:
     test_part: str | None = None
     class_names: tuple[str, ...] | None = None
     on_download: OnDownload | None = None
+    pattern: str = ""
+    """What names files below the path, with * or braces; "": the path names all."""
     keep_decoded: bool = True
     """Whether the decoded images may stay in the cache, for the next run to begin at once."""
 

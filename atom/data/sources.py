@@ -15,11 +15,12 @@ from atom.data.imagenet import read_imagenet
 from atom.data.imagenet_subsets import SUBSETS, read_imagenet_subset
 from atom.data.npz import read_npz
 from atom.data.parquet import read_parquet
-from atom.data.place import place_of
+from atom.data.place import place_of, split_pattern
 from atom.data.request import Request, cache_folder
 from atom.data.sessions import read_sessions
 from atom.data.svhn import read_svhn
 from atom.data.tinyimagenet import read_tinyimagenet
+from atom.data.webdataset import read_webdataset
 from atom.errors import ConfigError
 from atom.filesystem import is_uri
 from atom.redact import without_secrets
@@ -38,21 +39,22 @@ READERS: dict[str, Callable[[Request], RealData]] = {
     "folder": read_folder,
     SESSIONS: read_sessions,
     "parquet": read_parquet,
+    "webdataset": read_webdataset,
     "npz": read_npz,
 }
-OWN = ("folder", SESSIONS, "parquet", "npz")
+OWN = ("folder", SESSIONS, "parquet", "webdataset", "npz")
 """A user's own images, of which nothing is known."""
 NEED_PATH = ("imagenet", *SUBSETS, *OWN)
-FROM_URI = ("imagenet", *SUBSETS, "folder", SESSIONS, "parquet")
+FROM_URI = ("imagenet", *SUBSETS, "folder", SESSIONS, "parquet", "webdataset")
 """Sources whose place may be a URI, as in folder:s3://bucket/pets."""
 NO_PATH = ("digits",)
 NOT_KEPT = ("digits", "mnist", "fashionmnist", "svhn", "npz")
 """Sources that are read as fast as decoded images would be, and so leave none in the cache."""
 TAKERS = {
     "--image-column": ("parquet",),
-    "--label-column": ("parquet",),
-    "--test-part": ("folder", "parquet", "npz"),
-    "--class-names": ("npz",),
+    "--label-column": ("parquet", "webdataset"),
+    "--test-part": ("folder", "parquet", "webdataset", "npz"),
+    "--class-names": ("webdataset", "npz"),
 }
 """Which sources have a choice; those with class names of their own keep them."""
 MAX_IMAGE_SIZE = 1024
@@ -88,10 +90,10 @@ def load(
         allow_download: fetch the missing files of cifar10, cifar100, mnist, fashionmnist and svhn.
         skip_broken: leave out images that cannot be decoded, and list them in `RealData.skipped`.
         image_column: column of the images in parquet files; None finds it.
-        label_column: column of the labels in parquet files; None finds it.
-        test_part: directory (folder:), split (parquet:) or "val" (npz:) to test on; None takes the first labelled one
-            of test, validation and their other names.
-        class_names: of npz:, in the order of the labels; None calls the classes by their numbers.
+        label_column: column of the labels in parquet files, or field of those in webdataset:'s JSON; None finds it.
+        test_part: directory (folder:), split (parquet:, webdataset:) or "val" (npz:) to test on; None takes the first
+            labelled one of test, validation and their other names.
+        class_names: of npz: and webdataset:, in the order of the labels; None calls the classes by their numbers.
         on_download: called while a file is downloaded, with its name, the bytes received, and all its bytes if known.
         keep_decoded: whether decoded images stay in the cache under `data_dir`.
 
@@ -117,6 +119,9 @@ def load(
         raise ConfigError(
             f"--dataset {spec}: {name} is read from paths only; URIs are for {_listed(FROM_URI)}."
         )
+    pattern = ""
+    if name == "webdataset":
+        place, pattern = split_pattern(place)
     request = Request(
         spec=without_secrets(spec),
         name=name,
@@ -131,6 +136,7 @@ def load(
         class_names=class_names,
         on_download=on_download,
         keep_decoded=keep_decoded,
+        pattern=pattern,
     )
     data = READERS[name](request)
     return data if image_size is None else _resized(data, image_size)
@@ -153,9 +159,9 @@ def _check_spec(spec: str, name: str, place: str | None) -> None:
         close = difflib.get_close_matches(name, READERS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         if not close and Path(spec).is_dir():
-            hint = f" For a directory of your own, pass folder:{spec} or parquet:{spec}."
+            hint = f" For a directory of your own, pass folder:{spec}, parquet:{spec} or webdataset:{spec}."
         elif is_uri(spec):
-            hint = f" For images at a URI, pass folder:{spec} or parquet:{spec}."
+            hint = f" For images at a URI, pass folder:{spec}, parquet:{spec} or webdataset:{spec}."
         elif not close and spec.lower().endswith(".npz"):
             hint = f" For MedMNIST's layout, pass npz:{spec}."
         raise ConfigError(f"--dataset {spec!r} is not known; known are {', '.join(known_specs())}.{hint}")

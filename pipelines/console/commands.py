@@ -19,8 +19,8 @@ class DataSettings(Settings):
     """Where the real images come from."""
 
     dataset: str = "digits"
-    """Source: digits, cifar10, cifar100, mnist, fashionmnist, svhn, tinyimagenet, imagenet:PATH, imagenette:PATH and
-    its like, folder:PATH, sessions:PATH, parquet:PATH or npz:PATH; a path or a URI."""
+    """Source: digits, cifar10, cifar100, mnist, fashionmnist, svhn, tinyimagenet, imagenet:PATH, imagenette:PATH, ...,
+    folder:PATH, sessions:PATH, parquet:PATH, webdataset:PATH or npz:PATH; also URIs."""
     data_dir: Path = Path("data")
     """Where official files lie or are downloaded to, and where decoded images are cached."""
     image_size: Annotated[int, Field(ge=4)] | None = None
@@ -32,12 +32,14 @@ class DataSettings(Settings):
     image_column: str | None = None
     """Column of the images in parquet files; default found by metadata, name or type."""
     label_column: str | None = None
-    """Column of the labels in parquet files, such as coarse_label; default found by metadata, name or type."""
+    """Column of the labels in parquet files, such as coarse_label, or field of webdataset:'s JSON; default found by
+    metadata, name or type."""
     test_part: str | None = None
-    """Part to test on, of folder: and parquet:, or val of npz:; default the first of test and validation that has
-    labels."""
+    """Part to test on, of folder:, parquet: and webdataset:, or val of npz:; default the first of test and validation
+    that has labels."""
     class_names: tuple[str, ...] | None = None
-    """Names of the classes of npz:, in the order of the labels; default their numbers. Other sources have their own."""
+    """Names of the classes of npz: and webdataset:, in the order of the labels; default their numbers, or classes.txt
+    beside the shards. Other sources have their own."""
     validation_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training images put aside to choose by, stratified and the same for every command; sets are
     not distilled from them."""
@@ -359,7 +361,7 @@ class StreamData(DataSettings):
 
     dataset: str = "seq-digits"
     """Stream: seq-digits, seq-mnist, seq-fashionmnist, seq-svhn, seq-cifar10, seq-cifar100, seq-tinyimagenet,
-    sessions:PATH, or with --steps any source: cifar10, folder:PATH, parquet:PATH, npz:PATH."""
+    sessions:PATH, or with --steps any source: cifar10, folder:PATH, parquet:PATH, webdataset:PATH."""
 
 
 class MemoryDistillation(DistillSettings):

@@ -137,7 +137,8 @@ def test_choices_are_refused_where_a_source_does_not_have_them(tmp_path, file):
     ):
         load("digits", data_dir=tmp_path, class_names=("a", "b"))
     with pytest.raises(
-        ConfigError, match="--test-part val: digits has no such choice; it is for folder, parquet and npz"
+        ConfigError,
+        match="--test-part val: digits has no such choice; it is for folder, parquet, webdataset and npz",
     ):
         load("digits", data_dir=tmp_path, test_part="val")
     with pytest.raises(ConfigError, match="--label-column x: npz has no such choice"):

@@ -58,7 +58,7 @@ def test_image_size_out_of_range_is_refused(tmp_path, size):
 
 
 def test_known_specs_cover_the_documented_sources():
-    assert len(known_specs()) == 18
+    assert len(known_specs()) == 19
     assert known_specs()[0] == "digits"
 
 

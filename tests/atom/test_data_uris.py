@@ -142,10 +142,13 @@ def test_passwords_of_a_uri_are_in_no_message(tmp_path: Path, s3: Put) -> None:
     [
         (
             "npz:s3://images/a.npz",
-            r"npz is read from paths only; URIs are for imagenet, imagenette, .* and parquet",
+            r"npz is read from paths only; URIs are for imagenet, imagenette, .* and webdataset",
         ),
         ("cifar10:gs://images", "cifar10 is read from paths only"),
-        ("s3://images/pets", "For images at a URI, pass folder:s3://images/pets or parquet:s3://images/pets"),
+        (
+            "s3://images/pets",
+            "For images at a URI, pass folder:s3://images/pets, parquet:s3://images/pets or web",
+        ),
     ],
 )
 def test_a_uri_of_a_source_without_is_refused(tmp_path: Path, spec: str, message: str) -> None:
