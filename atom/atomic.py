@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,6 +50,36 @@ def put_file(path: Path, content: bytes, *, place: Callable[[Path, Path], None] 
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def put_files(files: Iterable[tuple[Path, bytes]]) -> None:
+    """`put_file` for several files, one after the other, whose flushes to the device go together.
+
+    Args:
+        files: what to write, each path once; a content is let go of before the next one is asked for.
+
+    Raises:
+        OSError: one cannot be written, the error's filename; each of the files is the old or the new one.
+    """
+    path, written = Path(), dict[Path, Path]()
+    try:
+        for path, content in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written[path] = _sibling(path, "new")
+            written[path].write_bytes(content)
+        # All are written before the first is flushed: a journal then takes most of them to the device at once.
+        for path in written:
+            _sync(written[path])
+        for path in written:
+            os.replace(written[path], path)
+        for path in {one.parent: one for one in written}.values():
+            _sync(path.parent)
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
+    finally:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
 
 
 def write_directory(directory: Path, files: Mapping[str, bytes], *, owns: Callable[[str], bool]) -> None:

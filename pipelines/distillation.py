@@ -1,4 +1,4 @@
-"""Units of classes through the pool of workers, chunk after chunk, each chunk on disk before the next."""
+"""Units of classes through the pool of workers, chunk after chunk, each stored while the next one is computed."""
 
 # T iterations, K classes, G classes of a unit
 
@@ -19,6 +19,7 @@ from atom.methods.settings import DistillSettings
 from pipelines.console.progress import Progress
 from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.expert_files import ExpertFiles
+from pipelines.output.saver import Saver
 from pipelines.preparing import Preparing, progress_of, show
 from pipelines.real_classes import whole
 from pipelines.tracking import Tracker
@@ -31,6 +32,9 @@ from pipelines.workers.works import Clock, Spent, Task, Work, poll, run_pool
 logger = logging.getLogger(__name__)
 
 TOTAL, LEFT_OUT = "loss/total", "loss/left_out_frac"
+
+TELL_S = 1.0
+"""Seconds between notes of what chunks took, which are files that are written anew. Chosen."""
 
 LOSS_POINTS = 200
 """Values of each loss curve that MLflow gets; the whole curve is in the checkpoints."""
@@ -103,7 +107,9 @@ class Distillation:
 
 
 class Distilling(Work):
-    """The units of a distillation as a part of what a pool does, each chunk on disk before the next.
+    """The units of a distillation as a part of what a pool does, each chunk stored while the next one is computed.
+
+    A kill loses what was being stored, and a unit counts as done once its last state is on disk.
 
     Args:
         problem: resolved settings and shapes.
@@ -113,7 +119,7 @@ class Distilling(Work):
         checkpoints: of the output; every chunk is stored there.
         checkpoint_every: iterations of a chunk.
         tracker: gets the loss curves.
-        on_spent: called after every stored chunk, see `Clock`.
+        on_spent: called after chunks, see `Clock`, about once a second where they are shorter.
         given: stored images that each class starts from, [I, C, H, W]; None: as the settings say.
         helpers: workers outside the pool that take replicas off the one that holds the only unit, see `helpers_of`.
         title: see `Work`.
@@ -121,7 +127,7 @@ class Distilling(Work):
     Attributes:
         total: iterations of a unit.
         needed: what the method asks for before its first unit; nothing where none is left.
-        states: the last stored state of each unit that has one.
+        states: the last state of each unit that has one; to be sure that it is stored, see `wait`.
         running: the iteration of each unit in work, as far as workers told.
         result: what came of it so far; see `conclude`.
     """
@@ -149,7 +155,11 @@ class Distilling(Work):
         self.tracker, self.given, self.helpers, self.title = tracker, given, helpers, title
         self.result = Distillation()
         stored = {unit: checkpoints.load(unit) for unit in units}
-        self.states: dict[Unit, State] = {u: state for u, state in stored.items() if state is not None}
+        self.states: dict[Unit, State] = {}
+        self._saver, self._newest = Saver(checkpoints), _Newest(units)
+        for unit, state in stored.items():
+            if state is not None:
+                self._take(unit, state)
         self.running: dict[Unit, int] = {}
         self._held: dict[Unit, Mapping[int, Any]] = {}
         self.at_start = self.done()
@@ -158,7 +168,7 @@ class Distilling(Work):
         )
         self._preparing: list[Preparing] = []
         self._begun = False
-        self._clock = Clock(on_spent)
+        self._clock = Clock(on_spent, every_s=TELL_S)
         # What an earlier driver computed as well: its MLflow run may lack it.
         self.joint = len(units) == 1
         self.points = [p for unit, state in self.states.items() for p in self._new_points(unit, state, 0)]
@@ -167,7 +177,7 @@ class Distilling(Work):
         return _loss_points(unit, state.losses, begin, self.total, joint=self.joint)
 
     def iteration(self, unit: Unit) -> int:
-        """Where its last stored state is."""
+        """Where its last state is."""
         return self.states[unit].iteration if unit in self.states else 0
 
     def until(self, unit: Unit) -> int:
@@ -208,7 +218,7 @@ class Distilling(Work):
         return self.tasks(self.left())
 
     def start(self, actor: Any, item: Unit) -> Any:
-        """The next chunk of a unit, from its last stored state."""
+        """The next chunk of a unit, from its last state."""
         self._clock.begin(item)
         if item not in self._held:
             # What holds all classes is shared with preparations and helpers.
@@ -224,7 +234,7 @@ class Distilling(Work):
         return actor.advance.remote(self.problem, item, real, state, until, given, prepared, self.helpers)
 
     def finish(self, item: Unit, value: Done) -> bool:
-        """Store the state that a chunk came to."""
+        """Have the state stored that a chunk came to."""
         more = self._advanced(item, value.value)
         if not more:
             self._held.pop(item, None)
@@ -243,11 +253,15 @@ class Distilling(Work):
         for reason, classes in alike.items():
             which = f"class{'es' if len(classes) > 1 else ''} {', '.join(classes)}"
             logger.error("%s%s failed: %s", self._before, which, reason)
-        self.checkpoints.save(unit, state)
-        self.states[unit] = state
+        self._saver.put(unit, state)
+        self._take(unit, state)
         self.running.pop(unit, None)
         self.points += self._new_points(unit, state, before)
         return not self.finished(unit)
+
+    def _take(self, unit: Unit, state: State) -> None:
+        self.states[unit] = state
+        self._newest.take(unit, state, finished=self.finished(unit))
 
     @property
     def _before(self) -> str:
@@ -278,18 +292,48 @@ class Distilling(Work):
             self.tracker.log_history(self.points)
         self.points = []
 
+    def tick(self) -> None:
+        """What is to be done about once a second.
+
+        Raises:
+            StoreError: a state could not be stored.
+        """
+        self.send_losses()
+        self._saver.check()
+
     def done(self) -> int:
         """Iterations of all units, those in work included."""
-        return sum(max(self.iteration(u), min(self.running.get(u, 0), self.total)) for u in self.units)
+        in_work = (min(steps, self.total) - self.iteration(u) for u, steps in self.running.items())
+        return self._newest.iterations + sum(max(0, more) for more in in_work)
+
+    def classes_done(self) -> int:
+        """Of the units that are finished and on disk.
+
+        Raises:
+            StoreError: one could not be stored.
+        """
+        return self._newest.classes - sum(len(u) for u in self._saver.pending() if self.finished(u))
 
     def last_loss(self) -> float | None:
         """The mean over classes, each by its newest."""
-        lasts = [state.losses[-1] for state in self.states.values() if len(state.losses)]
-        sound = [loss for last in lasts for loss in last if np.isfinite(loss)]
-        return float(np.mean(sound)) if sound else None
+        return self._newest.loss()
+
+    def wait(self) -> None:
+        """Until the last state of every unit is on disk, and what all took is told.
+
+        Raises:
+            StoreError: one could not be stored.
+        """
+        self._saver.wait()
+        self._clock.tell()
 
     def conclude(self) -> Distillation:
-        """What came of it, once nothing of it is in work any more."""
+        """What came of it, once nothing of it is in work any more.
+
+        Raises:
+            StoreError: a state could not be stored.
+        """
+        self.wait()
         self.send_losses()
         result = self.result
         for work in self._preparing:
@@ -310,6 +354,36 @@ class Distilling(Work):
         return result
 
 
+class _Newest:
+    """Sums over the newest states of all units, kept up, since they are asked for after every chunk.
+
+    Attributes:
+        iterations: of all units.
+        classes: of those that are finished.
+    """
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self.iterations = self.classes = 0
+        self._places = {unit: place for place, unit in enumerate(units)}
+        self._iterations_U = np.zeros(len(units), dtype=np.int64)
+        self._losses_U, self._counts_U = np.zeros((2, len(units)))
+
+    def take(self, unit: Unit, state: State, *, finished: bool) -> None:
+        """Count a state in the place of the unit's last one."""
+        place = self._places[unit]
+        self.iterations += state.iteration - int(self._iterations_U[place])
+        self.classes += len(unit) if finished else 0
+        self._iterations_U[place] = state.iteration
+        last = state.losses[-1] if len(state.losses) else np.zeros(0)
+        sound = last[np.isfinite(last)]
+        self._losses_U[place], self._counts_U[place] = sound.sum(), len(sound)
+
+    def loss(self) -> float | None:
+        """The mean over classes whose last loss is a number."""
+        count = self._counts_U.sum()
+        return float(self._losses_U.sum() / count) if count else None
+
+
 class _Shown:
     """What the screen shows of one distillation: first its preparations, then its iterations."""
 
@@ -326,8 +400,7 @@ class _Shown:
             progress = self._distilling() if ready else progress_of(self._preparing)
             self._progress = self._stack.enter_context(progress)
         if self._of_units:
-            classes = sum(len(unit) for unit in work.units if work.finished(unit))
-            self._progress.update(work.done(), items_done=classes, loss=work.last_loss())
+            self._progress.update(work.done(), items_done=work.classes_done(), loss=work.last_loss())
         else:
             show(self._progress, self._preparing)
 
@@ -337,7 +410,7 @@ class _Shown:
         return Progress("distilling", len(work.units) * work.total, num_items=num_classes, done=work.at_start)
 
     def tick(self, actors: Mapping[Task, Any]) -> None:
-        self._work.send_losses()
+        self._work.tick()
         poll(actors)
         self()
 
@@ -381,6 +454,8 @@ def distil_classes(
     preparing = Preparing(problem, work.needed, real, checkpoints, experts, on_spent=on_spent)
     work.wait_for(preparing)
     with ExitStack() as stack:
+        # However it ends: the output may be another driver's a moment later.
+        stack.callback(work.wait)
         shown = _Shown(preparing, work, stack)
         shown()
         first = [*preparing.tasks(preparing.ready()), *work.tasks(work.ready())]
@@ -394,6 +469,8 @@ def distil_classes(
             release=work.helpers is not None,
             stop=stop,
         )
+        work.wait()
+        shown()
     work.result.stopped, work.result.retries = outcome.stopped, outcome.retries
     return work.conclude()
 

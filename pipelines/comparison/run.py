@@ -69,7 +69,7 @@ def work_off(comparing: Comparing, stop: StopSignal) -> bool:
     done, total = comparing.parts()
     num_rows = len(comparison.candidates)
     shown = {"num_items": num_rows, "unit": "parts", "item": "sets", "done": done}
-    with Progress("comparing", total, **shown) as progress:
+    with Progress("comparing", total, **shown) as progress, ExitStack() as stack:
 
         def show() -> None:
             done, total = comparing.parts()
@@ -77,11 +77,14 @@ def work_off(comparing: Comparing, stop: StopSignal) -> bool:
 
         def tick(actors: Mapping[Task, Any]) -> None:
             for making in comparing.makings.values():
-                making.send_losses()
+                making.tick()
             poll(actors)
             show()
 
         show()
+        # However it ends: the output may be another driver's a moment later.
+        for making in comparing.makings.values():
+            stack.callback(making.wait)
         outcome = run_pool(
             tasks,
             size=comparison.size,

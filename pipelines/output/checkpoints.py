@@ -57,6 +57,17 @@ class Checkpoints:
         Raises:
             StoreError: as `Store.write_bytes`; the last state stays.
         """
+        self.save_all({unit: state})
+
+    def save_all(self, states: Mapping[Unit, State]) -> None:
+        """`save` for several units, in less time than one by one.
+
+        Raises:
+            StoreError: as `Store.write_all`; of each unit the last state stays, or the new one is there.
+        """
+        self._store.write_all(self._file(unit, state) for unit, state in states.items())
+
+    def _file(self, unit: Unit, state: State) -> tuple[str, bytes]:
         made_by = distinct([*self._programs.get(unit, []), self._program])
         about = {
             "unit": json.dumps(unit),
@@ -66,8 +77,8 @@ class Checkpoints:
             "prepared_by": json.dumps(distinct(self._preparing)),
         }
         arrays = {f"{_STATE}{name}": array for name, array in state.arrays.items()}
-        self._write(unit_name(unit), {**arrays, "losses": state.losses}, about)
         self._programs[unit] = made_by
+        return unit_name(unit), self._packed({**arrays, "losses": state.losses}, about)
 
     def load(self, unit: Unit) -> State | None:
         """The unit's last state, or None: a truncated or garbled file counts as absent, with a warning in the log."""
@@ -84,7 +95,8 @@ class Checkpoints:
 
     def save_prepared(self, name: str, classes: Unit, arrays: Mapping[str, np.ndarray]) -> None:
         """Store what a preparation gave for these classes; errors as for `save`."""
-        self._write(_prepared_name(name, classes), arrays, {"programs": json.dumps([self._program])})
+        about = {"programs": json.dumps([self._program])}
+        self._store.write_bytes(_prepared_name(name, classes), self._packed(arrays, about))
         self._preparing.append(self._program)
 
     def load_prepared(self, name: str, classes: Unit) -> dict[str, np.ndarray] | None:
@@ -112,8 +124,8 @@ class Checkpoints:
     def _program(self) -> dict[str, Any]:
         return program()
 
-    def _write(self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
-        self._store.write_bytes(name, pack(arrays, {**about, "settings": self._settings}))
+    def _packed(self, arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> bytes:
+        return pack(arrays, {**about, "settings": self._settings})
 
     def _read(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
         if not self._store.exists(name):

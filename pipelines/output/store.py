@@ -9,8 +9,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -23,6 +25,9 @@ from atom.redact import without_secrets
 LOCK_NAME = ".lock"
 EXPERTS_FOLDER = "experts"
 """Of an output, where experts are kept if no other place is named."""
+
+_UPLOADS = 8
+"""Files that are on their way to an object store at once; chosen: its answer takes tens of milliseconds."""
 
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space or pass another {flag}"),
@@ -148,6 +153,23 @@ class Store:
                     stream.write(data)
         except OSError as error:
             raise store_error("write", self.where(name), error, flag=self._flag) from error
+
+    def write_all(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write files by their names, each once, as `write_bytes` does, in less time than one by one.
+
+        Raises:
+            StoreError: as `write_bytes`, for one of them; the others are written or not, each whole.
+        """
+        if (local := self.local_path) is not None:
+            try:
+                atomic.put_files((local / name, data) for name, data in files)
+            except OSError as error:
+                raise store_error("write", str(error.filename), error, flag=self._flag) from error
+            return
+        left = iter(files)
+        with ThreadPoolExecutor(_UPLOADS) as pool:
+            while some := list(islice(left, _UPLOADS)):
+                list(pool.map(lambda file: self.write_bytes(*file), some))
 
     def write_json(self, name: str, value: object) -> None:
         """Write a value as indented JSON, without passwords; same promise and errors as `write_bytes`."""

@@ -3,8 +3,8 @@
 `ray.util.ActorPool` loses failed items and never replaces a dead actor, and Ray's own retries happen where
 the driver can neither count them nor restart from a checkpoint; so the loop is here.
 
-A unit goes through in chunks. The driver stores a chunk's value before it asks for the next one, hence an
-actor's memory is only a cache, and a unit whose actor died goes on elsewhere from its last stored chunk.
+A unit goes through in chunks. The driver takes a chunk's value before it asks for the next one, hence an
+actor's memory is only a cache, and a unit whose actor died goes on elsewhere from its last chunk.
 """
 
 import logging
@@ -117,8 +117,8 @@ def dispatch(
         units: what to do, begun in this order; hashable and distinct.
         actor_factory: makes an actor handle, with Ray's own restarts left off; called when one is needed.
         start: submits the next chunk of a unit to an actor and returns the ObjectRef of its value. Called
-            again with a fresh actor after a machine fault, so it must begin from the last stored state.
-        finish: called in the driver with the value of a chunk; stores it and says whether more follow.
+            again with a fresh actor after a machine fault, so it must begin from the last state.
+        finish: called in the driver with the value of a chunk; keeps it and says whether more follow.
         num_actors: size of the pool now, asked again and again; never more actors than units are started.
         kind: chunks of one kind take about equally long, so that one that hangs is noticed; see `Patience`.
         limits: retries and time limits.

@@ -91,10 +91,10 @@ def poll(actors: Mapping[Task, Any]) -> None:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a stored chunk took.
+    """What a chunk took, or several.
 
     Attributes:
-        item: of the work.
+        item: of the work; of several the last one.
         wall_s: time in which anything of the work was being done, since the last chunk.
         worker_s: time that the item's worker took.
         peak: the most memory that this worker held meanwhile.
@@ -105,18 +105,28 @@ class Spent:
     worker_s: float
     peak: Peak
 
+    def after(self, before: "Spent | None") -> "Spent":
+        """This one and what came before it, together."""
+        if before is None:
+            return self
+        wall_s, worker_s = before.wall_s + self.wall_s, before.worker_s + self.worker_s
+        return Spent(self.item, wall_s, worker_s, self.peak.or_more(before.peak))
+
 
 class Clock:
     """Counts what the chunks of a piece of work take; one that is lost with its worker does not count.
 
     Args:
-        tell: called with each.
+        tell: called with each, or with several together.
+        every_s: seconds at least between two calls; the last one is that of `Clock.tell`.
     """
 
-    def __init__(self, tell: Callable[[Spent], None] | None) -> None:
-        self._tell = tell
+    def __init__(self, tell: Callable[[Spent], None] | None, *, every_s: float = 0.0) -> None:
+        self._tell, self._every_s = tell, every_s
         self._begun: dict[Hashable, float] = {}
-        self._told = 0.0
+        self._ended = 0.0
+        self._told = -every_s
+        self._untold: Spent | None = None
 
     def begin(self, item: Hashable) -> None:
         """A chunk of it is submitted; anew where the last one was lost."""
@@ -127,12 +137,19 @@ class Clock:
         self._begun.pop(item, None)
 
     def end(self, item: Hashable, peak: Peak, *, workers: int = 1) -> None:
-        """Its chunk is stored, by so many workers."""
-        now, since = time.monotonic(), max(self._told, min(self._begun.values()))
+        """Its chunk is there, by so many workers."""
+        now, since = time.monotonic(), max(self._ended, min(self._begun.values()))
         began = self._begun.pop(item)
-        self._told = now
-        if self._tell is not None:
-            self._tell(Spent(item, now - since, workers * (now - began), peak))
+        self._ended = now
+        self._untold = Spent(item, now - since, workers * (now - began), peak).after(self._untold)
+        if now - self._told >= self._every_s:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell what has not been told."""
+        if self._untold is not None and self._tell is not None:
+            self._tell(self._untold)
+        self._untold, self._told = None, time.monotonic()
 
 
 def run_pool(

@@ -15,7 +15,7 @@ from tiny_digits import NETWORK, NUM_CLASSES
 from atom import data
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
-from atom.methods.method import State, Unit
+from atom.methods.method import Unit
 from atom.methods.teachers import own_teachers
 from pipelines.comparison import tables
 from pipelines.comparison.asked import asked_sets, unread_notes
@@ -25,11 +25,12 @@ from pipelines.comparison.run import useful_workers
 from pipelines.comparison.tables import ExpertTimes
 from pipelines.console.commands import CompareCommand, DistillCommand
 from pipelines.console.options import parse
-from pipelines.output.checkpoints import Checkpoints
+from pipelines.distillation import Distilling
 from pipelines.output.provenance import COMMIT_VARIABLE
 from pipelines.output.store import Store
 from pipelines.tracking.backend import open_client
 from pipelines.workers.memory import Peak
+from pipelines.workers.remote import Done
 from pipelines.workers.works import Spent
 
 SECTIONS = """
@@ -261,24 +262,25 @@ def test_a_comparison_that_was_killed_goes_on_and_has_the_sets_of_each_method_al
     command: list[object] = ["--methods", "dm", "datm", "--output", output, *common]
     command += ["--settings", *(f"datm.{name}={value}" for name, value in experts.items())]
     command += ["--eval-networks", NETWORK, f"{NETWORK}-batch", "--eval-seeds", 2, "--epochs", 2]
-    save, saved = Checkpoints.save, []
+    finish, saved = Distilling.finish, []
 
-    def killed(self: Checkpoints, unit: Unit, state: State) -> None:
-        save(self, unit, state)
+    def killed(self: Distilling, unit: Unit, value: Done) -> bool:
+        more = finish(self, unit, value)
         saved.append(unit)
         # Not before datm has begun, which waits for its experts.
         if saved.count(tuple(range(NUM_CLASSES))) == 1:
             raise KilledError
+        return more
 
-    monkeypatch.setattr(Checkpoints, "save", killed)
+    monkeypatch.setattr(Distilling, "finish", killed)
     with pytest.raises(KilledError):
         run_here(*command, script="compare", env={COMMIT_VARIABLE: "first"})
-    monkeypatch.setattr(Checkpoints, "save", lambda *given: (saved.append(given[1]), save(*given)))
+    monkeypatch.setattr(Distilling, "finish", lambda *given: (saved.append(given[1]), finish(*given))[1])
     code, lines, errors = run_here(*command, script="compare", env={COMMIT_VARIABLE: "second"})
     assert (code, errors) == (0, ""), lines
     # Of two groups and one joint unit, two chunks each; none twice.
     assert len(saved) == 6
-    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(Distilling, "finish", finish)
     check_outcome(output, lines)
 
     options = [text for name, value in experts.items() for text in (f"--{name.replace('_', '-')}", value)]

@@ -22,6 +22,7 @@ from tiny_digits import (
     white_digits,
 )
 
+from atom.errors import StoreError
 from atom.methods.matching_loop import Atom
 from atom.methods.method import State, Unit
 from pipelines.console.commands import DistillCommand
@@ -176,6 +177,17 @@ def test_stopped_run_goes_on_from_its_checkpoints_and_ends_with_the_same_bits(
     assert digest(second) == digest(uninterrupted)
 
 
+def test_states_that_cannot_be_stored_end_the_run_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(store: Store, files: object) -> None:
+        raise StoreError("Cannot write it: the disk is full.")
+
+    monkeypatch.setattr(Store, "write_all", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        distil(tmp_path)
+
+
 def test_rerun_of_a_finished_distillation_starts_no_actor(
     uninterrupted: Distillation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,21 +247,22 @@ def test_classes_that_diverge_fail_alone_and_a_rerun_knows_it(
     assert (again.failed, digest(again)) == (outcome.failed, digest(outcome))
 
 
-def test_worker_that_always_dies_ends_in_a_failure_that_counts_the_tries(tmp_path: Path) -> None:
-    chunks: list[int] = []
+def test_worker_that_always_dies_ends_in_a_failure_that_counts_the_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks: list[Unit] = []
+    finish = Distilling.finish
 
-    def kill_always(stored: int) -> None:
-        chunks.append(stored)
+    def finish_and_kill(work: Distilling, unit: Unit, value: Any) -> bool:
+        # Before the next chunk is asked for.
+        more = finish(work, unit, value)
+        chunks.append(unit)
         kill_workers()
+        return more
 
-    outcome = distil(
-        tmp_path,
-        groups=[(3,)],
-        hook=kill_always,
-        every=1,
-        limits=Limits(max_retries=0),
-    )
-    assert chunks == [1]
+    monkeypatch.setattr(Distilling, "finish", finish_and_kill)
+    outcome = distil(tmp_path, groups=[(3,)], every=1, limits=Limits(max_retries=0))
+    assert chunks == [(3,)]
     assert outcome.failed[(3,)].reason.endswith("(gave up after 1 try)")
     assert "its worker ended without a word" in outcome.failed[(3,)].reason
 

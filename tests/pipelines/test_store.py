@@ -246,6 +246,34 @@ def test_a_newer_state_takes_the_place_of_the_last_one_and_a_failed_write_leaves
     np.testing.assert_array_equal(found.images, state(1).images)
 
 
+def test_files_written_together_share_a_flush_of_their_folder(
+    disk: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    flush = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (flushed.append(descriptor), flush(descriptor)))
+    disk.write_all((f"some/{number}.bin", bytes([number])) for number in range(5))
+    assert len(flushed) == 5 + 1
+    assert [disk.read_bytes(name) for name in disk.list("some")] == [bytes([n]) for n in range(5)]
+
+
+def test_files_written_together_are_each_the_old_or_the_new_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files(number: int) -> list[tuple[str, bytes]]:
+        return [(f"some/{place}.bin", bytes([number])) for place in range(20)]
+
+    store.write_all(files(1))
+    assert [store.read_bytes(name) for name, _ in files(1)] == [b"\x01"] * 20
+    if store.local_path is None:
+        return
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(StoreError, match=r"Cannot write .*/some/0.bin: the disk is full"):
+        store.write_all(files(2))
+    assert [store.read_bytes(name) for name, _ in files(1)] == [b"\x01"] * 20
+    assert len(list((store.local_path / "some").iterdir())) == 20
+
+
 def test_nothing_lists_a_folder_to_find_a_checkpoint(disk: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listing costs a request for every thousand files of a bucket, in every chunk."""
     monkeypatch.setattr(disk, "list", None)

@@ -41,11 +41,12 @@ class HookedCheckpoints(Checkpoints):
         self.hook = hook
         self.stored = 0
 
-    def save(self, unit: Unit, state: State) -> None:
-        super().save(unit, state)
-        self.stored += 1
-        if self.hook is not None:
-            self.hook(self.stored)
+    def save_all(self, states: Mapping[Unit, State]) -> None:
+        for unit, state in states.items():
+            super().save_all({unit: state})
+            self.stored += 1
+            if self.hook is not None:
+                self.hook(self.stored)
 
 
 @cache
