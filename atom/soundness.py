@@ -2,6 +2,7 @@
 
 # N stored images, C channels, H height, W width, K classes
 
+from collections import Counter
 from typing import NoReturn
 
 import torch
@@ -38,8 +39,9 @@ def _check_names(distilled: SetValues, where: str) -> None:
     for name in names:
         if not isinstance(name, str) or not name or not _is_utf8(name):
             fail(where, f"class name {name!r}", "text that is not empty and can be written as UTF-8")
-        if names.count(name) > 1:
-            fail(where, f"class name {name!r} occurs {names.count(name)} times", "distinct names")
+    for name, count in Counter(names).items():
+        if count > 1:
+            fail(where, f"class name {name!r} occurs {count} times", "distinct names")
     if not distilled.method:
         fail(where, "the method is empty", "its name, such as 'atom'")
     if distilled.ipc < 1 or distilled.factor < 1:
