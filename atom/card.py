@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from atom.coreset import METHODS as CORESETS
-from atom.hub import licence_id, write_header
+from atom.hub import MOST_NAMED, licence_id, write_header
 from atom.methods.lookup import find_method
 from atom.methods.registry import NAMES as METHODS
 from atom.methods.teachers import CITATION
 from atom.rivals import RIVALS, against_random, auc_text, balanced_text, name_in, network_label, training_text
 from atom.set_values import SetValues
-from atom.sheet import STRETCH_FROM_FRAC
+from atom.sheet import STRETCH_FROM_FRAC, classes_shown
 
 _USE = """```python
 from atom.distilled import DistilledSet
@@ -81,6 +81,8 @@ def _what_it_is(distilled: SetValues, title: str, num_decoded: int) -> str:
             f" Each stored image is a grid of {distilled.factor}x{distilled.factor} smaller ones,"
             f" so there are {num_decoded} to train on."
         )
+    if distilled.num_classes > MOST_NAMED:
+        text += " The names of the classes are in `set.json`."
     return text
 
 
@@ -125,7 +127,11 @@ def _own_training(distilled: SetValues) -> str:
 
 
 def _pictures(distilled: SetValues) -> str:
-    shown, clipped_frac = "![All images, one row a class](sheet.png)", distilled.clipped_frac()
+    listed, clipped_frac = classes_shown(distilled), distilled.clipped_frac()
+    what = "All images, one row a class"
+    if listed < distilled.num_classes:
+        what = f"Images of the first {listed} of {distilled.num_classes} classes, one row a class"
+    shown = f"![{what}](sheet.png)"
     if clipped_frac <= STRETCH_FROM_FRAC:
         return shown
     return (

@@ -21,6 +21,10 @@ _NOT_STATED = re.compile(r"$|none\b|unknown\b|not-stated|.*states?-no-licen[cs]e
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
+MOST_NAMED = 1000
+"""Classes that a header names, as many as ImageNet has. Chosen: people read a card; the parquet file names all."""
+
+
 def write_header(distilled: SetValues, *, pretty_name: str, num_images: int) -> str:
     """The header, `---` lines included; names from outside are quoted, whatever they hold."""
     source = distilled.source
@@ -37,13 +41,21 @@ def write_header(distilled: SetValues, *, pretty_name: str, num_images: int) -> 
         f"source_datasets:\n- {quote(f'extended|{slug}')}",
         f"tags:\n- dataset-distillation\n- dataset-condensation\n- {quote(distilled.method)}",
         "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet",
+    ]
+    if distilled.num_classes <= MOST_NAMED:
+        lines += _features(distilled)
+    return "\n".join([*lines, "---"])
+
+
+def _features(distilled: SetValues) -> list[str]:
+    lines = [
         "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:",
         "      class_label:\n        names:",
     ]
     lines += [f"          '{index}': {quote(name)}" for index, name in enumerate(distilled.class_names)]
     if distilled.soft_labels is not None:
         lines.append("  - name: soft_label\n    list: float32")
-    return "\n".join([*lines, "---"])
+    return lines
 
 
 def licence_id(licence: object) -> str:

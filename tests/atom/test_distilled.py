@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from atom import sheet
 from atom.artifact import FILES, PARQUET, STRETCHED_SHEET
+from atom.card import write_card
 from atom.distilled import DistilledSet, describe_source, plain, without_folders
 from atom.errors import ArtifactError, ShapeError
-from atom.sheet import STRETCH_FROM_FRAC
+from atom.sheet import STRETCH_FROM_FRAC, classes_shown
 
 shapes = st.tuples(
     st.integers(1, 5),
@@ -256,6 +259,30 @@ def test_sheet_enlarges_without_smoothing():
     scale = 64 // 8
     assert greys[(64, 64, 64)] >= 8 * 6 * scale**2
     assert greys[(191, 191, 191)] >= 8 * 6 * scale**2
+
+
+@pytest.mark.parametrize("stretched", [False, True])
+def test_sheet_of_more_classes_than_find_room_shows_the_first_and_says_so(monkeypatch, stretched):
+    few, many = make_set(num_classes=12), make_set(num_classes=40)
+    alone = np.asarray(few.sheet(stretched=stretched))
+    monkeypatch.setattr(sheet, "MAX_PIXELS", (len(alone) + 45) * alone.shape[1])
+    assert classes_shown(many) == 12
+    assert "![Images of the first 12 of 40 classes, one row a class](sheet.png)" in write_card(many)
+    shown = np.asarray(many.sheet(stretched=stretched))
+    line, above = len(shown) - len(alone), 20 * stretched
+    assert line == 20
+    # Below the margin, into which letters of the captions reach.
+    assert np.array_equal(shown[above + line + 8 :], alone[above + 8 :])
+    assert shown[above : above + line].min() < 255
+
+
+@pytest.mark.parametrize(("num_classes", "ipc", "size"), [(21841, 1, 64), (1000, 10, 224), (3, 60, 4000)])
+def test_no_sheet_is_larger_than_what_image_programs_open(num_classes, ipc, size):
+    of_shape = torch.empty(1).expand(num_classes * ipc, 3, size, size)
+    values = SimpleNamespace(images_NCHW=of_shape, num_classes=num_classes, ipc=ipc, factor=1)
+    plan = sheet._Plan.of(values, sheet.MAX_COLUMNS)
+    assert 1 <= plan.classes < num_classes
+    assert plan.width * plan.height < Image.MAX_IMAGE_PIXELS / 2
 
 
 def test_saved_sheet_is_the_sheet(tmp_path):

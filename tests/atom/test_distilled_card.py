@@ -6,7 +6,7 @@ from distilled_samples import RESULTS, SOURCE, make_set
 
 from atom.card import write_card
 from atom.combine import merge, take
-from atom.hub import licence_id, quote, size_category
+from atom.hub import MOST_NAMED, licence_id, quote, size_category
 from atom.rivals import against_random, lost_to_random
 
 
@@ -26,6 +26,14 @@ def test_header_is_in_the_form_of_the_hub():
     assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
     label = header["dataset_info"]["features"][1]
     assert label["dtype"]["class_label"]["names"] == {str(i): f"class {i}" for i in range(4)}
+
+
+def test_names_of_more_classes_than_people_read_are_left_to_the_manifest():
+    few, many = (write_card(make_set(num_classes=count, ipc=1)) for count in (MOST_NAMED, MOST_NAMED + 1))
+    assert len(split(few)[0]["dataset_info"]["features"][1]["dtype"]["class_label"]["names"]) == MOST_NAMED
+    assert "dataset_info" not in split(many)[0]
+    told = "The names of the classes are in `set.json`."
+    assert (told in few, told in many) == (False, True)
 
 
 @pytest.mark.parametrize(
