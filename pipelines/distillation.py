@@ -17,6 +17,7 @@ from atom.methods.lookup import find_method
 from atom.methods.method import Part, State, Unit
 from atom.methods.settings import DistillSettings
 from pipelines.console.progress import Progress
+from pipelines.loss_curves import loss_points, total_points
 from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.expert_files import ExpertFiles
 from pipelines.output.saver import Saver
@@ -31,13 +32,10 @@ from pipelines.workers.works import Clock, Spent, Task, Work, poll, run_pool
 
 logger = logging.getLogger(__name__)
 
-TOTAL, LEFT_OUT = "loss/total", "loss/left_out_frac"
+LEFT_OUT = "loss/left_out_frac"
 
 TELL_S = 1.0
 """Seconds between notes of what chunks took, which are files that are written anew. Chosen."""
-
-LOSS_POINTS = 200
-"""Values of each loss curve that MLflow gets; the whole curve is in the checkpoints."""
 
 MANY_LEFT_OUT = 0.1
 """Share of steps that moved nothing from which on people are told. Chosen."""
@@ -174,7 +172,7 @@ class Distilling(Work):
         self.points = [p for unit, state in self.states.items() for p in self._new_points(unit, state, 0)]
 
     def _new_points(self, unit: Unit, state: State, begin: int) -> list[tuple[str, float, int]]:
-        return _loss_points(unit, state.losses, begin, self.total, joint=self.joint)
+        return loss_points(unit, state.losses, begin, self.total, joint=self.joint)
 
     def iteration(self, unit: Unit) -> int:
         """Where its last state is."""
@@ -345,7 +343,7 @@ class Distilling(Work):
             if len(state.failures) < len(unit):
                 result.states[unit] = state
         if self.tracker is not None and not result.failed and len(result.states) == len(self.units):
-            self.tracker.log_history(_total_points({unit: self.states[unit].losses for unit in self.units}))
+            self.tracker.log_history(total_points({unit: self.states[unit].losses for unit in self.units}))
             lost, total = result.left_out
             if lost:
                 self.tracker.log_metrics({LEFT_OUT: lost / total})
@@ -486,49 +484,3 @@ def helpers_of(settings: DistillSettings, units: Sequence[Unit], size: ActorSize
     """Workers that take replicas off the one that holds the only unit; None, where there are no two."""
     further = min(size.num_actors, find_method(settings.method).replicas(settings)) - 1
     return replace(size, num_actors=further) if len(units) == 1 and further > 0 else None
-
-
-def stored_curves(
-    checkpoints: Checkpoints, units: Sequence[Unit], total: int
-) -> list[tuple[str, float, int]]:
-    """Points of the loss curves of what is stored, for a run that lacks them; `total` iterations make a whole one."""
-    found = {unit: checkpoints.load(unit) for unit in units}
-    losses = {unit: state.losses for unit, state in found.items() if state is not None}
-    joint = len(units) == 1
-    points = [p for unit, curve in losses.items() for p in _loss_points(unit, curve, 0, total, joint=joint)]
-    whole = (
-        bool(units) and len(losses) == len(units) and all(len(curve) == total for curve in losses.values())
-    )
-    return points + (_total_points(losses) if whole else [])
-
-
-def _total_points(losses: Mapping[Unit, np.ndarray]) -> list[tuple[str, float, int]]:
-    """The method's loss: the sum over classes, once all units have come to the end."""
-    if any(_names(unit, curve, joint=len(losses) == 1) == [TOTAL] for unit, curve in losses.items()):
-        return []  # told on the way
-    total_T = np.concatenate(list(losses.values()), axis=1).sum(axis=1)
-    return [(TOTAL, float(value), t) for t, value in enumerate(total_T) if _shown(t, len(total_T))]
-
-
-def _shown(iteration: int, total: int) -> bool:
-    return iteration % max(1, total // LOSS_POINTS) == 0 or iteration == total - 1
-
-
-def _names(unit: Unit, losses_TG: np.ndarray, *, joint: bool) -> list[str]:
-    """Of the curves of a unit: one a class, or where it has one loss for all classes, the total one."""
-    if losses_TG.shape[1] == len(unit):
-        return [f"loss/class_{class_id:02d}" for class_id in unit]
-    return [TOTAL] if joint else []
-
-
-def _loss_points(
-    unit: Unit, losses_TG: np.ndarray, begin: int, total: int, *, joint: bool
-) -> list[tuple[str, float, int]]:
-    """Points of the chunk that began at iteration `begin`, thinned alike for every class; joint: the only unit."""
-    return [
-        (name, float(losses_TG[t, column]), t)
-        for t in range(begin, len(losses_TG))
-        if _shown(t, total)
-        for column, name in enumerate(_names(unit, losses_TG, joint=joint))
-        if np.isfinite(losses_TG[t, column])
-    ]

@@ -15,9 +15,10 @@ from atom.methods.lookup import find_method, images_version, method_identity
 from atom.methods.method import Part, Unit
 from atom.methods.registry import short_name
 from atom.methods.settings import DistillSettings
-from pipelines.distillation import distil_classes, stored_curves
+from pipelines.distillation import distil_classes
 from pipelines.incremental.plan import distils_by
 from pipelines.incremental.preprocessed import ALL
+from pipelines.loss_curves import stored_curves
 from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.expert_files import EXPERTS_FOLDER, ExpertFiles, experts_identity
 from pipelines.output.ownership import CHECKPOINTS_VERSION, claim, settings_hash

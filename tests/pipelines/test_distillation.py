@@ -27,7 +27,8 @@ from atom.methods.matching_loop import Atom
 from atom.methods.method import State, Unit
 from pipelines.console.commands import DistillCommand
 from pipelines.console.signals import StopSignal
-from pipelines.distillation import Distillation, Distilling, stored_curves
+from pipelines.distillation import Distillation, Distilling
+from pipelines.loss_curves import stored_curves
 from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.store import Store
 from pipelines.tracking import Tracker

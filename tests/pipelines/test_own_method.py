@@ -20,7 +20,8 @@ from atom.methods.method import State
 from atom.methods.settings import DistillSettings
 from atom.methods.soundness import joined
 from atom.resolve import resolve_settings
-from pipelines.distillation import Distillation, distil_classes, stored_curves
+from pipelines.distillation import Distillation, distil_classes
+from pipelines.loss_curves import stored_curves
 from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.store import Store
 from pipelines.workers.pool import Limits

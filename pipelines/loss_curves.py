@@ -1,0 +1,64 @@
+"""Loss curves of units as points for MLflow: one of each class, and their sum once all have come to the end."""
+
+# T iterations, G classes of a unit
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from atom.methods.method import Unit
+from pipelines.output.checkpoints import Checkpoints
+
+TOTAL = "loss/total"
+
+LOSS_POINTS = 200
+"""Values of each loss curve that MLflow gets; the whole curve is in the checkpoints."""
+
+
+def stored_curves(
+    checkpoints: Checkpoints, units: Sequence[Unit], total: int
+) -> list[tuple[str, float, int]]:
+    """Points of the loss curves of what is stored, for a run that lacks them; `total` iterations make a whole one."""
+    found = {unit: checkpoints.load(unit) for unit in units}
+    losses = {unit: state.losses for unit, state in found.items() if state is not None}
+    joint = len(units) == 1
+    points = [p for unit, curve in losses.items() for p in loss_points(unit, curve, 0, total, joint=joint)]
+    whole = (
+        bool(units) and len(losses) == len(units) and all(len(curve) == total for curve in losses.values())
+    )
+    return points + (total_points(losses) if whole else [])
+
+
+def total_points(losses: Mapping[Unit, np.ndarray]) -> list[tuple[str, float, int]]:
+    """The method's loss: the sum over classes, once all units have come to the end."""
+    if any(_names(unit, curve, joint=len(losses) == 1) == [TOTAL] for unit, curve in losses.items()):
+        return []  # told on the way
+    total_T = np.concatenate(list(losses.values()), axis=1).sum(axis=1)
+    return [(TOTAL, float(value), t) for t, value in enumerate(total_T) if _shown(t, len(total_T))]
+
+
+def _shown(iteration: int, total: int) -> bool:
+    return iteration % max(1, total // LOSS_POINTS) == 0 or iteration == total - 1
+
+
+def _names(unit: Unit, losses_TG: np.ndarray, *, joint: bool) -> list[str]:
+    """Of the curves of a unit: one a class, or where it has one loss for all classes, the total one."""
+    if losses_TG.shape[1] == len(unit):
+        return [f"loss/class_{class_id:02d}" for class_id in unit]
+    return [TOTAL] if joint else []
+
+
+def loss_points(
+    unit: Unit, losses_TG: np.ndarray, begin: int, total: int, *, joint: bool
+) -> list[tuple[str, float, int]]:
+    """Points of the chunk that began at iteration `begin`, thinned alike for every class; joint: the only unit."""
+    return [
+        (name, float(losses_TG[t, column]), t)
+        for t in range(begin, len(losses_TG))
+        if _shown(t, total)
+        for column, name in enumerate(_names(unit, losses_TG, joint=joint))
+        if np.isfinite(losses_TG[t, column])
+    ]
+
+
+__all__ = ["loss_points", "stored_curves", "total_points"]
