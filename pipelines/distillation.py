@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from atom.methods.lookup import find_method
 from atom.methods.method import Part, State, Unit
 from atom.methods.settings import DistillSettings
 from pipelines.console.progress import Progress
-from pipelines.loss_curves import loss_points, total_points
+from pipelines.loss_curves import are_many, loss_points, total_points, write_table
 from pipelines.output.checkpoints import Checkpoints
 from pipelines.output.expert_files import ExpertFiles
 from pipelines.output.saver import Saver
@@ -168,11 +169,11 @@ class Distilling(Work):
         self._begun = False
         self._clock = Clock(on_spent, every_s=TELL_S)
         # What an earlier driver computed as well: its MLflow run may lack it.
-        self.joint = len(units) == 1
+        self.joint, self.many = len(units) == 1, are_many(units)
         self.points = [p for unit, state in self.states.items() for p in self._new_points(unit, state, 0)]
 
     def _new_points(self, unit: Unit, state: State, begin: int) -> list[tuple[str, float, int]]:
-        return loss_points(unit, state.losses, begin, self.total, joint=self.joint)
+        return loss_points(unit, state.losses, begin, self.total, joint=self.joint, many=self.many)
 
     def iteration(self, unit: Unit) -> int:
         """Where its last state is."""
@@ -343,7 +344,11 @@ class Distilling(Work):
             if len(state.failures) < len(unit):
                 result.states[unit] = state
         if self.tracker is not None and not result.failed and len(result.states) == len(self.units):
-            self.tracker.log_history(total_points({unit: self.states[unit].losses for unit in self.units}))
+            losses = {unit: self.states[unit].losses for unit in self.units}
+            points = total_points(losses)
+            self.tracker.log_history(points)
+            if self.many and points:
+                self.tracker.log_artifacts(partial(write_table, losses, self.total))
             lost, total = result.left_out
             if lost:
                 self.tracker.log_metrics({LEFT_OUT: lost / total})
