@@ -11,6 +11,25 @@ from atom import coreset
 from atom.embedding import coreset_features
 from pipelines.evaluation import SmallSet
 
+MANY_CLASSES = 200
+"""From more classes on random images alone stand beside a set, unless others are asked for. Chosen: as many as
+TinyImageNet has; herding and k-center look at every training image, in the driver, while all workers wait."""
+
+
+def usual(num_classes: int) -> tuple[str, ...]:
+    """Coresets beside a set of so many classes where nobody named any."""
+    return coreset.METHODS if num_classes <= MANY_CLASSES else ("random",)
+
+
+def note_on(num_classes: int) -> list[str]:
+    """A note where `usual` leaves some out."""
+    if num_classes <= MANY_CLASSES:
+        return []
+    return [
+        f"beside a set of {num_classes} classes stand random images alone; herding and kcenter, which look at all"
+        " training images in the driver, if --baselines names them."
+    ]
+
 
 def coresets(
     methods: Sequence[str],

@@ -79,6 +79,7 @@ def distill(command: DistillCommand) -> int:
     from atom.methods.lookup import check_read, find_method
     from atom.methods.method import Shape
     from atom.methods.teachers import check_teachers, teachers
+    from pipelines.baselines import note_on, usual
     from pipelines.distillation import workers_of_use
     from pipelines.dry_run import dry_run
     from pipelines.evaluation import check_baselines, check_networks, judges
@@ -97,13 +98,16 @@ def distill(command: DistillCommand) -> int:
     real = load_real(command.data, smoke=command.smoke)
     judging_images(real, command.judge_on)
     asked = asked.fitted(real.train.num_classes)
-    baselines = command.baselines if command.judges.eval_seeds else ()
+    judged, unnamed = command.judges.eval_seeds > 0, command.baselines is None
+    beside = note_on(real.train.num_classes) if judged and unnamed else []
+    baselines = usual(real.train.num_classes) if command.baselines is None else command.baselines
+    command = command.changed(baselines=baselines)
     check_ipc(
         real,
         ipc=asked.ipc,
         factor=asked.factor,
         init=asked.init,
-        baselines=baselines,
+        baselines=baselines if judged else (),
         images_in_all=asked.images_in_all,
     )
     channels, height, width = real.train.images.shape[1:]
@@ -171,6 +175,7 @@ def distill(command: DistillCommand) -> int:
                 *not_whitened(flaw),
                 *on_units(units, command.cluster.num_actors, num_classes, replicas=method.replicas(settings)),
                 *notes,
+                *beside,
                 *on_credit(first, asked),
             ],
         )
@@ -654,7 +659,7 @@ def own_name(case: Case, distilled: "DistilledSet") -> str:
     """How the table calls the set."""
     from atom.rivals import name_beside
 
-    return name_beside(distilled.method, case.command.baselines)
+    return name_beside(distilled.method, case.command.baselines or ())
 
 
 def conclude(

@@ -504,18 +504,18 @@ def initial_key(network: str, settings: EvaluateSettings) -> dict[str, str]:
     return {"initial_weights": settings.initial_weights} if nets.is_own(network) else {}
 
 
-def check_baselines(names: Sequence[str]) -> None:
-    """Refuse an unknown coreset, and one twice.
+def check_baselines(names: Sequence[str] | None) -> None:
+    """Refuse an unknown coreset, and one twice; None are those that nobody named.
 
     Raises:
         ConfigError: naming the known ones.
     """
     from atom.coreset import METHODS
 
-    for name in names:
+    for name in names or ():
         if name not in METHODS:
             raise ConfigError(f"--baselines {name}: unknown coreset; known are {', '.join(METHODS)}.")
-    if len(set(names)) < len(names):
+    if names is not None and len(set(names)) < len(names):
         raise ConfigError(f"--baselines {' '.join(names)}: one is there twice; leave it out.")
 
 

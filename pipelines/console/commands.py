@@ -97,8 +97,9 @@ class DistillCommand(CommandSettings):
     method for CIFAR-10 (of atom DataDAM's), at full length, and the protocol."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     """Iterations between checkpoints; a killed run loses at most these. Never changes the result."""
-    baselines: tuple[str, ...] = ("random", "herding", "kcenter")
-    """Coresets of equal storage, evaluated beside the distilled set: any of random, herding and kcenter."""
+    baselines: tuple[str, ...] | None = None
+    """Coresets of equal storage, evaluated beside the distilled set: any of random, herding and kcenter; default all
+    three, of more than 200 classes random alone."""
     experts: str | None = None
     """Directory or URI of networks trained on the real images, for mtt, datm, idc and --trained-networks: found there
     by other runs; default in the output."""

@@ -1,15 +1,20 @@
 """Coresets that a set is measured against: the same on every machine, as far as can be."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from tiny_digits import NUM_CLASSES, white_digits
 
 from atom.device import use_threads
+from atom.errors import ConfigError
 from atom.methods.lookup import find_method
 from atom.methods.settings import DistillSettings
 from atom.resolve import resolve_settings
-from pipelines.baselines import coresets
+from pipelines.baselines import MANY_CLASSES, coresets, note_on
+from pipelines.console.commands import DistillCommand
+from pipelines.distill import distill
 
 
 @pytest.mark.parametrize("method", ["herding", "kcenter"])
@@ -47,3 +52,31 @@ def test_a_method_of_that_name_chooses_the_same_images(method: str) -> None:
     real = {c: torch.from_numpy(images[labels == c]) for c in range(NUM_CLASSES)}
     chosen = np.concatenate([chooser.start((c,), real).images[0] for c in range(NUM_CLASSES)])
     assert np.array_equal(chosen, next(iter(made.draws.values()))[0])
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "asked", "expected"),
+    [
+        (MANY_CLASSES, None, ("random", "herding", "kcenter")),
+        (MANY_CLASSES + 1, None, ("random",)),
+        (MANY_CLASSES + 1, ("kcenter",), ("kcenter",)),
+        (MANY_CLASSES + 1, (), ()),
+    ],
+)
+def test_beside_a_set_of_many_classes_stand_random_images_unless_others_are_named(
+    num_classes: int,
+    asked: tuple[str, ...] | None,
+    expected: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look(real: object, *, baselines: tuple[str, ...], **options: object) -> None:
+        raise ConfigError(f"{baselines}")
+
+    real = SimpleNamespace(train=SimpleNamespace(num_classes=num_classes))
+    monkeypatch.setattr("pipelines.real_images.load_real", lambda *_, **__: real)
+    monkeypatch.setattr("pipelines.real_images.judging_images", lambda *_: None)
+    monkeypatch.setattr("pipelines.real_images.check_ipc", look)
+    with pytest.raises(ConfigError) as caught:
+        distill(DistillCommand() if asked is None else DistillCommand(baselines=asked))
+    assert str(caught.value) == str(expected)
+    assert len(note_on(num_classes)) == (num_classes > MANY_CLASSES)

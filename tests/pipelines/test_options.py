@@ -66,7 +66,7 @@ def help_text(command: type[CommandSettings], capsys: pytest.CaptureFixture[str]
         ("lr_net", 0.01),
         ("momentum_net", 0.9),
         ("weight_decay", 5e-4),
-        ("baselines", ("random", "herding", "kcenter")),
+        ("baselines", None),
     ],
 )
 def test_default_is_the_one_that_the_papers_or_the_documents_name(name: str, value: object) -> None:
