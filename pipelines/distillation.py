@@ -153,12 +153,10 @@ class Distilling(Work):
         self.checkpoints, self.checkpoint_every = checkpoints, checkpoint_every
         self.tracker, self.given, self.helpers, self.title = tracker, given, helpers, title
         self.result = Distillation()
-        stored = {unit: checkpoints.load(unit) for unit in units}
         self.states: dict[Unit, State] = {}
         self._saver, self._newest = Saver(checkpoints), _Newest(units)
-        for unit, state in stored.items():
-            if state is not None:
-                self._take(unit, state)
+        for unit, state in checkpoints.load_all(units).items():
+            self._take(unit, state)
         self.running: dict[Unit, int] = {}
         self._held: dict[Unit, Mapping[int, Any]] = {}
         self.at_start = self.done()

@@ -52,8 +52,7 @@ def stored_curves(
     checkpoints: Checkpoints, units: Sequence[Unit], total: int
 ) -> list[tuple[str, float, int]]:
     """Points of the loss curves of what is stored, for a run that lacks them; `total` iterations make a whole one."""
-    found = {unit: checkpoints.load(unit) for unit in units}
-    losses = {unit: state.losses for unit, state in found.items() if state is not None}
+    losses = {unit: state.losses for unit, state in checkpoints.load_all(units).items()}
     known = {"joint": len(units) == 1, "many": are_many(units)}
     points = [p for unit, curve in losses.items() for p in loss_points(unit, curve, 0, total, **known)]
     whole = (

@@ -283,6 +283,23 @@ def test_nothing_lists_a_folder_to_find_a_checkpoint(disk: Store, monkeypatch: p
     assert checkpoints.load((1,)) is None
 
 
+def test_states_of_all_units_are_found_by_one_listing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for each one alone takes a request a class, of thousands of classes minutes."""
+    units: list[Unit] = [(class_id,) for class_id in range(30)]
+    checkpoints = Checkpoints(store, "hash")
+    checkpoints.save_all({unit: state(*unit) for unit in units if unit[0] % 3})
+    store.write_bytes(unit_name((1,)), b"damaged")
+    listed: list[str] = []
+    names = store.list
+    monkeypatch.setattr(store, "list", lambda prefix: (listed.append(prefix), names(prefix))[1])
+    monkeypatch.setattr(store, "exists", None)
+    found = Checkpoints(store, "hash").load_all(units)
+    assert listed == ["checkpoints"]
+    assert list(found) == [unit for unit in units if unit[0] % 3 and unit != (1,)]
+    for unit, one in found.items():
+        np.testing.assert_array_equal(one.images, state(*unit).images)
+
+
 @pytest.mark.parametrize(
     "damage", ["truncated", "empty", "garbage", "flipped", "zeroed header", "other iteration"]
 )
