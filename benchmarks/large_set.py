@@ -99,7 +99,7 @@ def measured(
         running = subprocess.Popen(command, cwd=tree, env=environment, stdout=log, stderr=log)
         peaks = dict.fromkeys(("driver", "driver_shared", "all"), 0)
         while running.poll() is None:
-            for name, size in _now(psutil.Process(running.pid)).items():
+            for name, size in memory_of(psutil.Process(running.pid)).items():
                 peaks[name] = max(peaks[name], size)
             time.sleep(SAMPLE_S)
     if running.returncode:
@@ -133,7 +133,8 @@ def limited(limit_gb: float | None) -> Iterator[list[str]]:
             time.sleep(SAMPLE_S)
 
 
-def _now(driver: psutil.Process) -> dict[str, int]:
+def memory_of(driver: psutil.Process) -> dict[str, int]:
+    """Bytes held now: by the driver, in shared memory by the driver, and by it and all its children."""
     try:
         family = [driver, *driver.children(recursive=True)]
     except psutil.Error:
