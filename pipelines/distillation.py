@@ -401,7 +401,12 @@ class _Shown:
             progress = self._distilling() if ready else progress_of(self._preparing)
             self._progress = self._stack.enter_context(progress)
         if self._of_units:
-            self._progress.update(work.done(), items_done=work.classes_done(), loss=work.last_loss())
+            self._progress.update(
+                work.done(),
+                items_done=work.classes_done(),
+                loss=work.last_loss(),
+                read_bytes=getattr(work.real, "read_bytes", 0),
+            )
         else:
             show(self._progress, self._preparing)
 

@@ -17,9 +17,9 @@ from atom.methods.settings import DistillSettings
 from atom.settings import DeviceKind
 from pipelines.console.command import say
 from pipelines.console.commands import DistillCommand
-from pipelines.console.progress import format_duration
+from pipelines.console.progress import format_bytes, format_duration
 from pipelines.output.store import Store
-from pipelines.preflight import Load, told_bytes, told_terms
+from pipelines.preflight import Load, told_terms
 from pipelines.real_classes import RealClasses, whole
 from pipelines.real_images import preprocessing
 from pipelines.workers.faults import reason_of
@@ -69,9 +69,9 @@ def dry_run(
         say(f"memory {phase}, at least: {told}")
     free = free_memory()
     if free is not None:
-        say(f"memory free: {told_bytes(free)}")
+        say(f"memory free: {format_bytes(free)}")
     pixels = (load.num_train + load.num_test) * load.image_bytes
-    say(f"images: {load.num_train} to train on, {told_bytes(pixels)} decoded, each class read once")
+    say(f"images: {load.num_train} to train on, {format_bytes(pixels)} decoded, each class read once")
     if iterations:
         channels, height, width = real.train.images.shape[1:]
         problem = Problem(settings, channels, height, width, load.num_classes, device_kind)

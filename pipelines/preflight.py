@@ -14,6 +14,7 @@ from typing import Literal
 
 from atom.errors import ClusterError
 from atom.free_memory import free_memory
+from pipelines.console.progress import format_bytes
 from pipelines.workers.cluster import is_client, spill_folder, store_bytes
 
 
@@ -174,7 +175,7 @@ def _check_store(
 def told_terms(load: Load) -> dict[str, str]:
     """The terms of each phase for people."""
     return {
-        phase: f"{told_bytes(_total(found))} = {_sum(found)}, where {_letters(load, found)}"
+        phase: f"{format_bytes(_total(found))} = {_sum(found)}, where {_letters(load, found)}"
         for phase, found in terms(load).items()
     }
 
@@ -191,13 +192,13 @@ def _spilled(found: Sequence[Term], capacity: int | None) -> int:
 def _sentence(load: Load, phase: str, found: Sequence[Term], what: str, free: int) -> str:
     largest = max(found, key=lambda term: term.num_bytes)
     return (
-        f"At least {told_bytes(_total(found))} of {what} are needed {phase} and {told_bytes(free)} are free:"
+        f"At least {format_bytes(_total(found))} of {what} are needed {phase} and {format_bytes(free)} are free:"
         f" {_sum(found)}, where {_letters(load, found)}; {largest.remedy}, or take a machine with more."
     )
 
 
 def _sum(found: Sequence[Term]) -> str:
-    return " + ".join(f"{term.place} {term.formula} = {told_bytes(term.num_bytes)}" for term in found)
+    return " + ".join(f"{term.place} {term.formula} = {format_bytes(term.num_bytes)}" for term in found)
 
 
 def _letters(load: Load, found: Sequence[Term]) -> str:
@@ -216,12 +217,4 @@ def _letters(load: Load, found: Sequence[Term]) -> str:
     return ", ".join(f"{letter} = {what}" for letter, what in known.items() if letter in used)
 
 
-def told_bytes(num_bytes: int) -> str:
-    """Bytes for people, such as "3.1 GB"."""
-    size, unit = next(
-        (s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if num_bytes >= s or s == 1e3
-    )
-    return f"{num_bytes / size:.3g} {unit}"
-
-
-__all__ = ["Load", "Term", "check_memory", "images_in_work", "terms", "told_bytes", "told_terms"]
+__all__ = ["Load", "Term", "check_memory", "images_in_work", "terms", "told_terms"]

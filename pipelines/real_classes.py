@@ -2,6 +2,7 @@
 
 # N images, C channels, H height, W width, K classes
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -33,14 +34,19 @@ class RealClasses(Mapping[int, Any]):
     Args:
         images: the training images.
         preprocess: fitted on them.
+
+    Attributes:
+        read_bytes: of the images of classes that were asked for, as pixels.
     """
 
     def __init__(self, images: ImageSet, preprocess: Preprocess) -> None:
         self._images, self._preprocess = images, preprocess
+        self.read_bytes = 0
 
     def __getitem__(self, class_id: int) -> Any:
         if class_id not in range(len(self)):
             raise KeyError(class_id)
+        self.read_bytes += len(self._images.indices_of(class_id)) * math.prod(self._images.images.shape[1:])
         if self._preprocess.zca is not None:
             return self._put(class_id, self._of_class(class_id))
         return self._put(class_id, Pixels(self._images.of_class(class_id), self._preprocess))

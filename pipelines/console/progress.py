@@ -37,6 +37,14 @@ def format_duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def format_bytes(num_bytes: float) -> str:
+    """Bytes for people, such as "3.1 GB"."""
+    size, unit = next(
+        (s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if num_bytes >= s or s == 1e3
+    )
+    return f"{num_bytes / size:.3g} {unit}"
+
+
 class Progress:
     """Progress of one command, a context manager.
 
@@ -84,6 +92,7 @@ class Progress:
         self._first_s: float | None = None
         self._items_done = 0
         self._loss: float | None = None
+        self._read_bytes = 0
         self._doing: tuple[str, ...] = ()
         self._line_s = self._begun_s = clock()
         self._written: tuple[object, ...] | None = None
@@ -111,6 +120,8 @@ class Progress:
             parts.append(f"{speed:.3g}/s")
             if done < total:
                 parts.append(f"{format_duration((total - done) / speed)} left")
+        if self._read_bytes:
+            parts.append(f"{format_bytes(self._read_bytes)} read")
         # Last, since a narrow terminal cuts the end off.
         if self._loss is not None:
             parts.append(f"loss {self._loss:.4g}")
@@ -125,10 +136,14 @@ class Progress:
         *,
         items_done: int,
         loss: float | None = None,
+        read_bytes: int = 0,
         total: float | None = None,
         doing: Sequence[str] = (),
     ) -> None:
-        """Show the work done so far, and what is under way; a loss of None leaves the last one, and so does a total."""
+        """Show the work done so far, what of the images was read, and what is under way.
+
+        A loss of None leaves the last one, and so do a total of None and no bytes.
+        """
         self._doing = tuple(doing)
         if total is not None:
             self._bar.update(self._task.id, total=total)
@@ -138,6 +153,7 @@ class Progress:
         )
         self._items_done = items_done
         self._loss = self._loss if loss is None else loss
+        self._read_bytes = read_bytes or self._read_bytes
         self._measure(done)
         if not self._bar.disable:
             self._bar.update(self._task.id, description=self.line())

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from pipelines.console.progress import Progress, format_duration, format_table, print_table
+from pipelines.console.progress import Progress, format_bytes, format_duration, format_table, print_table
 
 
 class Clock:
@@ -126,6 +126,18 @@ def test_pipe_gets_a_line_at_changes_and_every_five_seconds() -> None:
         "class 1: done",
         "distilling: 2/2 classes, 100/100 iterations, 9.9/s, loss 0.5",
     ]
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(64, "0.064 kB"), (1_500, "1.5 kB"), (2_930_000, "2.93 MB"), (15.7e9, "15.7 GB")]
+)
+def test_bytes_are_readable_and_told_once_some_are_read(num_bytes: float, text: str) -> None:
+    assert format_bytes(num_bytes) == text
+    progress = work(10, Clock())
+    assert "read" not in progress.line()
+    progress.update(1, items_done=1, read_bytes=int(num_bytes))
+    progress.update(2, items_done=2)
+    assert f", {text} read" in progress.line()
 
 
 def test_the_log_of_a_long_run_stays_short() -> None:
