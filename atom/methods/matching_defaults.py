@@ -30,6 +30,10 @@ GROUP_BYTES = 8 * 2**30
 """Memory of a step on a GPU that the default grouping keeps within: a card of 12 GB holds it beside the real images.
 A constant, since the grouping decides bits, and must not follow the card that happens to be there. Chosen."""
 
+PASS_BYTES = 16 * 2**30
+"""Memory of a GPU for one forward pass over real images. Chosen: groups that a user makes larger than the default's
+keep their one pass up to here (640 images of 64x64), and a class of 128 images of 224x224, 12 GiB, its own."""
+
 REAL_BYTES, SYNTHETIC_BYTES = 15, 27
 """Bytes of a step's peak for each number of the largest activation, per real and per synthetic image. Measured: 2.5 GiB
 for ten classes of CIFAR-10 at IPC 1 with 128 real images each, on an H100; the synthetic ones on a CPU."""
@@ -78,6 +82,13 @@ def resolve(
     return filled.model_copy(
         update={"compile": compiled, "precision": precision_name(precision, device_kind)}
     )
+
+
+def images_per_pass(settings: DistillSettings, shape: Shape) -> int:
+    """Real images that go through the network together on a GPU, at most; the same on every card."""
+    net = network_of(settings, shape)
+    numbers = nets.largest_map(net, shape.channels, (shape.height, shape.width))
+    return max(1, PASS_BYTES // (REAL_BYTES * numbers))
 
 
 def default_task_balance(height: int, width: int) -> float:

@@ -9,6 +9,7 @@ on which machine it went on, or what ran beside it.
 # P numbers of an augmentation row, F frequencies, D features
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import ClassVar, TypeVar, cast
 
 import numpy as np
@@ -219,31 +220,46 @@ class Matching(Method):
         """Statistics of the real batches, [G, D_i] each."""
         rows_GB = draw.rows_GB.to(self.device, non_blocking=True)
         batches = [real[c][rows_B] for c, rows_B in zip(class_ids, rows_GB, strict=True)]
-        per_call = self._real_per_call()
+        per_call = self._real_per_call(len(batches))
         if per_call is None:
-            statistics = self._real_statistics(torch.cat(batches), params_GP, frequencies_FD)
-            # A CUDA graph's outputs are overwritten by the next compiled call: the targets need their own memory.
-            return [statistic.clone() for statistic in statistics]
+            return self._kept_statistics(torch.cat(batches), params_GP, frequencies_FD)
         of_classes = []
         for row, batch in enumerate(batches):
             own = params_GP[row : row + 1]
-            parts = [self._real_statistics(part, own, frequencies_FD) for part in batch.split(per_call)]
+            parts = [self._kept_statistics(part, own, frequencies_FD) for part in batch.split(per_call)]
             of_classes.append([torch.cat(column).mean(0) for column in zip(*parts, strict=True)])
         return [torch.stack(column) for column in zip(*of_classes, strict=True)]
 
-    def _real_per_call(self) -> int | None:
+    def _kept_statistics(
+        self, batch_NCHW: Tensor, params_GP: Tensor, frequencies_FD: Tensor | None
+    ) -> list[Tensor]:
+        # A CUDA graph's outputs are overwritten by the next compiled call: these need memory of their own.
+        return [one.clone() for one in self._real_statistics(batch_NCHW, params_GP, frequencies_FD)]
+
+    def _real_per_call(self, num_classes: int) -> int | None:
         """Real images of a class in one forward pass; None: those of all classes together, as a GPU likes it.
+
+        Where large images of all classes would take more than `matching_defaults.PASS_BYTES` of a GPU, they go through
+        in parts too; how large follows from images, batch and network alone, never from the card.
 
         A core's cache holds the activations of some tens of images; a batch that leaves it waits for memory
         (640 images of 32x32, compiled, one thread: 387 ms in passes of 32, 556 ms in one). Equal parts, so
         that nothing is compiled twice and the mean of the parts is the mean of the whole.
         """
         batch = self.settings.batch_real
-        if self.device.type != "cpu" or self.net.mixes_batch:
+        if self.net.mixes_batch:
             return None
+        if self.device.type != "cpu":
+            if num_classes * batch <= self._images_per_pass:
+                return None
+            return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= self._images_per_pass)
         fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n <= self._images_in_cache()]
         # A batch without a divisor near that size is better left whole than taken image by image.
         return fitting[-1] if 4 * fitting[-1] >= min(batch, self._images_in_cache()) else batch
+
+    @cached_property
+    def _images_per_pass(self) -> int:
+        return matching_defaults.images_per_pass(self.settings, Shape(*self.shape, self.num_classes))
 
     def _classes_per_call(self, num_classes: int) -> int:
         """Classes whose synthetic images go through the network together, for the same reason."""

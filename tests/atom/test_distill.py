@@ -187,7 +187,7 @@ def test_real_and_synthetic_images_of_a_class_get_the_same_augmentation(
         return augment(images_NCHW, params_NP)
 
     monkeypatch.setattr("atom.methods.matching_step.augment", spy)
-    monkeypatch.setattr(Matching, "_real_per_call", lambda self: None)
+    monkeypatch.setattr(Matching, "_real_per_call", lambda self, num_classes: None)
     settings = make_settings(dsa_strategy="rotate", ipc=2)
     run(settings, [2, 0], 1)
     rows = [

@@ -23,7 +23,9 @@ from distill_samples import (
 )
 
 from atom.methods import matching_loop
+from atom.methods.matching_defaults import PASS_BYTES, REAL_BYTES, images_per_pass
 from atom.methods.matching_loop import Matching
+from atom.methods.method import Shape
 from atom.settings import DSA_OPERATIONS
 
 METHODS = ["atom", "spatial", "channel", "dm"]
@@ -36,7 +38,7 @@ def test_passes_that_fit_the_cache_add_up_to_the_whole_batch(
     method: str, cache_images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(method=method, batch_real=6, dsa_strategy=DSA, ipc=2)
-    monkeypatch.setattr(Matching, "_real_per_call", lambda self: None)
+    monkeypatch.setattr(Matching, "_real_per_call", lambda self, num_classes: None)
     monkeypatch.setattr(Matching, "_classes_per_call", lambda self, num_classes: num_classes)
     whole = run_in_float64(settings, [0, 1, 2], 2)[1]
     monkeypatch.undo()
@@ -53,7 +55,23 @@ def test_passes_are_equal_parts_of_the_real_batch(
     batch: int, cache_images: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matching_loop, "CACHE_PIXELS", cache_images * HEIGHT * WIDTH)
-    assert make_distiller(make_settings(batch_real=batch))._real_per_call() == expected
+    assert make_distiller(make_settings(batch_real=batch))._real_per_call(3) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "num_classes", "batch", "expected"),
+    [(32, 10, 128, None), (64, 5, 128, None), (224, 1, 128, None), (224, 5, 128, 128), (448, 1, 128, 32)],
+)
+def test_large_images_go_through_a_gpu_in_parts(
+    size: int, num_classes: int, batch: int, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, shape = make_settings(batch_real=batch, network="convnet"), Shape(3, size, size, 10)
+    method = make_distiller(make_settings(batch_real=batch))
+    monkeypatch.setattr(method, "device", torch.device("cuda"))
+    monkeypatch.setattr(method, "_images_per_pass", images_per_pass(settings, shape))
+    per_call = method._real_per_call(num_classes)
+    assert per_call == expected
+    assert (per_call or num_classes * batch) * REAL_BYTES * 128 * size**2 <= PASS_BYTES
 
 
 def test_loss_goes_down() -> None:
