@@ -462,7 +462,7 @@ def distil_classes(
     with ExitStack() as stack:
         # However it ends: the output may be another driver's a moment later.
         stack.callback(work.wait)
-        shown = _Shown(preparing, work, stack)
+        shown = _Shown(preparing, work, stack.enter_context(ExitStack()))
         shown()
         first = [*preparing.tasks(preparing.ready()), *work.tasks(work.ready())]
         outcome = run_pool(
