@@ -165,7 +165,9 @@ def distill(command: DistillCommand) -> int:
         shown = {**identity, **evaluation.model_dump(mode="json")}
         if command.dry_run:
             say_header(command.prog, shown, session.cluster, size, Store.open(location))
-            return dry_run(command, settings, real, units, size=size, device_kind=device_kind, load=load)
+            return dry_run(
+                command, settings, real, units, size=size, device_kind=device_kind, load=load, first=first
+            )
         store = session.take(
             location,
             identity,

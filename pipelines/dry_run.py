@@ -2,15 +2,19 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayError
 
 from atom.data import RealData
+from atom.distilled import DistilledSet
 from atom.free_memory import free_memory
+from atom.initial import initial_from_set
 from atom.methods.lookup import find_method
 from atom.methods.method import Unit
 from atom.methods.settings import DistillSettings
@@ -23,7 +27,7 @@ from pipelines.preflight import Load, told_terms
 from pipelines.real_classes import RealClasses, whole
 from pipelines.real_images import preprocessing
 from pipelines.workers.faults import reason_of
-from pipelines.workers.pool import kill
+from pipelines.workers.pool import Limits, kill
 from pipelines.workers.remote import Problem, RemoteWorker
 from pipelines.workers.resources import ActorSize
 
@@ -40,6 +44,7 @@ def dry_run(
     size: ActorSize,
     device_kind: DeviceKind,
     load: Load,
+    first: DistilledSet | None = None,
 ) -> int:
     """Print the units, the workers, memory by place, and the time as far as it can be told; leaves nothing behind.
 
@@ -50,6 +55,7 @@ def dry_run(
         units: of the method.
         size: the workers, on `device_kind`.
         load: sizes of all.
+        first: the set whose images are started from, if any.
 
     Returns:
         The exit code.
@@ -78,13 +84,27 @@ def dry_run(
         with TemporaryDirectory(prefix="atom-plan-") as folder:
             preprocess = preprocessing(real, settings, Store.open(folder), command.data.data_dir / "cache")
         classes = RealClasses(real.train, preprocess)
-        say(_time(problem, units, classes, size=size, timeout_s=command.cluster.timeout_s))
-    say("nothing was written; leave out --dry-run to begin")
+        names = real.train.class_names
+        given = (
+            None
+            if first is None
+            else initial_from_set(
+                first, preprocess, class_names=names, ipc=settings.ipc, factor=settings.factor
+            ).numpy()
+        )
+        say(_time(problem, units, classes, given, size=size, limits=command.cluster.limits()))
+    say("the output was left alone; leave out --dry-run to begin")
     return 0
 
 
 def _time(
-    problem: Problem, units: Sequence[Unit], real: Mapping[int, Any], *, size: ActorSize, timeout_s: float
+    problem: Problem,
+    units: Sequence[Unit],
+    real: Mapping[int, Any],
+    given: np.ndarray | None,
+    *,
+    size: ActorSize,
+    limits: Limits,
 ) -> str:
     """How long the iterations will take, after some of the largest unit."""
     total = problem.settings.iterations or 0
@@ -94,7 +114,10 @@ def _time(
     images = whole(real) if len(units) == 1 else real
     actor = RemoteWorker.options(**size.options).remote()
     try:
-        seconds, done = _timed(actor, problem, unit, {c: images[c] for c in unit}, total, timeout_s)
+        ray.get(actor.__ray_ready__.remote(), timeout=limits.pending_timeout_s)
+        own = None if given is None else given[list(unit)]
+        advance = partial(actor.advance.remote, problem, unit, {c: images[c] for c in unit})
+        seconds, done = _timed(advance, own, total, limits.chunk_timeout_s)
     except RayError as error:
         return f"time: not told, {reason_of(error).reason}"
     finally:
@@ -108,13 +131,13 @@ def _time(
 
 
 def _timed(
-    actor: Any, problem: Problem, unit: Unit, images: Mapping[int, Any], total: int, timeout_s: float
+    begin: Callable[..., Any], given: np.ndarray | None, total: int, timeout_s: float
 ) -> tuple[float, int]:
     """Seconds of some iterations, and how many; of the first one, which compiles, only where there is no other."""
 
     def advance(state: Any, until: int) -> tuple[Any, float]:
         begun_s = time.monotonic()
-        reference = actor.advance.remote(problem, unit, images, state, until, None, {}, None)
+        reference = begin(state, until, given, {}, None)
         return ray.get(reference, timeout=timeout_s).value, time.monotonic() - begun_s
 
     state, seconds = advance(None, 1)

@@ -92,7 +92,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(
     assert f"plan: 10 classes in {units}, 3 iterations each" in shown
     assert "memory to distil, at least: " in shown
     assert said in shown
-    assert lines[-1] == "nothing was written; leave out --dry-run to begin"
+    assert lines[-1] == "the output was left alone; leave out --dry-run to begin"
     # The tables of MLflow are the test's own.
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"mlflow.db"}
 
