@@ -58,6 +58,11 @@ def start_tracker(
         with tracker:
             raise error
     say(f"MLflow: run {tracker.run_id} at {uri}")
+    if tracker.took_over:
+        say(
+            "Note: the driver before this one left that run RUNNING: it was killed without a word, perhaps for memory;"
+            " the run goes on."
+        )
     return tracker
 
 

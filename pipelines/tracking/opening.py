@@ -110,10 +110,6 @@ def open_run(
     if known is not None and not _differs(known.data.params, params):
         if known.info.status == "RUNNING":
             tags[INTERRUPTED] = str(int(known.data.tags.get(INTERRUPTED, 0)) + 1)
-            logger.warning(
-                "The driver before this one left its MLflow run RUNNING: it was killed without a word, perhaps for"
-                " memory. The run goes on."
-            )
         return known, True, tags
     if known is not None:
         tags["resumed_from"] = known.info.run_id

@@ -26,7 +26,7 @@ from pipelines.output.provenance import continued_tags, run_tags
 from pipelines.tracking.backend import answering, dataset_input, describe_run, open_client
 from pipelines.tracking.history import History
 from pipelines.tracking.models import Model, Registered, point, publish
-from pipelines.tracking.opening import child_run, open_run, take_up
+from pipelines.tracking.opening import INTERRUPTED, child_run, open_run, take_up
 from pipelines.tracking.sender import END_S, Point, RefusedError, Sender
 from pipelines.tracking.uri import trouble_at
 
@@ -75,6 +75,8 @@ class Tracker:
         self._below = below
         self.run_id = run_id
         self.tracking_uri = client.tracking_uri
+        self.took_over = False
+        """Whether the run's last driver was killed before it could end it."""
         self._history = History(client, run_id)
         self._status: Status | None = None
         self._samples = False
@@ -122,6 +124,7 @@ class Tracker:
                 resume_run_id=resume_run_id,
             )
             tracker = cls(client, sender, run.info.run_id, experiment_id=run.info.experiment_id)
+            tracker.took_over = INTERRUPTED in told
             own = continued_tags(run.data.tags, run_tags()) if resumed else run_tags()
             try:
                 tracker._describe(run, params, own | dict(tags or {}) | told, resumed=resumed)
