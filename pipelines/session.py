@@ -39,8 +39,11 @@ class Session:
 
     def __enter__(self) -> Self:
         self.cluster = self._stack.enter_context(connect())
-        if self.cluster.num_nodes > 1:
+        try:
             check_versions()
+        except BaseException:
+            self._stack.close()
+            raise
         return self
 
     def __exit__(
@@ -81,7 +84,7 @@ class Session:
         """
         self.store = Store.open(location, flag=flag)
         self._stack.enter_context(lock(self.store, scratch=scratch))
-        self.digest = claim(self.store, {**identity, **_device(size)})
+        self.digest = claim(self.store, identity, beside=_device(size))
         say_header(self.command.prog, identity if shown is None else shown, self.cluster, size, self.store)
         for note in notes:
             say(f"Note: {note}")
@@ -101,4 +104,4 @@ class Session:
 
 def _device(size: ActorSize) -> dict[str, str]:
     """On which kind of GPU an output is computed: other kinds give other bits."""
-    return {"accelerator": size.accelerator} if size.accelerator else {}
+    return {"accelerator_type": size.accelerator} if size.accelerator else {}

@@ -127,12 +127,13 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def claim(store: Store, settings: Mapping[str, Any]) -> str:
+def claim(store: Store, settings: Mapping[str, Any], *, beside: Mapping[str, Any] | None = None) -> str:
     """Write settings.json on first use of a store, compare with it on every later use.
 
     Args:
         store: the output.
         settings: JSON-compatible; whatever decides the result's bits.
+        beside: further ones that outputs of earlier versions do not know, and may then be anything; not in the digest.
 
     Returns:
         `settings_hash(settings)`.
@@ -140,10 +141,11 @@ def claim(store: Store, settings: Mapping[str, Any]) -> str:
     Raises:
         StoreError: the store belongs to other settings, each difference named, or its file is unreadable.
     """
-    received = json.loads(json.dumps(settings))
+    received, late = json.loads(json.dumps(settings)), dict(beside or {})
+    digest = settings_hash(received)
     if not store.exists(_SETTINGS):
-        store.write_json(_SETTINGS, received)
-        return settings_hash(received)
+        store.write_json(_SETTINGS, received | late)
+        return digest
     try:
         stored = json.loads(store.read_bytes(_SETTINGS))
         if not isinstance(stored, dict):
@@ -154,6 +156,7 @@ def claim(store: Store, settings: Mapping[str, Any]) -> str:
             "or delete that file if this output is yours to overwrite."
         ) from error
     missing = object()
+    received |= {name: value for name, value in late.items() if name in stored}
     names = [n for n in {**stored, **received} if stored.get(n, missing) != received.get(n, missing)]
     if CHECKPOINTS_VERSION.keys() & set(names) and CHECKPOINTS_VERSION.items() <= received.items():
         raise StoreError(
@@ -175,4 +178,4 @@ def claim(store: Store, settings: Mapping[str, Any]) -> str:
             f"The output {store} belongs to other settings: {shown}; "
             "pass another --output or the same settings."
         )
-    return settings_hash(received)
+    return digest

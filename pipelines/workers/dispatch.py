@@ -57,6 +57,7 @@ class _Dispatcher(Generic[Unit]):
         for _ in range(min(room, len(self.pool.idle), self.waiting.ready())):
             self.submit(self.waiting.take(), self.pool.idle.pop())
         self.pool.grow(min(self.waiting.ready(), self.waiting.width(num_actors) - len(self.running)))
+        self.pool.shrink(len(self.waiting))
 
     def collect(self, reference: Any) -> None:
         """Take a chunk's value, or its failure."""

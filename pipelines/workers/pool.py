@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from atom.errors import ClusterError
-from pipelines.workers.faults import reason_of
+from pipelines.workers.faults import is_preemption, reason_of
 from pipelines.workers.settings import Limits
 
 logger = logging.getLogger(__name__)
@@ -39,12 +39,21 @@ class ActorPool:
             actor = self._factory()
             self.starting[actor.__ray_ready__.remote()] = actor
 
+    def shrink(self, wanted: int) -> None:
+        """End actors on their way beyond those `wanted`: an autoscaler starts nodes for what waits for a place."""
+        for ready in list(self.starting)[max(0, wanted) :]:
+            kill(self.starting.pop(ready))
+
     def collect(self, ready: Any) -> None:
         """Move an actor whose start came to an end."""
         actor = self.starting.pop(ready)
         try:
             ray.get(ready, timeout=FETCH_S)
         except RayError as error:
+            if is_preemption(error):
+                logger.warning("An actor did not start: its node was taken back by its provider")
+                kill(actor)
+                return
             failure = reason_of(error)
             if failure.memory != "no":
                 self._paused_until_s = time.monotonic() + self._limits.pause(self.failed_starts)

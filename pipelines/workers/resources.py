@@ -105,13 +105,24 @@ def choose_size(
     Raises:
         ClusterError: the cluster cannot hold it.
     """
-    has_gpus = cluster.gpus > 0 or cluster.most.get("GPU", 0) > 0
+    has_gpus = cluster.gpus > 0 or cluster.most.get("GPU", 0) > 0 or bool(asked.accelerator_type)
     gpus = asked.gpus_per_actor if asked.gpus_per_actor is not None else float(has_gpus)
     cpus = 0.0 if gpus else float(threads)
     accelerator = choose_accelerator(cluster, asked.accelerator_type, gpus)
     fitting = cluster.of_kind(accelerator) if accelerator else cluster
     each = {"cpus_per_actor": cpus, "gpus_per_actor": gpus, "memory_per_actor": memory}
     waits = bool(asked.wait_for_nodes_s)
+    if (
+        waits
+        and not cluster.cpus
+        and not cluster.gpus
+        and not asked.accelerator_type
+        and asked.gpus_per_actor != 0
+    ):
+        raise ClusterError(
+            "--wait-for-nodes-s: no node tells yet what the work is to be done on; pass --accelerator-type, such as"
+            " H100, or --gpus-per-actor 0 for CPUs, so that it does not depend on which node comes first."
+        )
     check_request(fitting, num_actors=asked.num_actors or 1, **each, waits=waits)
     holds = max(1, fitting.slots(**each), fitting.slots_to_come(**each))
     size = ActorSize(

@@ -51,8 +51,8 @@ class ClusterSettings(Settings):
     """Seconds to wait for nodes on which a worker fits, where the cluster has none yet; more workers are asked for
     than fit then, so that an autoscaler starts nodes. Default 0."""
     accelerator_type: str = ""
-    """Kind of GPU to compute on, as Ray calls it (H100), where a cluster has several; default the one of which there
-    are most. Other nodes are left out."""
+    """Kind of GPU to compute on, as Ray calls it (H100), where a cluster has several or none yet; default the one of
+    which there are most. Other nodes are left out."""
 
     def limits(self) -> Limits:
         """As the loops over workers take them."""

@@ -13,6 +13,7 @@ from atom.errors import ClusterError
 from pipelines.workers.cluster import cluster_info
 from pipelines.workers.dispatch import wait_for_one
 from pipelines.workers.pool import FETCH_S, Limits
+from pipelines.workers.resources import AHEAD
 from pipelines.workers.retries import Call, Outcome, Patience, Unit, Waiting
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,8 @@ class _Room:
         if accelerator := self._options.get("accelerator_type"):
             info = info.of_kind(accelerator)
         fits = info.slots(**each)
-        self.slots = max(1, fits, info.slots_to_come(**each))
+        # A task's time runs while it waits for a place: of those to come no more are submitted than soon find one.
+        self.slots = max(1, fits, min(info.slots_to_come(**each), fits + AHEAD))
         return fits
 
     @property

@@ -8,6 +8,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atom.errors import ClusterError
+from pipelines.workers.cluster import is_client
 from pipelines.workers.faults import reason_of
 
 logger = logging.getLogger(__name__)
@@ -23,16 +24,19 @@ def versions() -> dict[str, str]:
 
 
 def check_versions(limit_s: float = ANSWER_S) -> None:
-    """Ask every other node for its versions, all at once; nothing on a cluster of one node.
+    """Ask every other node that can compute for its versions, all at once; nothing on a cluster of one node.
 
     Raises:
         ClusterError: a node has others than this process: what is computed would depend on where.
     """
-    own, here = ray.get_runtime_context().get_node_id(), versions()
+    # A client's own node is none of the cluster's.
+    own, here = None if is_client() else ray.get_runtime_context().get_node_id(), versions()
     remote = ray.remote(num_cpus=0, max_retries=0)(versions)
     asked = {}
     for node in ray.nodes():
-        if node["Alive"] and node["NodeID"] != own:
+        # A head without processors computes nothing.
+        computes = node["Resources"].get("CPU") or node["Resources"].get("GPU")
+        if node["Alive"] and computes and node["NodeID"] != own:
             strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[remote.options(scheduling_strategy=strategy).remote()] = node["NodeManagerAddress"]
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=limit_s) if asked else ([], [])

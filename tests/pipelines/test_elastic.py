@@ -44,7 +44,14 @@ def test_a_cluster_that_starts_from_zero_is_taken_at_its_autoscalers_word() -> N
 def test_nodes_that_are_to_come_are_waited_for_where_that_is_asked() -> None:
     with pytest.raises(ClusterError, match=r"nodes have nothing yet; .*--wait-for-nodes-s"):
         chosen(info())
-    assert chosen(info(), wait_for_nodes_s=60.0).num_actors == 1
+    # Which device it will be must not depend on which node comes first.
+    with pytest.raises(ClusterError, match=r"--wait-for-nodes-s: no node tells yet .* --accelerator-type"):
+        chosen(info(), wait_for_nodes_s=60.0)
+    assert chosen(info(), wait_for_nodes_s=60.0, gpus_per_actor=0).num_actors == 1
+    size, kind = choose_size(
+        info(), ClusterSettings(wait_for_nodes_s=60.0, accelerator_type="H100"), threads=1, num_units=9
+    )
+    assert (size.accelerator, size.gpus, size.num_actors, kind) == ("H100", 1.0, 1, "cuda")
     assert chosen(info((1, 0, "")), num_actors=4, wait_for_nodes_s=60.0).num_actors == 4
     assert ClusterSettings(wait_for_nodes_s=900.0).limits().pending_timeout_s == 900
     assert ClusterSettings(wait_for_nodes_s=5.0).limits().pending_timeout_s == Limits().pending_timeout_s

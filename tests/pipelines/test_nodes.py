@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from command_runs import ROOT, RUN_S, checkpointed, environment, wait_for
@@ -107,6 +107,14 @@ def nodes() -> Iterator[Nodes]:
         found.close()
 
 
+def works(node: subprocess.Popen[bytes]) -> bool:
+    """Whether a worker of the pool runs there."""
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(node.pid).children(recursive=True)
+        return any("ray::PoolWorker" in " ".join(child.cmdline()) for child in children)
+    return False
+
+
 def ended(process: subprocess.Popen[str]) -> str:
     """What a command said that ended well."""
     try:
@@ -126,12 +134,12 @@ def test_a_node_that_joins_late_works_and_one_that_is_taken_back_costs_no_retry(
     (to_go,) = alive(nodes, cpus=1)
     process = nodes.distil(tmp_path / "out", "--max-retries", 0, iterations=3000)
     wait_for(lambda: checkpointed(tmp_path / "out") > 0 or process.poll() is not None, limit_s=RUN_S)
-    nodes.add()
+    second = nodes.add()
     # Both at work, the first is drained as a provider's notice does it, and gone four seconds later.
-    time.sleep(12)
+    wait_for(lambda: works(second) or process.poll() is not None, limit_s=RUN_S)
     assert process.poll() is None, "ended too early to show anything"
     drain(nodes, to_go, seconds=4)
-    time.sleep(8)
+    wait_for(lambda: not works(first), limit_s=60)
     nodes.kill(first)
     told = ended(process)
     assert "the cluster has grown: 2 workers, before 1" in told
@@ -185,7 +193,9 @@ def test_a_cluster_that_scales_from_zero_is_waited_for(nodes: Nodes, tmp_path: P
         AUTOSCALER_UPDATE_INTERVAL_S="1",
         RAY_OVERRIDE_NODE_ID_FOR_TESTING="f" * 56,
     )
-    told = ended(nodes.distil(tmp_path / "out", "--wait-for-nodes-s", 240, iterations=1000))
+    told = ended(
+        nodes.distil(tmp_path / "out", "--wait-for-nodes-s", 240, "--gpus-per-actor", 0, iterations=1000)
+    )
     assert "1 node, 0 CPUs" in told
     assert "the cluster has grown: 2 workers, before 1" in told
 
@@ -231,7 +241,7 @@ def alive(nodes: Nodes, *, cpus: int = 0) -> list[str]:
     try:
         socket.create_connection(("127.0.0.1", nodes.port), timeout=1).close()
         return json.loads(nodes.asked(ALIVE.format(address=nodes.address, cpus=cpus)))
-    except (OSError, AssertionError):
+    except (OSError, AssertionError, subprocess.SubprocessError):
         return []
 
 

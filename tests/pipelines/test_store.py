@@ -419,6 +419,17 @@ def test_stored_texts_hold_no_password(store: Store) -> None:
     assert store.read_bytes("report.html") == b"<td>atom-nas --set s3://***@bucket/set</td>"
 
 
+def test_what_earlier_outputs_do_not_know_is_compared_where_it_is_known(store: Store) -> None:
+    settings, h100, a100 = {"ipc": 1}, {"accelerator_type": "H100"}, {"accelerator_type": "A100"}
+    digest = claim(store.inside("new"), settings, beside=h100)
+    assert claim(store.inside("old"), settings) == digest
+    # Begun before the kind of GPU was noted, or on it.
+    assert claim(store.inside("old"), settings, beside=a100) == digest
+    assert claim(store.inside("new"), settings, beside=h100) == digest
+    with pytest.raises(StoreError, match=r'accelerator_type \(received "A100", stored "H100"\)'):
+        claim(store.inside("new"), settings, beside=a100)
+
+
 def test_refusal_before_any_work_leaves_no_claim(store: Store) -> None:
     def refuse() -> None:
         with lock(store, scratch=["preprocess"]):
