@@ -10,6 +10,7 @@ import torch
 from atom import coreset
 from atom.embedding import coreset_features
 from pipelines.evaluation import SmallSet
+from pipelines.real_classes import Rows
 
 MANY_CLASSES = 200
 """From more classes on random images alone stand beside a set, unless others are asked for. Chosen: as many as
@@ -33,7 +34,7 @@ def note_on(num_classes: int) -> list[str]:
 
 def coresets(
     methods: Sequence[str],
-    white_NCHW: np.ndarray,
+    white_NCHW: np.ndarray | Rows,
     labels_N: np.ndarray,
     *,
     ipc: int | Sequence[int],
@@ -49,7 +50,7 @@ def coresets(
 
     Args:
         methods: names of `atom.coreset.METHODS`.
-        white_NCHW, labels_N: the preprocessed training images.
+        white_NCHW, labels_N: the preprocessed training images, of which a class is asked for at a time.
         ipc, num_classes: size of the coreset; several numbers are one a class, 0 among them.
         seed: of the run; decides the features and the draws.
         seeds: training seeds to draw random coresets for.

@@ -238,7 +238,6 @@ def load_of(
         on_cuda=device_kind == "cuda",
         whitened=settings.zca == "on",
         whole="distilling" if joint or prepares else "judging" if taught else "",
-        copied="--baselines" if judged and command.baselines else "",
     )
 
 
@@ -587,7 +586,7 @@ def rivals_of(case: Case, classes: "RealClasses") -> "list[SmallSet]":
         return []
     return coresets(
         case.command.baselines,
-        classes.preprocessed,
+        classes.rows,
         case.real.train.labels,
         ipc=case.settings.per_class(case.real.train.num_classes),
         num_classes=case.real.train.num_classes,

@@ -6,7 +6,7 @@ python pipelines/evaluate.py --set runs/atom-digits-ipc1-s0/set --eval-networks 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from atom.settings import DeviceKind, EvaluateSettings
 from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, stopped
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipelines.console.signals import StopSignal
     from pipelines.evaluation import Evaluation, SmallSet
     from pipelines.output.store import Store
+    from pipelines.real_classes import RealClasses
     from pipelines.teaching import Taught
     from pipelines.tracking import Tracker
     from pipelines.workers.resources import ActorSize
@@ -150,13 +151,14 @@ def run(case: Case, tracker: "Tracker", stop: "StopSignal") -> int:
     """Everything after the decisions; returns the exit code."""
     from pipelines.evaluation import print_evaluation, remarks, row_dicts
     from pipelines.output.records import log_accuracies, log_distilled, log_real, report_failures
+    from pipelines.real_classes import RealClasses
 
     log_real(tracker, case.real)
     log_distilled(tracker, case.distilled, source=case.command.set)
-    white_train = white_images(case)
-    rivals = baselines(case, white_train)
+    classes = RealClasses(case.real.train, case.distilled.preprocess)
+    rivals = baselines(case, classes)
     with stop.polling():
-        taught = label(case, rivals, white_train, stop)
+        taught = label(case, rivals, classes, stop)
     if taught.stopped:
         return stopped(tracker, stop.signal_name)
     code = report_failures(taught.failed, tracker) if taught.failed else 0
@@ -206,13 +208,7 @@ def seeds_of(command: EvaluateCommand) -> range:
     return range(command.seed, command.seed + command.judges.eval_seeds)
 
 
-def white_images(case: Case) -> Any:
-    """The source's training images [N, C, H, W], preprocessed, float32; none where there are no baselines."""
-    images = case.real.train.images if case.command.baselines else case.real.train.images[:0]
-    return case.distilled.preprocess.apply(images).numpy()
-
-
-def baselines(case: Case, white_train: Any) -> "list[SmallSet]":
+def baselines(case: Case, classes: "RealClasses") -> "list[SmallSet]":
     """Coresets of equal storage from the source's training images."""
     from pipelines.baselines import coresets
 
@@ -220,7 +216,7 @@ def baselines(case: Case, white_train: Any) -> "list[SmallSet]":
         return []
     return coresets(
         case.command.baselines,
-        white_train,
+        classes.rows,
         case.real.train.labels,
         ipc=case.distilled.per_class,
         num_classes=case.real.train.num_classes,
@@ -245,7 +241,7 @@ def teachers_of(distilled: "DistilledSet", real: "RealData") -> "Sequence[Expert
     return retold(distilled.settings.get("teacher"), shape) if same else ()
 
 
-def label(case: Case, rivals: "Sequence[SmallSet]", white_train: Any, stop: "StopSignal") -> "Taught":
+def label(case: Case, rivals: "Sequence[SmallSet]", classes: "RealClasses", stop: "StopSignal") -> "Taught":
     """Labels of the set's teachers for its rivals."""
     from atom.methods.settings import DistillSettings
     from atom.resolve import resolve_settings
@@ -270,7 +266,7 @@ def label(case: Case, rivals: "Sequence[SmallSet]", white_train: Any, stop: "Sto
         rivals,
         factor=1,
         problem=Problem(settings, device_kind=case.device_kind, **shape),
-        real=put_classes(white_train, case.real.train.labels, num_classes),
+        real=put_classes(classes.preprocessed, case.real.train.labels, num_classes),
         checkpoints=Checkpoints(case.store, case.digest),
         experts=ExpertFiles(
             case.shared or case.store.inside(EXPERTS_FOLDER),

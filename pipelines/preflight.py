@@ -34,7 +34,6 @@ class Load:
         whitened: every image is whitened in the driver, and stored so.
         whole: when all classes are stored preprocessed, if they are: while a joint method distils or one that trains
             networks on them, or afterwards, for teachers.
-        copied: flag that asks the driver for all training images preprocessed, to judge; empty if none does.
     """
 
     num_train: int
@@ -49,7 +48,6 @@ class Load:
     on_cuda: bool = False
     whitened: bool = False
     whole: Literal["", "distilling", "judging"] = ""
-    copied: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,6 @@ def _of_judgement(load: Load) -> list[Term]:
     of_all = 4 * load.num_train * load.image_bytes
     if load.whole == "judging":
         found.append(Term(_STORE, "4·N·P", of_all, "leave out --teacher-epoch"))
-    if load.copied and not load.whitened:
-        found.append(Term(_DRIVER, "4·N·P", of_all, f"leave out what {load.copied} asks for"))
     if load.num_test:
         remedy = "pass --eval-seeds 0, and judge the set elsewhere with atom-evaluate"
         num_bytes = 4 * load.num_test * load.image_bytes

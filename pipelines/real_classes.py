@@ -77,6 +77,11 @@ class RealClasses(Mapping[int, Any]):
             return self.preprocessed[rows]
         return self._preprocess.apply(self._images.images[rows]).numpy()
 
+    @property
+    def rows(self) -> "Rows":
+        """The images to be had by rows, as `at` gives them."""
+        return Rows(self)
+
     def _put(self, class_id: int, images: "np.ndarray | Pixels") -> Any:
         try:
             return ray.put(images)
@@ -95,9 +100,19 @@ class RealClasses(Mapping[int, Any]):
         return self._preprocess.apply(self._images.of_class(class_id)).numpy()
 
 
+class Rows:
+    """Preprocessed images that are made when rows of them are asked for, as of an array: `rows[[3, 5]]`."""
+
+    def __init__(self, classes: RealClasses) -> None:
+        self._classes = classes
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self._classes.at(rows)
+
+
 def whole(real: Mapping[int, Any]) -> Mapping[int, Any]:
     """References to all classes, as work that reads them all takes them."""
     return real.whole if isinstance(real, RealClasses) else real
 
 
-__all__ = ["RealClasses", "whole"]
+__all__ = ["RealClasses", "Rows", "whole"]
