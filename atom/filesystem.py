@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 # Windows drive letters are one character, so a scheme has at least two.
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
-_RETRY_S = 60
-"""How long Google's client tries, which else are 15 minutes. Chosen."""
-
 
 def is_uri(text: str) -> bool:
     """Whether a text is an address rather than a path.
@@ -37,8 +34,6 @@ def open_uri(text: str, *, flag: str) -> "tuple[pafs.FileSystem, str]":
     """
     import pyarrow.fs as pafs  # a third of a second, for those who have addresses
 
-    if text.lower().startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in text:
-        text += f"{'&' if '?' in text else '?'}retry_limit_seconds={_RETRY_S}"
     try:
         return pafs.FileSystem.from_uri(text)
     except (OSError, ValueError, NotImplementedError) as error:

@@ -198,7 +198,8 @@ def _decoded(
         for entry in remaining:
             yield entry, attempt(entry)
         return
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    # Of a place behind a network eight requests are on their way, whatever the processors.
+    with ThreadPoolExecutor(8 if decoding.far else min(8, os.cpu_count() or 1)) as pool:
         while chunk := list(islice(remaining, CHUNK)):
             yield from zip(chunk, pool.map(attempt, chunk), strict=True)
 

@@ -99,7 +99,7 @@ class Remote:
         import pyarrow.fs as pafs
 
         if self.path not in self.disk.listed:
-            with _reading(self):
+            with reading(self):
                 infos = self.disk.filesystem.get_file_info(pafs.FileSelector(self.path))
             self.disk.found.update({info.path: info for info in infos})
             self.disk.listed[self.path] = [Remote(info.path, self.disk) for info in infos]
@@ -113,7 +113,7 @@ class Remote:
                 yield from child.glob(rest) if rest else (child,)
 
     def read_bytes(self) -> bytes:  # noqa: D102
-        with _reading(self), self.disk.filesystem.open_input_stream(self.path) as stream:
+        with reading(self), self.disk.filesystem.open_input_stream(self.path) as stream:
             return stream.read()
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: D102
@@ -121,21 +121,21 @@ class Remote:
 
     def open_file(self) -> "pa.NativeFile":
         """The file, to be read at any place."""
-        with _reading(self):
+        with reading(self):
             return self.disk.filesystem.open_input_file(self.path)
 
     def read_at(self, start: int, size: int) -> bytes:
         """Some of the file's bytes, from several threads at once; it stays open."""
         if self.path not in self.disk.opened:
             self.disk.opened[self.path] = self.open_file()
-        with _reading(self):
+        with reading(self):
             return self.disk.opened[self.path].read_at(size, start)
 
     def _info(self) -> "pafs.FileInfo | None":
         if self.path not in self.disk.found:
             if self.parent.path in self.disk.listed:
                 return None
-            with _reading(self):
+            with reading(self):
                 self.disk.found[self.path] = self.disk.filesystem.get_file_info(self.path)
         return self.disk.found[self.path]
 
@@ -161,7 +161,7 @@ class Slice:
         if isinstance(self.file, Remote):
             content = self.file.read_at(self.start, self.size)
         else:
-            with _reading(self.file), self.file.open("rb") as opened:
+            with reading(self.file), self.file.open("rb") as opened:
                 opened.seek(self.start)
                 content = opened.read(self.size)
         if len(content) != self.size:
@@ -179,6 +179,8 @@ def place_of(text: str, *, spec: str) -> Place:
         return Path(text).expanduser()
     import pyarrow.fs as pafs
 
+    if text.lower().startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in text:
+        text += f"{'&' if '?' in text else '?'}retry_limit_seconds={_RETRY_S}"
     filesystem, root = open_uri(text, flag=f"--dataset {spec.partition(':')[0]}:")
     if isinstance(filesystem, pafs.LocalFileSystem):
         return Path(root)
@@ -190,6 +192,8 @@ def split_pattern(text: str) -> tuple[str, str]:
 
     >>> split_pattern("s3://images/pets/{train,val}-*.tar?region=eu"), split_pattern("pets")
     (('s3://images/pets?region=eu', '{train,val}-*.tar'), ('pets', ''))
+    >>> split_pattern("train-*.tar"), split_pattern("/*.tar")
+    (('.', 'train-*.tar'), ('/', '*.tar'))
     """
     if not is_uri(text) and Path(text).expanduser().exists():
         return text, ""
@@ -197,7 +201,11 @@ def split_pattern(text: str) -> tuple[str, str]:
     path, mark, query = text.partition("?") if is_uri(text) else (text, "", "")
     names = path.split("/")
     first = next((i for i, name in enumerate(names) if any(sign in name for sign in "*?[{")), len(names))
-    return "/".join(names[:first]) + mark + query, "/".join(names[first:])
+    if first == len(names):
+        return text, ""
+    # Where nothing stands before it, a pattern is of the working directory, or of the root.
+    place = "/".join(names[:first]) or ("/" if text.startswith("/") else ".")
+    return place + mark + query, "/".join(names[first:])
 
 
 def lasting(text: str) -> str:
@@ -211,13 +219,14 @@ def may_exist(text: str) -> bool:
 
 
 @contextmanager
-def _reading(place: Place) -> Iterator[None]:
+def reading(place: Place) -> Iterator[None]:
     """Say in one sentence what could not be read: file systems' own messages run over lines."""
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{place}: does not exist; check the address.") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # Also of an address that is none: "s3://bucket//pets" has an empty name.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
             f"{place}: cannot be read ({lines[0][:_MESSAGE_CHARS]}); check the address, the credentials and the"
@@ -226,5 +235,7 @@ def _reading(place: Place) -> Iterator[None]:
 
 
 _MESSAGE_CHARS = 240
+_RETRY_S = 60
+"""How long Google's client tries to read a source, which else are 15 minutes. Chosen."""
 
-__all__ = ["Place", "Remote", "Slice", "lasting", "may_exist", "place_of", "split_pattern"]
+__all__ = ["Place", "Remote", "Slice", "lasting", "may_exist", "place_of", "reading", "split_pattern"]

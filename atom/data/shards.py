@@ -43,20 +43,22 @@ def find_shards(request: Request) -> tuple[Place, list[Place]]:
 
 
 def part_of(names: Sequence[str], other: str | None = None) -> str | None:
-    """The part that a path tells, by its last name that does: one that begins with its word, or has it between marks.
+    """The part that a path tells, by its first name that does: one that begins with its word, or has it between marks.
 
     Args:
-        names: of the path, the outermost first.
+        names: of the path, in the order in which they are asked.
         other: a word besides the usual ones.
 
     >>> part_of(["val", "0000.tar"]), part_of(["imagenet1k-train-0000.tar"]), part_of(["latest-0.tar"])
     ('validation', 'train', None)
+    >>> part_of(["testudo.tar", "train"]), part_of(["valley"]), part_of(["trainset0.tar"])
+    ('train', None, 'train')
     """
     words = "|".join([*([re.escape(other)] if other else []), *_WORDS])
-    known = re.compile(rf"^({words})|[-_.]({words})(?=[-_.\d]|$)", re.IGNORECASE)
-    for name in reversed(names):
+    known = re.compile(rf"(?:^|[-_.])({words})(?:set)?(?=[-_.\d]|$)", re.IGNORECASE)
+    for name in names:
         if match := known.search(name):
-            return spelt(match[1] or match[2])
+            return spelt(match[1])
     return None
 
 
@@ -104,6 +106,10 @@ def _replaced(text: str, brace: re.Match[str]) -> list[str]:
 def _matching(request: Request, root: Place, pattern: str) -> list[Place]:
     if not root.is_dir():
         raise DataError(f"{request.spec}: {root} does not exist; expected a directory with shards.")
+    if "**" in pattern:
+        raise DataError(
+            f"{request.spec}: ** is not taken; name the directory, of which shards are found {_DEPTH} directories down."
+        )
     shards: set[Place] = set()
     for name in expanded(pattern):
         found = [path for path in root.glob(name) if path.is_file()] if _GLOB.search(name) else [root / name]
@@ -122,9 +128,8 @@ def _below(directory: Place, depth: int) -> list[Place]:
     found = [path for path in inside if path.name.lower().endswith(".tar") and path.is_file()]
     if depth:
         found += [shard for path in inside if path.is_dir() for shard in _below(path, depth - 1)]
-    if not found:
-        for path in inside:
-            _check_plain(path)
+    for path in inside:
+        _check_plain(path)
     return sorted(found)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from atom.data.parquet_schema import LABEL_NAMES
-from atom.data.place import Place, Remote, Slice
+from atom.data.place import Place, Remote, Slice, reading
 from atom.errors import DataError
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
@@ -49,7 +49,7 @@ def samples_of(shard: Place, *, label_field: str | None = None) -> Iterator[Samp
         match = _SAMPLE.fullmatch(name)
         if match is None or match[1].startswith("__MACOSX/"):
             continue
-        if match[1] != key and fields:
+        if match[1] != key and _counts(fields):
             yield _sample(shard, key, fields, label_field)
         if match[1] != key:
             key, fields = match[1], {}
@@ -57,8 +57,13 @@ def samples_of(shard: Place, *, label_field: str | None = None) -> Iterator[Samp
         if ending in fields:
             raise DataError(f"{shard}, {key}: has two members .{ending}; write the archive again.")
         fields[ending] = (name.removeprefix("./"), Slice(shard, start, size), content)
-    if fields:
+    if _counts(fields):
         yield _sample(shard, key, fields, label_field)
+
+
+def _counts(fields: "dict[str, Field]") -> bool:
+    """Whether members of one name are a sample: a README.md or an index.json in the archive is none."""
+    return bool({"cls", *IMAGE_ENDINGS} & fields.keys())
 
 
 Field = tuple[str, Slice, bytes]
@@ -83,11 +88,12 @@ def _members(shard: Place) -> Iterator[tuple[str, int, int, bytes]]:
     """Name, start, size and, of labels, content of every file in a tar."""
     last = "its beginning"
     try:
-        with _opened(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with reading(shard), _opened(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 cast(Any, archive).members.clear()  # which else hold every header
                 last = member.name
                 if not member.isreg() or member.issparse():
+                    _check_link(shard, member)
                     continue
                 content = b""
                 if member.name.lower().endswith((".cls", ".json")):
@@ -99,10 +105,20 @@ def _members(shard: Place) -> Iterator[tuple[str, int, int, bytes]]:
             stream.seek(archive.offset)
             if stream.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 raise DataError(f"{shard}: damaged or cut off after {last}; fetch the file again.")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError) as error:
         raise DataError(
             f"{shard}: damaged or cut off after {last} ({error}); fetch the file again."
         ) from error
+
+
+def _check_link(shard: Place, member: tarfile.TarInfo) -> None:
+    """Refuse what looks like a part of a sample and has no content here: left out, the set would be a smaller one."""
+    ending = member.name.rpartition(".")[2].lower()
+    if not member.isdir() and ending in (*IMAGE_ENDINGS, "cls", "json"):
+        raise DataError(
+            f"{shard}, {member.name}: is a link, or sparse; write the archive again with --dereference"
+            " --hard-dereference."
+        )
 
 
 @contextmanager
@@ -125,7 +141,7 @@ def _whole(where: str, content: bytes) -> int:
 def _in_json(where: str, content: bytes, label_field: str | None) -> int | str | None:
     try:
         told: Any = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is no JSON ({error}); write the archive again.") from error
     if not isinstance(told, dict):
         raise DataError(

@@ -85,7 +85,7 @@ class _Parts:
         self._found: dict[str, list[_Found]] = {}
         for shard in shards:
             below = str(shard).removeprefix(str(root)).strip("/").split("/")
-            self._shards[part_of(below, request.test_part)].append(shard)
+            self._shards[part_of(below[::-1], request.test_part)].append(shard)
         self._mixed: dict[str, list[_Found]] = defaultdict(list)
         unknown = self._shards.pop(None, [])
         self.remarks: tuple[str, ...] = ()
@@ -96,7 +96,8 @@ class _Parts:
             )
             return
         for found in self._read(unknown):
-            # Of an archive that holds several parts the directories inside tell.
+            # Of an archive that holds several parts the directories inside tell, and the outermost knows: below it a
+            # class may be called like a part, as one of CIFAR-100 is.
             part = part_of(found.sample.name.split("/")[:-1], request.test_part)
             if part is None:
                 raise DataError(

@@ -15,7 +15,6 @@ from atom.data import RealData, load
 from atom.data.labelled import load_labelled
 from atom.data.place import Remote, Slice, lasting, may_exist, place_of
 from atom.errors import ConfigError, DataError, StoreError
-from atom.filesystem import open_uri
 
 Put = Callable[[Path, str], str]
 
@@ -182,7 +181,8 @@ def test_google_s_client_gives_up_after_a_minute(
             return None, text
 
     monkeypatch.setattr(pafs, "FileSystem", FileSystem)
-    assert open_uri(uri, flag="--output") == (None, opened)
+    found = place_of(uri, spec="folder:")
+    assert (str(found), found.path) == (f"{uri.partition(':')[0]}://{opened}", opened)
 
 
 def test_a_part_of_a_file_that_became_shorter_is_named(tmp_path: Path, s3: Put) -> None:

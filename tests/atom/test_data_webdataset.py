@@ -375,6 +375,8 @@ def test_shards_that_are_not_there_are_named(tmp_path: Path, pattern: str, messa
         (["train", "val_0.tar"], "validation"),
         (["Training", "x"], "train"),
         (["trainset0.tar"], "train"),
+        (["train", "testudo.tar"], "train"),
+        (["valley.tar"], None),
         (["valid.tar"], "validation"),
         (["constrained.tar"], None),
         (["my-latest.tar"], None),
@@ -382,7 +384,51 @@ def test_shards_that_are_not_there_are_named(tmp_path: Path, pattern: str, messa
     ],
 )
 def test_parts_are_told_by_words_in_names(names: list[str], part: str | None) -> None:
-    assert part_of(names) == part
+    assert part_of(names[::-1]) == part
+
+
+def test_a_class_called_like_a_part_is_a_class(tmp_path: Path) -> None:
+    members = [
+        member
+        for part in ("train", "test")
+        for number, name in enumerate(("train", "valley", "test_tube"))
+        for member in sample(f"{part}/{name}/{number}", number)
+    ]
+    write_tar(tmp_path / "all.tar", members)
+    found = read(tmp_path / "all.tar", tmp_path / "data")
+    assert (len(found.train), len(found.test)) == (3, 3)
+
+
+def test_a_packed_shard_beside_plain_ones_is_refused(tmp_path: Path) -> None:
+    root = shards(tmp_path / "pets")
+    (root / "train-9999.tar.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"train-9999\.tar\.gz: is packed"):
+        read(root, tmp_path / "data")
+
+
+def test_a_pattern_alone_is_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = shards(tmp_path / "pets")
+    monkeypatch.chdir(root)
+    expected = read(root, tmp_path / "data")
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.tar"))
+    assert (
+        read("{" + ",".join(names) + "}", tmp_path / "data").train.fingerprint == expected.train.fingerprint
+    )
+
+
+def test_members_that_are_no_samples_are_ignored_and_links_are_not(tmp_path: Path) -> None:
+    root = shards(tmp_path / "pets")
+    expected = read(root, tmp_path / "data").train.fingerprint
+    with tarfile.open(sorted(root.rglob("*train*.tar"))[0], "a") as archive:
+        for name in ("README.md", "index.json", "dataset.info.txt"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
+    assert read(root, tmp_path / "again").train.fingerprint == expected
+    with tarfile.open(sorted(root.rglob("*train*.tar"))[0], "a") as archive:
+        link = tarfile.TarInfo("copy.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "x.png"
+        archive.addfile(link)
+    with pytest.raises(DataError, match=r"copy\.png: is a link, or sparse; write the archive again"):
+        read(root, tmp_path / "third")
 
 
 @given(st.integers(0, 99), st.integers(0, 30), st.integers(1, 5))
