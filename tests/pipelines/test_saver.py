@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tiny_digits import ITERATIONS, problem
 
-from atom.errors import StoreError
+from atom.errors import ClusterError, StoreError
 from atom.methods.method import State, Unit
+from pipelines import distillation
 from pipelines.distillation import Distilling
 from pipelines.output import saver
 from pipelines.output.checkpoints import Checkpoints, unit_name
@@ -19,6 +20,7 @@ from pipelines.output.saver import Saver
 from pipelines.output.store import Store
 from pipelines.workers.memory import Peak
 from pipelines.workers.remote import Done
+from pipelines.workers.resources import ActorSize
 from pipelines.workers.works import Clock, Spent
 
 pytestmark = pytest.mark.timeout(60)
@@ -141,3 +143,22 @@ def test_chunks_that_are_shorter_than_a_second_are_told_together(monkeypatch: py
     for _ in range(2):
         clock.tell()
     assert [one.worker_s for one in told[2:]] == [pytest.approx(0.1)]
+
+
+def test_an_error_waits_for_what_is_being_stored_before_the_output_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def lost(*_: object, **__: object) -> None:
+        done.append("lost")
+        raise ClusterError("no worker is left.")
+
+    monkeypatch.setattr(distillation, "run_pool", lost)
+    monkeypatch.setattr(Distilling, "wait", lambda self: done.append("stored"))
+    size = ActorSize(num_actors=1, cpus=1, gpus=0)
+    with pytest.raises(ClusterError, match="no worker is left"):
+        distillation.distil_classes(
+            problem(), [(0,)], {}, Checkpoints(Store.open(tmp_path), "s"), size=size, checkpoint_every=2
+        )
+    assert done == ["lost", "stored"]
