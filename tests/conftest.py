@@ -22,12 +22,22 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.numprocesses = 2
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tests that are too long, and too much for a busy machine, to be run each time."""
+    parser.addoption("--nodes", action="store_true", help="run tests that start clusters of several nodes")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Fast tests first, then those on Ray, the slow ones last; otherwise in the order of the files.
 
     Between processes files are dealt out in the order of their first tests: long ones first, so that short ones fill
     what is left at the end.
     """
+    if not config.getoption("--nodes"):
+        skip = pytest.mark.skip(reason="starts clusters of several nodes, which takes minutes; pass --nodes")
+        for item in items:
+            if item.get_closest_marker("nodes"):
+                item.add_marker(skip)
     items.sort(key=_cost)
     if hasattr(config, "workerinput"):
         cost: dict[Path, tuple[bool, bool]] = {}

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from command_runs import ROOT, RUN_S, checkpointed, environment, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.nodes, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 STORE = "--object-store-memory=80000000"
@@ -139,7 +140,8 @@ def test_a_node_that_joins_late_works_and_one_that_is_taken_back_costs_no_retry(
     wait_for(lambda: works(second) or process.poll() is not None, limit_s=RUN_S)
     assert process.poll() is None, "ended too early to show anything"
     drain(nodes, to_go, seconds=4)
-    wait_for(lambda: not works(first), limit_s=60)
+    # Its workers go on until the provider takes the node, some time after the deadline.
+    time.sleep(8)
     nodes.kill(first)
     told = ended(process)
     assert "the cluster has grown: 2 workers, before 1" in told
