@@ -81,7 +81,8 @@ class ClusterInfo:
     def accelerators(self) -> Counter[str]:
         """GPUs by kind, of the nodes that tell it."""
         counts: Counter[str] = Counter()
-        for kind, gpus in zip(self.node_accelerators, self.node_gpus, strict=True):
+        kinds = self.node_accelerators or ("",) * len(self.node_gpus)
+        for kind, gpus in zip(kinds, self.node_gpus, strict=True):
             if kind and gpus:
                 counts[kind] += int(gpus)
         for name, number in self.most.items():

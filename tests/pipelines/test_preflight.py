@@ -197,7 +197,7 @@ def test_the_command_refuses_before_it_takes_the_output(
     code, _, errors = run_here("--dataset", "digits", "--network", NETWORK, "--output", output)
     assert code == 2
     assert "driver 4·M·P = " in errors
-    assert "where N = 1442 training images, M = 355 to test on, P = 64 bytes of one, K = 10 classes" in errors
+    assert "where M = 355 to test on, P = 64 bytes of one, K = 10 classes" in errors
     assert not (output / "settings.json").exists()
 
 
