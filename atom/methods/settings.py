@@ -50,8 +50,8 @@ class DistillSettings(Settings):
     init: str = "real"
     """Where images start: real ones (DM, DataDAM), noise, herding, kcenter (coresets); in atom-distill also a set."""
     network: str = "convnet"
-    """Network whose features, gradients or trainings make the images, and which judges them unless --eval-networks
-    names others; also that of teachers."""
+    """Network whose features, gradients or trainings make the images and, without --eval-networks, judge them; also
+    that of teachers."""
     dsa_strategy: str = "auto"
     """Siamese augmentation: operations joined by "_", or "none"; auto: all six, without flip for symbols (--symbols).
     Source: DSA (Zhao and Bilen, 2021)."""

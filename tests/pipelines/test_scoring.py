@@ -233,9 +233,7 @@ def test_workers_that_never_come_are_given_up(ray_cluster: None) -> None:
     holder = ray.remote(num_cpus=2)(Holder).remote()
     ray.get(holder.ready.remote(), timeout=60)
     try:
-        with pytest.raises(
-            ClusterError, match="No actor was placed within 3 s, although one fits the cluster"
-        ):
+        with pytest.raises(ClusterError, match="No actor was placed within 3 s"):
             score(convnets(), limits=Limits(pending_timeout_s=3.0))
     finally:
         ray.kill(holder)
