@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 
 from atom.errors import ClusterError
 from pipelines.workers.nodes import ACCELERATOR
@@ -189,7 +190,17 @@ def fit(
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except RuntimeError as error:
+            # Of all that may end a worker this alone ends Tune too: it takes it for a fault of its own.
+            if not isinstance(error.__cause__, OutOfMemoryError):
+                raise
+            raise ClusterError(
+                "A worker was killed by Ray, since its node ran low on memory, and Ray Tune ended with it. What is"
+                " finished is kept; pass a smaller --num-actors, or leave the network out that takes so much, and run"
+                " the same command again."
+            ) from error
     if watch.error is not None:
         raise watch.error
     if watch.problem:
