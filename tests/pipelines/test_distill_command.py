@@ -84,7 +84,7 @@ def test_first_command_ends_with_the_path_of_a_set_that_loads(
 def test_a_dry_run_tells_the_plan_and_leaves_nothing(
     ray_cluster: None, tmp_path: Path, method: str, said: str
 ) -> None:
-    small = ("--dataset", "digits", "--network", "convnet-w4-d1", "--iterations", 3, "--batch-real", 4)
+    small = ("--dataset", "digits", "--network", "convnet-w4-d1", "--iterations", 3)
     code, lines, errors = run_here(*small, "--method", method, "--dry-run", "--output", tmp_path / "out")
     assert code == 0, errors
     shown = "\n".join(lines)
