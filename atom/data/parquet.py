@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from atom.data import about
 from atom.data.cache import cached
-from atom.data.decode import Decoded, Entry, decode_all, match_channels
-from atom.data.image_set import ImageSet, RealData
+from atom.data.decode import Decoded, Entry, decode_all
+from atom.data.image_set import RealData
 from atom.data.parquet_layout import Layout, find_layout, set_folder
 from atom.data.parquet_schema import LABEL_NAMES, Columns, find_columns
+from atom.data.parts import joined_parts
 from atom.data.place import Place, Remote
 from atom.data.request import Request, required_directory, slug
 from atom.errors import DataError
@@ -63,15 +64,14 @@ def read_parquet(request: Request) -> RealData:
         test = _decode(test_part, values, kept, request)
         class_names = tuple(str(_names(train_part, value)) for value in kept)
         absent = [str(_names(train_part, value)) for value in values if value not in present]
-        train_images, test_images = match_channels(train.images, test.images, folder=request.decoding.folder)
-        return RealData(
-            name,
-            request.spec,
-            ImageSet.create(train_images, train.labels, class_names),
-            ImageSet.create(test_images, test.labels, class_names),
-            about.unknown_source(name, "parquet"),
-            skipped=(*train.skipped, *test.skipped),
-            remarks=(*remarks, *on_absent(absent, len(values)), *train.remarks, *test.remarks),
+        return joined_parts(
+            request,
+            train,
+            test,
+            class_names,
+            name=name,
+            source=about.unknown_source(name, "parquet"),
+            remarks=(*remarks, *on_absent(absent, len(values))),
         )
 
     return cached(request, root, layout.files, name=name, build=build)

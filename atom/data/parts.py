@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from atom.data.cache import cached
-from atom.data.decode import Entry, decode_all, match_channels
+from atom.data.decode import Decoded, Entry, decode_all, match_channels
 from atom.data.image_set import ImageSet, RealData, SourceInfo
 from atom.data.place import Place
 from atom.data.request import Request
@@ -33,6 +33,23 @@ def decode_parts(
         DataError: an image is missing or broken, or see `RealData`.
     """
     train, test = (decode_all(part, request.decoding, num_entries=len(part)) for part in parts)
+    return joined_parts(
+        request, train, test, class_names, name=name, source=source, skipped=skipped, remarks=remarks
+    )
+
+
+def joined_parts(
+    request: Request,
+    train: Decoded,
+    test: Decoded,
+    class_names: tuple[str, ...],
+    *,
+    name: str,
+    source: SourceInfo,
+    skipped: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+) -> RealData:
+    """Both parts as one set, in colour where one of them is; arguments and errors as of `decode_parts`."""
     train_images, test_images = match_channels(train.images, test.images, folder=request.decoding.folder)
     return RealData(
         name,
