@@ -4,6 +4,7 @@ Rich is imported inside functions: `--help` does not wait for it.
 """
 
 import io
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ _NAMED = 2
 """So many of the items under way are named."""
 _LEAST_S = 2.0
 """What is shorter is no measurement."""
+_NUMBER = re.compile(r"[-+±<>≥≤[]?\s?\d")
 
 
 def format_duration(seconds: float | None) -> str:
@@ -208,7 +210,7 @@ class Progress:
 
 
 def format_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned plain text: first column left, the others right; ends without a newline."""
+    """Aligned plain text: words left, numbers right; ends without a newline."""
     written = io.StringIO()
     print_table(title, columns, rows, stream=written)
     return written.getvalue().rstrip("\n")
@@ -231,7 +233,8 @@ def print_table(
         else Table(box=dashes, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     )
     for place, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if place else "left")
+        numbers = any(_NUMBER.match(str(row[place])) for row in rows)
+        table.add_column(Text(column), justify="right" if place and numbers else "left")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     console = _console(stream)

@@ -164,13 +164,15 @@ def test_terminal_gets_a_live_display_and_a_last_line() -> None:
 
 
 def test_plain_table_is_aligned() -> None:
-    table = format_table("Accuracy", ["set", "mean"], [["random", "14.2"], ["atom", 31]])
-    assert table.splitlines() == [
+    rows = [["random", "14.2", "8 x 8 images"], ["atom", 31, "a set"], ["whole", "", "all"]]
+    table = format_table("Accuracy", ["set", "mean", "of"], [[*row[:2], f"of {row[2]}"] for row in rows])
+    assert [line.rstrip() for line in table.splitlines()] == [
         "Accuracy",
-        "set     mean",
-        "------ -----",
-        "random  14.2",
-        "atom      31",
+        "set     mean  of",
+        "------ ----- ----------------",
+        "random  14.2  of 8 x 8 images",
+        "atom      31  of a set",
+        "whole         of all",
     ]
 
 
