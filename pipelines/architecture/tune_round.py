@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import ray
 from ray import tune
-from ray.exceptions import OutOfMemoryError
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from atom.errors import ClusterError
 from pipelines.workers.nodes import ACCELERATOR
@@ -176,6 +178,7 @@ def fit(
     with (
         tempfile.TemporaryDirectory(prefix="atom-tune-", ignore_cleanup_errors=True) as folder,
         tune_environment(),
+        memory_kills_are_deaths(),
     ):
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -190,17 +193,7 @@ def fit(
                 verbose=0,
             ),
         )
-        try:
-            tuner.fit()
-        except RuntimeError as error:
-            # Of all that may end a worker this alone ends Tune too: it takes it for a fault of its own.
-            if not isinstance(error.__cause__, OutOfMemoryError):
-                raise
-            raise ClusterError(
-                "A worker was killed by Ray, since its node ran low on memory, and Ray Tune ended with it. What is"
-                " finished is kept; pass a smaller --num-actors, or leave the network out that takes so much, and run"
-                " the same command again."
-            ) from error
+        tuner.fit()
     if watch.error is not None:
         raise watch.error
     if watch.problem:
@@ -232,6 +225,24 @@ def tune_environment() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def memory_kills_are_deaths() -> Iterator[None]:
+    """A worker that Ray's memory monitor killed is a trial's error, as any other that died.
+
+    Tune knows two errors of a worker, and takes the third that Ray raises for a fault of its own, which ends it.
+    """
+    handle = RayActorManager._actor_task_failed
+
+    # By the names of Tune's own arguments: it calls with keywords.
+    def as_death(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception))
+        handle(manager, tracked_actor_task, exception)
+
+    with patch.object(RayActorManager, "_actor_task_failed", as_death):
+        yield
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """What a user's own code may do to a search, and what is told of it: without Ray where that can be."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import exceptions as rx
+from ray.air.execution._internal import RayActorManager
 from ray.tune.experiment import Trial
 from tiny_search import digits_case, named_space
 
@@ -13,8 +16,9 @@ from pipelines.architecture import report
 from pipelines.architecture.building import build_space
 from pipelines.architecture.case import NasCase
 from pipelines.architecture.scores import Scores
-from pipelines.architecture.tune_round import Watch
+from pipelines.architecture.tune_round import Watch, memory_kills_are_deaths
 from pipelines.console.signals import StopSignal
+from pipelines.workers.faults import is_machine_fault, reason_of
 from pipelines.workers.pool import Limits
 from pipelines.workers.remote import network_slug
 
@@ -113,6 +117,26 @@ def test_a_search_without_workers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("pipelines.architecture.tune_round.time.monotonic", lambda: now_s)
     seen.on_step_end(0, [])
     assert "No worker could be started for 50 s; free the cluster's resources" in seen.problem
+
+
+def test_a_worker_killed_by_the_memory_monitor_costs_its_network_and_not_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[Exception] = []
+    actor = SimpleNamespace(actor_id=1, _on_error=lambda actor, error: told.append(error))
+    task = SimpleNamespace(_tracked_actor=actor, _on_error=actor._on_error)
+    monkeypatch.setattr(RayActorManager, "_cleanup_actor", lambda manager, tracked_actor: None)
+    low = rx.OutOfMemoryError("the node running low on memory: 23GB used / 24GB limit")
+    with memory_kills_are_deaths():
+        # Without resources: a manager of them would start Ray.
+        manager = RayActorManager(SimpleNamespace())
+        manager._actor_task_failed(tracked_actor_task=task, exception=low)
+    # As Tune's controller demands: otherwise it ends.
+    assert [type(error) for error in told] == [rx.RayActorError] * 2
+    failure = reason_of(told[0])
+    assert failure.memory == "yes"
+    assert "killed by Ray, since its node ran low on memory (23GB used / 24GB limit)" in failure.reason
+    assert is_machine_fault(told[0])
 
 
 def test_a_space_of_this_project_is_not_built_on_the_cluster() -> None:
