@@ -68,13 +68,6 @@ def table(
     return f'<div class="{kind}"><table>{columns}<thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
-def plain(value: object) -> str:
-    """A value as a cell shows it."""
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def number(value: float | None, digits: int = 2) -> str:
     """A fixed number of decimals with a true minus sign; "–" for None, NaN and infinity."""
     if value is None or not math.isfinite(value):

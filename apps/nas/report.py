@@ -16,8 +16,8 @@ from apps.nas.plots import (
 )
 from apps.nas.summary import summary
 from apps.nas.verdict import Difference, Estimate, Verdict
-from apps.nas.verdict_table import p_text
-from apps.page import drawing, duration, number, page, plain, spread, table
+from apps.nas.verdict_table import p_text, trained_table
+from apps.page import drawing, duration, number, page, spread, table
 
 _FIGURES = (
     (
@@ -57,7 +57,7 @@ def render_report(
         title: heading of the page.
         facts: what a reader needs to repeat the run: hardware, wall time, command, versions, split, seeds.
         failures: (network, proxy, reason), shown as they are.
-        winners: rows of a table of networks that were trained in full; keys become columns.
+        winners: networks that were trained in full, see `apps.nas.verdict_table.trained_table`.
         answer: which of them to take, in sentences, above all else.
     """
     sentences = _answer(answer) + "".join(f"<p>{escape(sentence)}</p>" for sentence in summary(verdict))
@@ -80,11 +80,15 @@ def endings(
         rows = [[escape(cell) for cell in failure] for failure in failures]
         parts += ["<h2>Failures</h2>", table(["network", "proxy", "reason"], rows, kind="wide text")]
     if winners:
-        keys = list(dict.fromkeys(key for winner in winners for key in winner))
-        rows = [[escape(plain(winner.get(key))) for key in keys] for winner in winners]
-        parts += ["<h2>Winners</h2>", table(keys, rows)]
+        parts += ["<h2>Trained in full</h2>", trained_in_full(winners)]
     rows = [[escape(key), escape(value)] for key, value in facts.items()]
     return [*parts, "<h2>Facts</h2>", table(["what", "value"], rows, kind="wide text")]
+
+
+def trained_in_full(winners: Sequence[Mapping[str, object]]) -> str:
+    """The table of networks that were trained in full."""
+    columns, cells = trained_table(winners)
+    return table(columns, [[escape(cell) for cell in row] for row in cells])
 
 
 def render_scores(

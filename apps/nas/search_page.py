@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from apps.nas.answer import Choice, front, told_costs
-from apps.page import NARROW, drawing, duration, number, page, plain, table
+from apps.nas.report import trained_in_full
+from apps.page import NARROW, drawing, duration, number, page, table
 
 Status = Literal["finished", "stopped", "failed", "too slow"]
 NOT_COMPARABLE = (
@@ -197,16 +198,14 @@ def render_search(
         title: heading of the page.
         sentences: the answer, the first of which says which network to take.
         facts: what a reader needs to repeat the run.
-        winners: rows of a table of networks that were trained in full; keys become columns.
+        winners: networks that were trained in full, see `apps.nas.verdict_table.trained_table`.
     """
     first, *others = sentences
     told = f"<p><strong>{escape(first)}</strong></p>" + "".join(f"<p>{escape(s)}</p>" for s in others)
     parts = [f'<div class="summary">{told}</div>']
     finished = [one.choice for one in tried if one.status == "finished"]
     if winners:
-        keys = list(dict.fromkeys(key for winner in winners for key in winner))
-        rows = [[escape(plain(winner.get(key))) for key in keys] for winner in winners]
-        parts += ["<h2>Trained in full</h2>", table(keys, rows)]
+        parts += ["<h2>Trained in full</h2>", trained_in_full(winners)]
     if finished:
         caption = (
             "Networks at the top of the ladder, one training each. The line joins those that no other beats."

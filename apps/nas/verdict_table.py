@@ -1,6 +1,7 @@
-"""The verdict as cells of text, for the screen."""
+"""The verdict, and networks trained in full, as cells of text, for screens and pages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from apps.nas.findings import Estimate, ProxyVerdict, Verdict
 
@@ -56,6 +57,38 @@ def p_text(p: float | None) -> str:
     if p is None:
         return NONE
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def trained_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows, one row a network that was trained in full; accuracies with their spread over trainings.
+
+    Args:
+        rows: see `pipelines.architecture.winner_files.row_of`.
+    """
+    columns = [
+        "network",
+        "proxy score",
+        "validation, %",
+        "test, %",
+        "trainings",
+        "parameters",
+        "multiply-adds",
+    ]
+    return [*columns, "delivered"], [
+        [
+            row["network"],
+            f"{row['proxy score']:.1f}",
+            *(_spread_text(row[f"{part} mean"], row[f"{part} std"]) for part in ("validation", "test")),
+            str(row["n"]),
+            *(NONE if row[cost] is None else f"{row[cost]:,}" for cost in ("parameters", "multiply_adds")),
+            "yes" if row["delivered"] else "",
+        ]
+        for row in rows
+    ]
+
+
+def _spread_text(mean: float, std: float | None) -> str:
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
 def seconds_text(seconds: float | None) -> str:

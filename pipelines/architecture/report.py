@@ -11,6 +11,7 @@ from apps.nas.reference import write_reference
 from apps.nas.report import render_report, render_scores
 from apps.nas.summary import summary
 from apps.nas.verdict import ProxyScores, Verdict, difference_table, judge, table, to_dict
+from apps.nas.verdict_table import trained_table
 from apps.page import number, spread
 from pipelines.architecture.case import NasCase
 from pipelines.architecture.derived import truth_of
@@ -142,8 +143,7 @@ def grouped(failed: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]
 
 def print_winners(rows: list[dict[str, Any]]) -> None:
     """The networks that were trained in full."""
-    cells = [[_shown(value) for value in row.values()] for row in rows]
-    print_table("Trained on the whole set", list(rows[0]), cells)
+    print_table("Trained on the whole set", *trained_table(rows))
 
 
 def verdict_of(case: NasCase, scored: Scores) -> Verdict | None:
@@ -253,11 +253,5 @@ def _spread(values: tuple[float, ...]) -> str:
     return f"{fmean(values):.4g}" if std is None else f"{fmean(values):.1f} ± {std:.1f}"
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "?"
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    return (
-        f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if isinstance(value, float) else str(value)
-    )
+def _shown(cost: int | None) -> str:
+    return "?" if cost is None else f"{cost:,}"

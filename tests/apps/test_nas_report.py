@@ -78,6 +78,20 @@ def verdict() -> Verdict:
     )
 
 
+WINNER: dict[str, Any] = {
+    "network": "net-0",
+    "proxy score": 71.25,
+    "validation mean": 82.0,
+    "validation std": 0.75,
+    "test mean": 81.23,
+    "test std": 0.5,
+    "n": 3,
+    "parameters": 1234,
+    "multiply_adds": None,
+    "delivered": True,
+}
+
+
 @pytest.fixture(scope="module")
 def page(verdict: Verdict) -> str:
     return render_report(
@@ -85,7 +99,7 @@ def page(verdict: Verdict) -> str:
         title="Search <script>alert(1)</script>",
         facts={"command": "nas.py --note 'a < b'", "seeds": "3"},
         failures=[("net-3", "atom", "loss became NaN & stopped")],
-        winners=[{"network": "net-0", "accuracy": 81.2345}, {"network": "net-9", "note": None}],
+        winners=[WINNER, {**WINNER, "network": "net-9", "test std": None, "n": 1, "delivered": False}],
     )
 
 
@@ -119,7 +133,8 @@ def test_every_proxy_network_failure_winner_and_fact_is_named(outline, verdict):
     for word in [*(proxy.name for proxy in verdict.proxies), *NETWORKS, "whole set, 50 epochs"]:
         assert word in outline.text
     assert ["net-3", "atom", "loss became NaN & stopped"] in outline.rows
-    assert ["net-0", "81.23", "–"] in outline.rows
+    assert ["net-0", "71.2", "82.0 ± 0.8", "81.2 ± 0.5", "3", "1,234", "–", "yes"] in outline.rows
+    assert ["net-9", "71.2", "82.0 ± 0.8", "81.2", "1", "1,234", "–", ""] in outline.rows
     assert ["seeds", "3"] in outline.rows
 
 

@@ -72,7 +72,13 @@ def test_page_is_self_contained_and_shows_all_networks_as_text() -> None:
         "title": "a <search>",
         "sentences": ["Take <it>.", "It & that."],
         "facts": {"seed": "0"},
-        "winners": [{"network": "w"}],
+        "winners": [
+            {
+                **{"network": "<b>w", "proxy score": 71.0, "n": 1, "parameters": None, "multiply_adds": None},
+                **{"validation mean": 82.0, "validation std": None, "test mean": 81.0, "test std": None},
+                "delivered": True,
+            }
+        ],
     }
     html = render_search(TRIED, RUNGS, **given)
     assert html == render_search(TRIED, RUNGS, **given)
@@ -82,6 +88,7 @@ def test_page_is_self_contained_and_shows_all_networks_as_text() -> None:
         "It &amp; that.",
         NOT_COMPARABLE,
         "&lt;b&gt;bad",
+        "&lt;b&gt;w",
         "RuntimeError: &lt;i&gt;no",
         "0.50 (synflow)",
     ):
