@@ -27,6 +27,7 @@ from pipelines.console.command import say
 from pipelines.console.progress import format_duration
 from pipelines.console.signals import StopSignal
 from pipelines.output.records import add_seconds
+from pipelines.workers.resources import Width
 
 MOST_TRIALS = 60
 """Networks that are trained, where neither their number nor a budget is given. Chosen."""
@@ -160,6 +161,7 @@ def _run(
         seed=case.command.seed,
         sampler=nas.sampler if first and not case.ladder.order else "grid",
         wanted=wanted,
+        room=Width(case.size),
     )
     run_stage(case, record, proposals, stop, share=share)
     # ASHA stopped all others against one that failed later: the best of them is trained on.

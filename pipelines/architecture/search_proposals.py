@@ -1,5 +1,6 @@
 """Which network a rung that trains takes next: Optuna's proposals, a draw, or the next of a list; none twice."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -67,6 +68,7 @@ class Proposals(Searcher):
         seed: of the sampler.
         sampler: tpe: Optuna's tree-structured Parzen estimator; random: any order; grid: the space's.
         wanted: asked before every network; once it says no, none is proposed any more.
+        room: how many networks may be under way now.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Proposals(Searcher):
         seed: int = 0,
         sampler: Sampler = "tpe",
         wanted: Callable[[], bool] = lambda: True,
+        room: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         super().__init__(metric="value", mode="max")
         self.trials = min(trials, len(space.names))
@@ -87,7 +90,7 @@ class Proposals(Searcher):
         self._again: list[str] = []
         self._running: dict[str, str] = {}
         self._dimensions = Dimensions(space)
-        self._seed, self._wanted = seed, wanted
+        self._seed, self._wanted, self._room = seed, wanted, room
         places = stream(seed, "nas/search").permutation(len(space.names))
         self._order = list(space.names) if sampler == "grid" else [space.names[place] for place in places]
         self._ask_optuna = sampler == "tpe"
@@ -109,9 +112,11 @@ class Proposals(Searcher):
 
     # FINISHED is a string, which Searcher's own annotation forgets.
     def suggest(self, trial_id: str) -> Any:
-        """The next network to train, None while that depends on those under way, or that there are no more."""
+        """The next network to train, None while that waits for those under way, or that there are no more."""
         if self.ended:
             return None if self._running else Searcher.FINISHED
+        if len(self._running) >= self._room():
+            return None
         network = self._again.pop(0) if self._again else self._next()
         self._running[trial_id] = network
         return {"network": network, "known": self._known(network)}

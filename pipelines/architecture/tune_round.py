@@ -162,7 +162,7 @@ def fit(
     Args:
         trainable: of every trial.
         watch: takes the results.
-        size: trials at once, and the CPUs and GPUs of each.
+        size: trials at once, at most, and the CPUs and GPUs of each.
         tune_config: see `ray.tune.TuneConfig`.
 
     Raises:
@@ -182,7 +182,7 @@ def fit(
     ):
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
-            tune_config=tune.TuneConfig(max_concurrent_trials=size.num_actors, **tune_config),
+            tune_config=tune.TuneConfig(max_concurrent_trials=max(size.num_actors, size.most), **tune_config),
             run_config=tune.RunConfig(
                 name="nas",
                 storage_path=folder,

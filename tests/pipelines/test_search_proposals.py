@@ -115,6 +115,16 @@ def test_the_last_place_is_kept_for_a_network_that_may_yet_be_lost() -> None:
     assert ask.suggest("d") == Searcher.FINISHED
 
 
+def test_as_many_networks_are_under_way_as_the_cluster_has_room_for_now() -> None:
+    room = 1
+    ask = proposals(names_space(9), sampler="grid", room=lambda: room)
+    assert [ask.suggest("a")["network"], ask.suggest("b")] == ["n0", None]
+    room = 3
+    assert [ask.suggest("b")["network"], ask.suggest("c")["network"], ask.suggest("d")] == ["n1", "n2", None]
+    ask.on_trial_complete("a", {"value": 1.0})
+    assert ask.suggest("d")["network"] == "n3"
+
+
 def test_failed_network_counts_as_tried_and_is_not_proposed_again() -> None:
     ask = proposals(names_space(3), trials=3, sampler="grid")
     assert ask.suggest("a")["network"] == "n0"
