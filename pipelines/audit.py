@@ -162,8 +162,7 @@ def run(case: Case, tracker: "Tracker", stop: "StopSignal", directory: Path) -> 
             num_classes=num_classes,
             settings=case.settings,
             device_kind=case.device_kind,
-            options=case.size.one_thread,
-            max_in_flight=command.cluster.num_actors,
+            size=case.size,
             limits=command.cluster.limits(),
             stop=stop,
         )

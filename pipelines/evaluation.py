@@ -29,6 +29,7 @@ from pipelines.output.store import Store
 from pipelines.workers.faults import Failure
 from pipelines.workers.pool import Limits
 from pipelines.workers.remote import REAL_STATISTICS, SCORES, Trial, TrialContext, run_trial
+from pipelines.workers.resources import ActorSize
 from pipelines.workers.tasks import run_tasks
 
 
@@ -139,8 +140,7 @@ def evaluate_sets(
     settings: EvaluateSettings,
     identity: Mapping[str, Any],
     device_kind: DeviceKind,
-    options: Mapping[str, Any],
-    max_in_flight: int | None = None,
+    size: ActorSize,
     limits: Limits | None = None,
     stop: threading.Event | None = None,
     statistics_NCHW: np.ndarray | None = None,
@@ -156,9 +156,9 @@ def evaluate_sets(
         settings: resolved.
         identity: what the test images are; with it, the settings, the network's source and the very images
             trained on name a stored result, so that none is taken for another's.
-        device_kind, options: where a task computes, and its options of Ray; on a CPU it is one thread, so that
-            results do not depend on the machine's size.
-        max_in_flight: trainings at once; default as many as the cluster holds.
+        device_kind: where a task computes.
+        size: of a task, see `run_tasks`; on a CPU it has one thread, so that results do not depend on the machine's
+            size.
         limits: retries and time limits.
         stop: ends it early when set.
         statistics_NCHW: preprocessed real training images to re-estimate BatchNorm statistics on, for a second row of
@@ -194,8 +194,7 @@ def evaluate_sets(
             run_trial,
             trials.left,
             shared=trials.shared,
-            options=options,
-            max_in_flight=max_in_flight,
+            size=size.one_thread,
             kind=lambda trial: (trial.set_name, trial.network),
             limits=limits,
             on_result=keep,

@@ -4,6 +4,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import ray
 
 from atom.errors import ClusterError
 from pipelines.tracking import Model
-from pipelines.workers.tasks import run_tasks
+from pipelines.workers.tasks import ONE_CPU, run_tasks
 
 if TYPE_CHECKING:
     import threading
@@ -55,7 +56,7 @@ def served_model(
             _traced,
             ["model"],
             shared=(build, ray.put(dict(weights)), dict(preprocess), shape),
-            options={"num_cpus": num_cpus},
+            size=replace(ONE_CPU, cpus=num_cpus),
             limits=limits,
             on_result=lambda _, script: scripts.append(script),
             stop=stop,

@@ -201,7 +201,7 @@ class _Making:
                 learn_version,
                 [f"version {self.step.number}"],
                 shared=(ray.put(job), self.plan.device_kind),
-                options=self.size.options,
+                size=self.size,
                 limits=limits,
                 on_result=lambda _, value: found.append(value),
                 stop=self.session.stop,

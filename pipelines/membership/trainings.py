@@ -24,6 +24,7 @@ from pipelines.output.store import Store
 from pipelines.workers.faults import Failure
 from pipelines.workers.pool import Limits
 from pipelines.workers.remote import Trial, TrialContext
+from pipelines.workers.resources import ActorSize
 from pipelines.workers.tasks import run_tasks
 
 
@@ -68,8 +69,7 @@ def losses_of_trainings(
     num_classes: int,
     settings: EvaluateSettings,
     device_kind: DeviceKind,
-    options: Mapping[str, Any],
-    max_in_flight: int | None = None,
+    size: ActorSize,
     limits: Limits | None = None,
     stop: threading.Event | None = None,
 ) -> Losses:
@@ -80,7 +80,7 @@ def losses_of_trainings(
         asked: preprocessed real images float32 and labels.
         store: losses are kept under losses/, named by all that decides them.
         network, seeds, num_classes, settings: of the trainings; settings resolved.
-        device_kind, options, max_in_flight, limits, stop: see `pipelines.evaluation.evaluate_sets`.
+        device_kind, size, limits, stop: see `pipelines.evaluation.evaluate_sets`.
     """
     of_set = {one.small.name: one.small.settings(settings) for one in sets}
     trials = [Trial(one.small.name, network, seed) for one in sets for seed in seeds]
@@ -108,8 +108,7 @@ def losses_of_trainings(
             run_losses,
             [trial for trial in trials if trial not in found],
             shared=shared,
-            options=options,
-            max_in_flight=max_in_flight,
+            size=size.one_thread,
             kind=lambda trial: trial.set_name,
             limits=limits,
             on_result=keep,

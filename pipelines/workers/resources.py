@@ -30,6 +30,7 @@ class ActorSize:
         memory: GiB that Ray sets aside for each, 0 for none.
         most: workers that may be at work once nodes have joined the cluster; 0: no more than `num_actors`.
         ahead: workers to ask for beyond those that fit.
+        asked: workers that the user allows, 0 for as many as fit.
         accelerator: kind of GPU that they compute on; empty on CPUs, or where Ray does not know it.
         left_out: nodes that have other devices, for people; empty where there are none.
     """
@@ -40,6 +41,7 @@ class ActorSize:
     memory: float = 0.0
     most: int = 0
     ahead: int = 0
+    asked: int = 0
     accelerator: str = ""
     left_out: str = ""
 
@@ -51,9 +53,24 @@ class ActorSize:
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, **memory, **accelerator}
 
     @property
-    def one_thread(self) -> dict[str, Any]:
-        """The same of a task that takes one thread of a CPU, as trainings do, so that results do not depend on it."""
-        return {**self.options, "num_cpus": 0 if self.gpus else 1}
+    def one_thread(self) -> Self:
+        """The same with one thread of a CPU each, as trainings have, so that results do not depend on it."""
+        return replace(self, cpus=0.0 if self.gpus else 1.0)
+
+    def slots(self, cluster: ClusterInfo) -> int:
+        """How many fit now."""
+        return self._of_kind(cluster).slots(**self._each)
+
+    def slots_to_come(self, cluster: ClusterInfo) -> int:
+        """How many the cluster's autoscaler may make room for."""
+        return self._of_kind(cluster).slots_to_come(**self._each)
+
+    def _of_kind(self, cluster: ClusterInfo) -> ClusterInfo:
+        return cluster.of_kind(self.accelerator) if self.accelerator else cluster
+
+    @property
+    def _each(self) -> dict[str, float]:
+        return {"cpus_per_actor": self.cpus, "gpus_per_actor": self.gpus, "memory_per_actor": self.memory}
 
     def at_most(self, num_actors: int) -> Self:
         """The same with no more workers than can be of use."""
@@ -74,17 +91,11 @@ class Width:
         size = self._size
         if size.most > self._holds and time.monotonic() - self._looked_s >= LOOK_S:
             self._looked_s = time.monotonic()
-            holds = min(size.most, _slots(cluster_info(), size))
+            holds = min(size.most, size.slots(cluster_info()))
             if holds > self._holds:
                 logger.warning("the cluster has grown: %d workers, before %d", holds, self._holds)
                 self._holds = holds
         return max(self._holds, min(size.most, self._holds + size.ahead))
-
-
-def _slots(cluster: ClusterInfo, size: ActorSize) -> int:
-    if size.accelerator:
-        cluster = cluster.of_kind(size.accelerator)
-    return cluster.slots(cpus_per_actor=size.cpus, gpus_per_actor=size.gpus, memory_per_actor=size.memory)
 
 
 def choose_size(
@@ -132,6 +143,7 @@ def choose_size(
         memory,
         most=min(asked.num_actors or num_units, num_units),
         ahead=AHEAD if waits else 0,
+        asked=asked.num_actors or 0,
         accelerator=accelerator,
         left_out=_left_out(cluster, accelerator) if gpus else "",
     )

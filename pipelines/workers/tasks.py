@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import ray
@@ -13,13 +13,13 @@ from atom.errors import ClusterError
 from pipelines.workers.cluster import cluster_info
 from pipelines.workers.dispatch import wait_for_one
 from pipelines.workers.pool import FETCH_S, Limits
-from pipelines.workers.resources import AHEAD
+from pipelines.workers.resources import AHEAD, ActorSize
 from pipelines.workers.retries import Call, Outcome, Patience, Unit, Waiting
 
 logger = logging.getLogger(__name__)
 
-ONE_CPU: Mapping[str, Any] = {"num_cpus": 1, "num_gpus": 0}
-"""Options of a task that takes one thread."""
+ONE_CPU = ActorSize(1, cpus=1.0, gpus=0.0)
+"""Of tasks that take one thread each, as many as fit."""
 _LOOK_S = 10.0
 """How often the cluster is asked whether a task still fits anywhere."""
 
@@ -29,8 +29,7 @@ def run_tasks(
     items: Sequence[Unit],
     *,
     shared: Sequence[Any] = (),
-    options: Mapping[str, Any] = ONE_CPU,
-    max_in_flight: int | None = None,
+    size: ActorSize = ONE_CPU,
     kind: Callable[[Unit], Hashable] = lambda item: item,
     limits: Limits | None = None,
     on_result: Callable[[Unit, Any], None] | None = None,
@@ -43,8 +42,8 @@ def run_tasks(
         function: a plain function; its value goes to `on_result`.
         items: hashable and distinct, begun in this order.
         shared: further arguments, the same for all; large ones as ObjectRef, which arrive as values.
-        options: of Ray: what a task holds, and where it may run; see `ActorSize.options`.
-        max_in_flight: tasks submitted at once; default as many as the cluster holds or its autoscaler makes room for.
+        size: what a task holds, where it may run, and how many the user allows at once; as many are submitted as the
+            cluster holds, which may grow, or its autoscaler makes room for.
         kind: tasks of one kind take about equally long, so that one that hangs is noticed; see `Patience`.
         limits: `chunk_timeout_s` bounds a task, waiting for its place included; `pending_timeout_s` how long no
             node at all may have room for one.
@@ -60,11 +59,11 @@ def run_tasks(
         Exception: whatever `on_result` raises, after the running tasks were cancelled.
     """
     limits = limits or Limits()
-    room = _Room(options, limits.pending_timeout_s)
+    room = _Room(size, limits.pending_timeout_s)
     # Ray's own retries are off: they can neither be counted nor logged here.
     # Given to ray.remote itself, num_gpus also makes each training a process of its own: a process that was on
     # one GPU would stay there when Ray hands it another.
-    remote = ray.remote(max_retries=0, retry_exceptions=False, **options)(function)
+    remote = ray.remote(max_retries=0, retry_exceptions=False, **size.options)(function)
     waiting, patience = Waiting(items, limits), Patience(limits.chunk_timeout_s, kind)
     running: dict[Any, Call[Unit]] = {}
     outcome = waiting.outcome
@@ -73,7 +72,7 @@ def run_tasks(
             if stop is not None and stop.is_set():
                 outcome.stopped = True
                 break
-            while waiting.ready() and len(running) < waiting.width(max_in_flight or room.slots):
+            while waiting.ready() and len(running) < waiting.width(room.slots):
                 item = waiting.take()
                 running[remote.remote(item, *shared)] = patience.begun(item)
             for reference in wait_for_one(running):
@@ -107,26 +106,20 @@ class _Room:
         slots: as many at once as it holds, or as its autoscaler may make room for; 1 at least.
     """
 
-    def __init__(self, options: Mapping[str, Any], limit_s: float) -> None:
-        self._options, self._limit_s = options, limit_s
+    def __init__(self, size: ActorSize, limit_s: float) -> None:
+        self._size, self._limit_s = size, limit_s
         self._looked_s = self._had_s = time.monotonic()
         self.slots = 1
         self._look()
 
     def _look(self) -> int:
-        """Workers of this size that fit now."""
-        info, each = cluster_info(), self._each
-        if accelerator := self._options.get("accelerator_type"):
-            info = info.of_kind(accelerator)
-        fits = info.slots(**each)
+        """Tasks of this size that fit now."""
+        info, size = cluster_info(), self._size
+        fits = size.slots(info)
         # A task's time runs while it waits for a place: of those to come no more are submitted than soon find one.
-        self.slots = max(1, fits, min(info.slots_to_come(**each), fits + AHEAD))
+        slots = max(1, fits + size.ahead, min(size.slots_to_come(info), fits + AHEAD))
+        self.slots = min(slots, size.asked or slots)
         return fits
-
-    @property
-    def _each(self) -> dict[str, float]:
-        cpus, gpus = self._options.get("num_cpus", 1), self._options.get("num_gpus", 0)
-        return {"cpus_per_actor": cpus, "gpus_per_actor": gpus}
 
     def check(self) -> None:
         """Look, every now and then, and notice that there is no node left, as when the only one with GPUs died.
@@ -141,9 +134,9 @@ class _Room:
         if self._look():
             self._had_s = now_s
         elif now_s - self._had_s > self._limit_s:
-            cpus, gpus = self._each.values()
             raise ClusterError(
-                f"The cluster has had no node with {cpus:g} CPUs and {gpus:g} GPUs, which one training needs, for"
+                f"The cluster has had no node with {self._size.cpus:g} CPUs and {self._size.gpus:g} GPUs, which one"
+                f" training needs, for"
                 f" {self._limit_s:g} s; see `ray status`, then rerun the same command to go on."
             )
 

@@ -23,7 +23,7 @@ from pipelines.workers.dispatch import dispatch, gather
 from pipelines.workers.faults import Failure
 from pipelines.workers.nodes import ClusterInfo, check_request
 from pipelines.workers.pool import Limits
-from pipelines.workers.resources import choose_size
+from pipelines.workers.resources import ActorSize, choose_size
 from pipelines.workers.retries import Outcome
 from pipelines.workers.settings import ClusterSettings
 from pipelines.workers.tasks import run_tasks
@@ -272,7 +272,7 @@ def test_stalled_task_is_cancelled_and_given_up(ray_cluster: None) -> None:
 @pytest.mark.ray
 def test_tasks_that_no_node_has_room_for_are_given_up(ray_cluster: None) -> None:
     with pytest.raises(ClusterError, match="no node with 0 CPUs and 1 GPUs, which one training needs"):
-        run_tasks(sleep, [0, 1], options={"num_cpus": 0, "num_gpus": 1}, limits=Limits(pending_timeout_s=0.5))
+        run_tasks(sleep, [0, 1], size=ActorSize(1, cpus=0.0, gpus=1.0), limits=Limits(pending_timeout_s=0.5))
 
 
 @pytest.mark.ray

@@ -8,7 +8,7 @@ import pytest
 from ray import exceptions as rx
 
 from atom.errors import ClusterError
-from pipelines.workers import resources, versions
+from pipelines.workers import resources, tasks, versions
 from pipelines.workers.nodes import ClusterInfo, check_request
 from pipelines.workers.pool import Limits
 from pipelines.workers.resources import AHEAD, LOOK_S, ActorSize, Width, choose_size
@@ -94,12 +94,32 @@ def test_a_pool_grows_with_the_cluster_up_to_what_is_of_use(monkeypatch: pytest.
     assert asked() == 2
 
 
+def test_tasks_follow_the_cluster_up_to_what_the_user_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = [info((2, 0, "")), info((2, 0, ""), (4, 0, ""))]
+
+    def slots(size: ActorSize) -> list[int]:
+        now = iter(clusters)
+        monkeypatch.setattr(tasks, "cluster_info", lambda: next(now))
+        room = tasks._Room(size, limit_s=0.0)
+        before = room.slots
+        room.check()
+        return [before, room.slots]
+
+    assert slots(chosen(clusters[0])) == [2, 6]
+    assert slots(chosen(clusters[0], num_actors=2)) == [2, 2]
+    assert slots(chosen(clusters[0], wait_for_nodes_s=60.0)) == [2 + AHEAD, 6 + AHEAD]
+    assert slots(ActorSize(1, cpus=0.5, gpus=0.0)) == [4, 12]
+    # A worker of two threads takes the place of two trainings.
+    assert slots(replace(chosen(clusters[0]), cpus=2.0)) == [1, 3]
+    assert slots(replace(chosen(clusters[0]), cpus=2.0).one_thread) == [2, 6]
+
+
 def test_all_work_is_done_on_one_kind_of_gpu_and_the_others_are_named() -> None:
     mixed = info((8, 1, "A100"), (8, 2, "H100"), (8, 1, "A100"), (4, 0, ""), (8, 1, ""))
     size = chosen(mixed)
     assert (size.accelerator, size.num_actors) == ("A100", 2)
     assert size.options["accelerator_type"] == "A100"
-    assert size.one_thread == {"num_cpus": 0, "num_gpus": 1.0, "accelerator_type": "A100"}
+    assert size.one_thread.options == {"num_cpus": 0, "num_gpus": 1.0, "accelerator_type": "A100"}
     assert size.left_out == (
         "1 node with H100, 1 node without a GPU, 1 node with GPUs of a kind that Ray does not know"
     )

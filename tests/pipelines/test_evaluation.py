@@ -69,7 +69,7 @@ def judge(folder: Path, **changes: Any) -> Evaluation:
         "settings": FAST,
         "identity": {"set": "x"},
         "device_kind": "cpu",
-        "options": ONE_CPU,
+        "size": ONE_CPU,
     }
     sets, test = changes.pop("sets", two_sets()), changes.pop("test", some_images(6, skip=20))
     return evaluate_sets(sets, test, Store.open(str(folder)), **{**options, **changes})
