@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import ray
@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from atom import data as real_data
 from atom import nets
 from atom.data import ImageSet, RealData
+from atom.data.decode import Decode, OnDecoded
+from atom.data.download import OnDownload
 from atom.data.sources import OWN, decoded_folder
 from atom.device import use_threads
 from atom.distilled import DistilledSet
@@ -31,6 +33,8 @@ from pipelines.console.command import say
 from pipelines.console.commands import DataSettings
 from pipelines.console.progress import Progress
 from pipelines.output.store import Store
+from pipelines.workers.cluster import is_joined
+from pipelines.workers.decoding import ClusterDecoder
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ def load_real(settings: DataSettings, *, smoke: bool, given: DistilledSet | None
     Raises:
         ConfigError, DataError: see `atom.data.load`; images too small for any network.
     """
-    with Downloads() as downloads:
+    with Loading() as loading:
         loaded = real_data.load(
             settings.dataset,
             data_dir=settings.data_dir,
@@ -62,7 +66,7 @@ def load_real(settings: DataSettings, *, smoke: bool, given: DistilledSet | None
             label_column=settings.label_column,
             test_part=settings.test_part,
             class_names=settings.class_names,
-            on_download=downloads,
+            **loading.hooks,
         )
     _check_size(loaded)
     kept, folder = settings.train_per_class, decoded_folder(settings.dataset, settings.data_dir)
@@ -91,20 +95,47 @@ def _check_size(real: RealData) -> None:
         )
 
 
-class Downloads:
-    """A line on the screen for every file while it is downloaded, a context manager; called as `load` asks."""
+class Hooks(TypedDict):
+    """Of `atom.data.load`."""
+
+    on_download: OnDownload
+    on_decoded: OnDecoded
+    decode_elsewhere: Decode | None
+
+
+class Loading:
+    """Lines on the screen for every file that is downloaded, and while many images are decoded, on a cluster if it is.
+
+    A context manager.
+
+    Attributes:
+        hooks: what `load` and `load_labelled` are to be given.
+    """
 
     def __init__(self) -> None:
-        self._shown = ExitStack()
+        self._shown, self._kept = ExitStack(), ExitStack()
+        # The processors of one machine are kept busy by threads.
+        elsewhere = self._kept.enter_context(ClusterDecoder()) if is_joined() else None
+        self.hooks = Hooks(on_download=self.downloaded, on_decoded=self.decoded, decode_elsewhere=elsewhere)
         self._progress: Progress | None = None
 
-    def __enter__(self) -> "Downloads":
+    def __enter__(self) -> "Loading":
         return self
 
     def __exit__(self, *_raised: object) -> None:
         self._shown.close()
+        self._kept.close()
 
-    def __call__(self, name: str, received: int, total: int | None) -> None:
+    def decoded(self, done: int, total: int) -> None:
+        """Say how many images are decoded."""
+        if not done:
+            self._shown.close()
+            shown = Progress("decoding", total, num_items=total, unit="images", item="images")
+            self._progress = self._shown.enter_context(shown)
+        elif self._progress is not None:
+            self._progress.update(done, items_done=done)
+
+    def downloaded(self, name: str, received: int, total: int | None) -> None:
         """Say that a file is on its way, and how far."""
         if not received:
             self._shown.close()

@@ -5,7 +5,7 @@
 import io
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,6 +23,8 @@ from atom.errors import DataError
 GREY_MODES = ("1", "L", "LA", "La")
 CHUNK = 512
 """Images in flight: bounds the memory of a file that is read faster than it is decoded."""
+MANY = 8192
+"""So many images are decoded elsewhere where that can be. Chosen: fewer take seconds on one processor."""
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,14 @@ class Entry:
     label: int
     source: Place | Slice | bytes | None
     """The file, the part of a file, its content, or None where the layout promises an image and has none."""
+
+
+Outcome = tuple[Images, bool] | DataError
+"""Of one image: its pixels and whether white was put behind it, or why there are none."""
+Decode = Callable[[Iterable[Entry], int | None], Iterator[tuple[Entry, Outcome]]]
+"""Takes entries and the side to resize to, and gives each back with its outcome, in order."""
+OnDecoded = Callable[[int, int], None]
+"""Told how many images of how many are decoded."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,10 @@ class Decoding:
     """Where large arrays lie in files, see `atom.data.mapped.empty`; None: in memory."""
     far: bool = False
     """The images come over a network, and several are to be on their way at once."""
+    elsewhere: Decode | None = None
+    """Decodes `MANY` images and more, by `outcome_of`; None: this process does."""
+    on_decoded: OnDecoded | None = None
+    """Called now and then where there are `MANY` images and more."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,7 @@ def decode_all(entries: Iterable[Entry], decoding: Decoding, *, num_entries: int
     transparent: list[str] = []
     images_NCHW: Images | None = None
     first = ""
-    for entry, outcome in _decoded(entries, decoding):
+    for entry, outcome in _decoded(entries, decoding, num_entries):
         if isinstance(outcome, DataError):
             if not decoding.skip_broken:
                 raise outcome
@@ -178,30 +192,55 @@ def decode_one(entry: Entry, *, image_size: int | None) -> tuple[Images, bool]:
     return planes, on_white
 
 
+def outcome_of(entry: Entry, image_size: int | None) -> Outcome:
+    """See `decode_one`, whose error is an outcome.
+
+    Raises:
+        DataError: a remote file or a part of a file cannot be read, which is not broken and must not be skipped as
+            that.
+    """
+    if isinstance(entry.source, Remote | Slice):
+        entry = replace(entry, source=entry.source.read_bytes())
+    try:
+        return decode_one(entry, image_size=image_size)
+    except DataError as error:
+        return error
+
+
 def _decoded(
-    entries: Iterable[Entry], decoding: Decoding
-) -> Iterator[tuple[Entry, tuple[Images, bool] | DataError]]:
+    entries: Iterable[Entry], decoding: Decoding, num_entries: int
+) -> Iterator[tuple[Entry, Outcome]]:
     """Every entry with its pixels or its error, in order."""
+    many = num_entries >= MANY
+    decode = decoding.elsewhere if many and decoding.elsewhere is not None else _here(decoding.far)
+    tell = decoding.on_decoded if many and decoding.on_decoded is not None else _untold
+    for done, decoded in enumerate(decode(entries, decoding.image_size)):
+        if done % CHUNK == 0:
+            tell(done, num_entries)
+        yield decoded
+    tell(num_entries, num_entries)
 
-    def attempt(entry: Entry) -> tuple[Images, bool] | DataError:
-        if isinstance(entry.source, Remote | Slice):
-            # Not below: what cannot be reached is not broken, and must not be skipped as that.
-            entry = replace(entry, source=entry.source.read_bytes())
-        try:
-            return decode_one(entry, image_size=decoding.image_size)
-        except DataError as error:
-            return error
 
-    remaining = iter(entries)
-    if decoding.image_size is None and not decoding.far:
-        # NOTE: at 32x32 threads gain nothing (10,000 JPEGs: 1.3 s on one thread, 1.3-2.0 s on 2-4, 2 cores).
-        for entry in remaining:
-            yield entry, attempt(entry)
-        return
-    # Of a place behind a network eight requests are on their way, whatever the processors.
-    with ThreadPoolExecutor(8 if decoding.far else min(8, os.cpu_count() or 1)) as pool:
-        while chunk := list(islice(remaining, CHUNK)):
-            yield from zip(chunk, pool.map(attempt, chunk), strict=True)
+def _untold(done: int, total: int) -> None:
+    pass
+
+
+def _here(far: bool) -> Decode:
+    """Decodes in this process, in threads where they gain something."""
+
+    def decode(entries: Iterable[Entry], image_size: int | None) -> Iterator[tuple[Entry, Outcome]]:
+        remaining = iter(entries)
+        if image_size is None and not far:
+            # NOTE: at 32x32 threads gain nothing (10,000 JPEGs: 1.3 s on one thread, 1.3-2.0 s on 2-4, 2 cores).
+            yield from ((entry, outcome_of(entry, None)) for entry in remaining)
+            return
+        # Of a place behind a network eight requests are on their way, whatever the processors.
+        with ThreadPoolExecutor(8 if far else min(8, os.cpu_count() or 1)) as pool:
+            while chunk := list(islice(remaining, CHUNK)):
+                outcomes = pool.map(lambda entry: outcome_of(entry, image_size), chunk)
+                yield from zip(chunk, outcomes, strict=True)
+
+    return decode
 
 
 def _pixels(picture: Image.Image, image_size: int | None) -> tuple[Images, bool]:

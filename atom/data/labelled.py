@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from atom.data.class_folders import TRAIN_FOLDERS, class_folders, entries_of, visible
-from atom.data.decode import decode_all
+from atom.data.decode import Decode, OnDecoded, decode_all
 from atom.data.download import OnDownload
 from atom.data.image_set import ImageSet
 from atom.data.mapped import taken
@@ -52,6 +52,8 @@ def load_labelled(
     allow_download: bool = True,
     skip_broken: bool = False,
     on_download: OnDownload | None = None,
+    on_decoded: OnDecoded | None = None,
+    decode_elsewhere: Decode | None = None,
 ) -> Labelled:
     """Labelled images of a source.
 
@@ -59,7 +61,8 @@ def load_labelled(
     train/ of images is a class. A user's own images are decoded anew each time: nothing of them is left in a cache.
 
     Args:
-        spec, data_dir, image_size, allow_download, skip_broken, on_download: see `atom.data.load`.
+        spec, data_dir, image_size, allow_download, skip_broken: see `atom.data.load`.
+        on_download, on_decoded, decode_elsewhere: see there.
 
     Raises:
         ConfigError, DataError: see there; a class without an image.
@@ -68,7 +71,19 @@ def load_labelled(
     name = name.strip().lower()
     root = place_of(place, spec=spec) if name == "folder" and place else None
     if root is not None and not _has_parts(root):
-        return _read_classes(spec, root, data_dir, image_size, skip_broken)
+        request = Request(
+            spec,
+            "folder",
+            root,
+            data_dir,
+            image_size,
+            allow_download=False,
+            skip_broken=skip_broken,
+            on_decoded=on_decoded,
+            decode_elsewhere=decode_elsewhere,
+            keep_decoded=False,
+        )
+        return _read_classes(request, root)
     own = name in OWN
     real = load(
         spec,
@@ -77,6 +92,8 @@ def load_labelled(
         allow_download=allow_download,
         skip_broken=skip_broken,
         on_download=on_download,
+        on_decoded=on_decoded,
+        decode_elsewhere=decode_elsewhere,
         keep_decoded=not own,
     )
     return Labelled(real.train, real.test, real.remarks, None if own else decoded_folder(spec, data_dir))
@@ -92,19 +109,7 @@ def _has_parts(root: Place) -> bool:
     )
 
 
-def _read_classes(
-    spec: str, root: Place, data_dir: Path, image_size: int | None, skip_broken: bool
-) -> Labelled:
-    request = Request(
-        spec,
-        "folder",
-        root,
-        data_dir,
-        image_size,
-        allow_download=False,
-        skip_broken=skip_broken,
-        keep_decoded=False,
-    )
+def _read_classes(request: Request, root: Place) -> Labelled:
     required_directory(request)
     skipped: list[str] = []
     classes = class_folders(request, root, skipped)

@@ -33,6 +33,10 @@ class _Disk:
     listed: dict[str, list["Remote"]] = field(default_factory=dict)
     opened: dict[str, "pa.NativeFile"] = field(default_factory=dict)
 
+    def __reduce__(self) -> tuple[type["_Disk"], tuple["pafs.FileSystem", str]]:
+        # Another process asks for itself, and open files cannot be sent.
+        return _Disk, (self.filesystem, self.scheme)
+
 
 @dataclass(frozen=True, order=True, slots=True)
 class Remote:

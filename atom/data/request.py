@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from atom.data.decode import Decoding
+from atom.data.decode import Decode, Decoding, OnDecoded
 from atom.data.download import OnDownload
 from atom.data.place import Place, Remote
 from atom.errors import DataError
@@ -29,6 +29,8 @@ class Request:
     test_part: str | None = None
     class_names: tuple[str, ...] | None = None
     on_download: OnDownload | None = None
+    on_decoded: OnDecoded | None = None
+    decode_elsewhere: Decode | None = None
     pattern: str = ""
     """What names files below the path, with * or braces; "": the path names all."""
     keep_decoded: bool = True
@@ -59,6 +61,8 @@ class Request:
             skip_broken=self.skip_broken,
             folder=folder,
             far=isinstance(self.path, Remote),
+            elsewhere=self.decode_elsewhere,
+            on_decoded=self.on_decoded,
         )
 
     @property

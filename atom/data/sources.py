@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from atom.data.cifar import read_cifar
-from atom.data.decode import resize_images
+from atom.data.decode import Decode, OnDecoded, resize_images
 from atom.data.digits import read_digits
 from atom.data.download import OnDownload
 from atom.data.folder import read_folder
@@ -77,6 +77,8 @@ def load(
     test_part: str | None = None,
     class_names: tuple[str, ...] | None = None,
     on_download: OnDownload | None = None,
+    on_decoded: OnDecoded | None = None,
+    decode_elsewhere: Decode | None = None,
     keep_decoded: bool = True,
 ) -> RealData:
     """Real images with their official split.
@@ -95,6 +97,8 @@ def load(
             labelled one of test, validation and their other names.
         class_names: of npz: and webdataset:, in the order of the labels; None calls the classes by their numbers.
         on_download: called while a file is downloaded, with its name, the bytes received, and all its bytes if known.
+        on_decoded: called while many encoded images are decoded, with their number so far and in all.
+        decode_elsewhere: decodes many encoded images, by `atom.data.decode.outcome_of`; None: this process does.
         keep_decoded: whether decoded images stay in the cache under `data_dir`.
 
     Raises:
@@ -135,6 +139,8 @@ def load(
         test_part=test_part,
         class_names=class_names,
         on_download=on_download,
+        on_decoded=on_decoded,
+        decode_elsewhere=decode_elsewhere,
         keep_decoded=keep_decoded,
         pattern=pattern,
     )

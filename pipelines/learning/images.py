@@ -16,7 +16,7 @@ from atom.data import ImageSet
 from atom.data.labelled import Labelled, load_labelled
 from atom.errors import ConfigError, DataError
 from atom.streams import stream
-from pipelines.real_images import Downloads
+from pipelines.real_images import Loading
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +94,14 @@ def load_tests(asked: StepImages, *, image_size: int | None) -> ImageSet | None:
 
 
 def _load(spec: str, asked: StepImages, image_size: int | None) -> Labelled:
-    with Downloads() as downloads:
+    with Loading() as loading:
         return load_labelled(
             spec,
             data_dir=asked.data_dir,
             image_size=image_size,
             allow_download=asked.download,
             skip_broken=asked.skip_broken,
-            on_download=downloads,
+            **loading.hooks,
         )
 
 

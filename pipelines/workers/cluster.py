@@ -75,6 +75,12 @@ def connect(*, num_cpus: int | None = None) -> Iterator[ClusterInfo]:
             yield cluster_info()
 
 
+def is_joined() -> bool:
+    """Whether `connect` leads to a cluster that was there before, and may have more nodes than this machine."""
+    in_job, address = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"), os.environ.get("RAY_ADDRESS", "")
+    return bool(in_job) or address not in ("", "local") or ray.is_initialized()
+
+
 class OwnPath(JobConfig):
     """Lets workers import what is installed, or the checkout that runs, whatever the working directory holds.
 

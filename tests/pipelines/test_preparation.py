@@ -19,7 +19,7 @@ from pipelines.console.commands import DataSettings
 from pipelines.output.store import Store
 from pipelines.real_images import (
     PREPROCESS_NAME,
-    Downloads,
+    Loading,
     blank_classes,
     check_ipc,
     judging_images,
@@ -287,10 +287,10 @@ def test_images_smaller_than_any_network_takes_are_refused(tmp_path: Path) -> No
 
 
 def test_a_download_is_announced_and_followed_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    with Downloads() as downloads:
-        downloads("cifar.tar.gz", 0, None)
-        downloads("cifar.tar.gz", 1_000_000, 170_000_000)
-        downloads("cifar.tar.gz", 170_000_000, 170_000_000)
+    with Loading() as loading:
+        loading.downloaded("cifar.tar.gz", 0, None)
+        loading.downloaded("cifar.tar.gz", 1_000_000, 170_000_000)
+        loading.downloaded("cifar.tar.gz", 170_000_000, 170_000_000)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "downloading cifar.tar.gz"
     assert lines[-1].startswith("cifar.tar.gz: 170/170 MB")
