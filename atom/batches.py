@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from atom.errors import ConfigError
+from atom.pixels import Images
 
 
 def batches_of(order_N: np.ndarray, batch: int) -> list[np.ndarray]:
@@ -49,7 +50,7 @@ def own_parts(num_images: int, steps: int) -> list[np.ndarray]:
     return [np.arange(step, num_images, steps) for step in range(steps)]
 
 
-def check_batches(net: nn.Module, images_NCHW: Tensor, batch: int) -> None:
+def check_batches(net: nn.Module, images_NCHW: Images, batch: int) -> None:
     """Refuse batches of one image where BatchNorm does, as it gets a single value a channel.
 
     Elsewhere a batch of one stays what it is. The network, the images and torch's generators are left as they are.
@@ -68,7 +69,7 @@ def check_batches(net: nn.Module, images_NCHW: Tensor, batch: int) -> None:
 
 
 @torch.no_grad()
-def _refuses_one_image(net: nn.Module, images_NCHW: Tensor) -> bool:
+def _refuses_one_image(net: nn.Module, images_NCHW: Images) -> bool:
     found: list[bool] = []
 
     def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:

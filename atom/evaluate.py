@@ -29,6 +29,7 @@ from atom import nets
 from atom.device import compile_apart, deterministic, has_compiler, kind_of, use_threads
 from atom.errors import ConfigError, NotFiniteError, ShapeError
 from atom.nets.layers import mixes_batch
+from atom.pixels import Images, Pixels
 from atom.resolve import resolve_evaluation
 from atom.scores import Scores, score
 from atom.settings import DeviceKind, EvaluateSettings, OwnTraining, Switch
@@ -90,10 +91,10 @@ class Evaluation:
 
 
 def evaluate(
-    images_NCHW: Tensor | np.ndarray,
+    images_NCHW: Images | np.ndarray,
     labels_N: Tensor | np.ndarray,
     *,
-    test_images: Tensor | np.ndarray,
+    test_images: Images | np.ndarray,
     test_labels: Tensor | np.ndarray,
     network: str,
     num_classes: int,
@@ -112,9 +113,9 @@ def evaluate(
     whether the network is compiled; not on the other seeds.
 
     Args:
-        images_NCHW: the small set, decoded and preprocessed, float32.
+        images_NCHW: the small set, decoded and preprocessed, float32, or pixels of real images.
         labels_N: its classes, integers; or, as `DistilledSet.decode` gives soft labels, probabilities float [N, K].
-        test_images: real test images [T, C, H, W] float32, preprocessed in the same way.
+        test_images: real test images [T, C, H, W] float32, preprocessed in the same way, or pixels that are.
         test_labels: their classes [T], integers.
         network: a name `atom.nets.build` knows.
         num_classes: K; labels lie in 0 to K - 1.
@@ -210,8 +211,8 @@ def start_seed(settings: EvaluateSettings, seed: int) -> int:
 
 def _train_and_test(
     net: nn.Module,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
+    train: tuple[Images, Tensor],
+    test: tuple[Images, Tensor],
     *,
     settings: EvaluateSettings,
     seed: int,
@@ -264,7 +265,7 @@ def worth_compiling(
 def _compiles(
     asked: Switch,
     net: nn.Module,
-    train_NCHW: Tensor,
+    train_NCHW: Images,
     settings: EvaluateSettings,
     device: torch.device,
     num_test: int,
@@ -286,11 +287,12 @@ def _layout(device: torch.device, *, compiled: bool) -> torch.memory_format:
 
 
 def _checked(
-    images_NCHW: Tensor | np.ndarray, labels_N: Tensor | np.ndarray, *, num_classes: int, what: str
-) -> tuple[Tensor, Tensor]:
-    """Float32 images and int64 labels, found to be sound."""
-    images, labels = _as_tensor(images_NCHW).float(), _as_tensor(labels_N)
-    if images.dim() != 4 or labels.shape != images.shape[:1] or len(images) == 0:
+    images_NCHW: Images | np.ndarray, labels_N: Tensor | np.ndarray, *, num_classes: int, what: str
+) -> tuple[Images, Tensor]:
+    """Float32 images, or pixels, and int64 labels, found to be sound."""
+    labels = _as_tensor(labels_N)
+    images = images_NCHW if isinstance(images_NCHW, Pixels) else _as_tensor(images_NCHW).float()
+    if len(images.shape) != 4 or labels.shape != images.shape[:1] or len(images) == 0:
         raise ShapeError(
             f"evaluate: {what} images {tuple(images.shape)} with labels {tuple(labels.shape)}; expected at "
             "least one image, [N, C, H, W], and one label per image, [N]."
@@ -299,7 +301,7 @@ def _checked(
         raise ConfigError(
             f"evaluate: {what} labels are {labels.dtype}; expected integers, or pass soft_labels."
         )
-    if not bool(images.isfinite().all()):
+    if isinstance(images, Tensor) and not bool(images.isfinite().all()):
         bad = int((~images.isfinite().flatten(1).all(dim=1)).nonzero()[0])
         raise ConfigError(f"evaluate: {what} image {bad} holds NaN or infinity; expected finite numbers.")
     low, high = int(labels.min()), int(labels.max())

@@ -21,6 +21,7 @@ from atom.augment import augment, draw_params
 from atom.batches import batches_of, check_batches, num_batches, own_parts
 from atom.device import autocast, kind_of, own_generators
 from atom.errors import ConfigError, NotFiniteError
+from atom.pixels import Images
 from atom.protocols import PROTOCOLS
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings, OwnTraining, parse_dsa_strategy
@@ -61,7 +62,7 @@ class Budget:
 
 def train_network(
     net: nn.Module,
-    images_NCHW: Tensor,
+    images_NCHW: Images,
     targets: Tensor,
     *,
     settings: EvaluateSettings,
@@ -75,7 +76,7 @@ def train_network(
 
     Args:
         net: with its initial weights, on the device of the images.
-        images_NCHW: float32, preprocessed.
+        images_NCHW: float32, preprocessed, or pixels.
         targets: labels int64 [N], or probabilities float [N, K].
         settings: of the training; unresolved defaults are resolved for the device and the images. With the step sizes
             of an `OwnTraining` the images must be in the order in which the set has them.
@@ -137,7 +138,7 @@ def train_network(
     return clock.steps
 
 
-def _own_rates(settings: EvaluateSettings, budget: Budget | None, images_NCHW: Tensor) -> tuple[float, ...]:
+def _own_rates(settings: EvaluateSettings, budget: Budget | None, images_NCHW: Images) -> tuple[float, ...]:
     """Step sizes that the set brings; none by the common protocol."""
     if not isinstance(settings, OwnTraining) or not settings.step_sizes:
         return ()
@@ -189,7 +190,7 @@ class _Clock:
 
 
 def _batches(
-    images_NCHW: Tensor, epoch: int, *, settings: EvaluateSettings, seed: int
+    images_NCHW: Images, epoch: int, *, settings: EvaluateSettings, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented images [B, C, H, W] and their rows [B], every image once an epoch; see `batches_of`, `OwnTraining`."""
     device, (height, width) = images_NCHW.device, images_NCHW.shape[2:]
@@ -234,7 +235,7 @@ def _mixed(
 @torch.no_grad()
 def predict(
     net: nn.Module,
-    images_TCHW: Tensor,
+    images_TCHW: Images,
     *,
     dtype: torch.dtype = torch.float32,
     batch: int | None = None,
@@ -244,7 +245,7 @@ def predict(
 
     Args:
         net: on the device of the images.
-        images_TCHW: float32, preprocessed.
+        images_TCHW: float32, preprocessed, or pixels.
         dtype: arithmetic, float32 or bfloat16.
         batch: images at once; default 100 on a CPU, where larger ones fall out of the cache (measured: 340 ms
             per 500 images against 580 with 250), and 1000 on CUDA.
@@ -277,7 +278,7 @@ def predict(
 
 def accuracy(
     net: nn.Module,
-    images_TCHW: Tensor,
+    images_TCHW: Images,
     labels_T: Tensor,
     *,
     dtype: torch.dtype = torch.float32,

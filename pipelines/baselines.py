@@ -9,8 +9,8 @@ import torch
 
 from atom import coreset
 from atom.embedding import coreset_features
+from atom.pixels import Pixels
 from pipelines.evaluation import SmallSet
-from pipelines.real_classes import Rows
 
 MANY_CLASSES = 200
 """From more classes on random images alone stand beside a set, unless others are asked for. Chosen: as many as
@@ -34,7 +34,7 @@ def note_on(num_classes: int) -> list[str]:
 
 def coresets(
     methods: Sequence[str],
-    white_NCHW: np.ndarray | Rows,
+    white_NCHW: np.ndarray | Pixels,
     labels_N: np.ndarray,
     *,
     ipc: int | Sequence[int],
@@ -61,7 +61,7 @@ def coresets(
         parts = {c: np.flatnonzero(labels_N == c) for c in range(num_classes)}
         found = {
             c: coreset_features(
-                torch.from_numpy(white_NCHW[rows]), num_classes=num_classes, seed=seed, network=network
+                torch.as_tensor(white_NCHW[rows]), num_classes=num_classes, seed=seed, network=network
             )
             for c, rows in parts.items()
             if len(rows)
@@ -74,7 +74,7 @@ def coresets(
         rows = coreset.select_per_class(
             method, features_ND, labels_N, ipc=ipc, num_classes=num_classes, seed=seed
         )
-        return white_NCHW[rows], labels_N[rows]
+        return np.asarray(white_NCHW[rows]), labels_N[rows]
 
     sets, stored = [], ipc * num_classes if isinstance(ipc, int) else sum(ipc)
     for method in methods:

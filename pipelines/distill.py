@@ -603,18 +603,19 @@ def evaluate(
     stop: "StopSignal",
 ) -> "Evaluation":
     """Networks trained on the set and on its rivals, tested on the real test images."""
-    from pipelines.evaluation import Evaluation, evaluate_sets, judged_sets, statistics_rows
+    from atom.pixels import as_stored
+    from pipelines.evaluation import Evaluation, evaluate_sets, judged_sets, statistics_images
     from pipelines.real_images import judging_images
 
     if not is_judged(case.command):
         return Evaluation()
     asked, tested = case.command.judges, judging_images(case.real, case.command.judge_on)
-    white_test, count = distilled.preprocess.apply(tested.images).numpy(), asked.statistics_images
-    statistics = classes.at(statistics_rows(len(case.real.train), count)) if count else None
+    count = asked.statistics_images
+    statistics = statistics_images(classes.rows, count) if count else None
     with stop.polling():
         return evaluate_sets(
             [*judged_sets(distilled, own_name(case, distilled), smoke=case.command.smoke), *rivals],
-            (white_test, tested.labels),
+            (as_stored(tested.checked(), distilled.preprocess), tested.labels),
             case.store,
             networks=asked.eval_networks or (),
             seeds=range(asked.eval_seeds),

@@ -180,6 +180,7 @@ def run(case: Case, tracker: "Tracker", stop: "StopSignal") -> int:
 
 def judge(case: Case, rivals: "Sequence[SmallSet]", stop: "StopSignal") -> "Evaluation":
     """All networks on the set and its rivals."""
+    from atom.pixels import as_stored
     from pipelines.evaluation import evaluate_sets, judged_sets, statistics_images
 
     command, preprocess = case.command, case.distilled.preprocess
@@ -187,7 +188,7 @@ def judge(case: Case, rivals: "Sequence[SmallSet]", stop: "StopSignal") -> "Eval
     with stop.polling():
         return evaluate_sets(
             [*judged_sets(case.distilled, case.name, smoke=command.smoke), *rivals],
-            (preprocess.apply(case.real.test.images).numpy(), case.real.test.labels),
+            (as_stored(case.real.test.checked(), preprocess), case.real.test.labels),
             case.store,
             networks=command.judges.eval_networks or (),
             seeds=seeds_of(command),

@@ -16,6 +16,7 @@ from atom.data import RealData
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
 from atom.nets.layers import mixes_batch
+from atom.pixels import Pixels
 from atom.protocols import PROTOCOLS
 from atom.rivals import accuracy_text, auc_text, balanced_text, lost_to_random, network_label, training_text
 from atom.scores import auc_interval, is_uneven
@@ -131,7 +132,7 @@ class Evaluation:
 
 def evaluate_sets(
     sets: Sequence[SmallSet],
-    test: tuple[np.ndarray, np.ndarray],
+    test: tuple[Pixels | np.ndarray, np.ndarray],
     store: Store,
     *,
     networks: Sequence[str],
@@ -149,7 +150,7 @@ def evaluate_sets(
 
     Args:
         sets: what to train on.
-        test: preprocessed test images and labels; read once per trained network, after its last epoch.
+        test: test images, see `as_stored`, and labels; read once per trained network, after its last epoch.
         store: finished trainings are kept under results/ and not repeated.
         networks, seeds: names and training seeds.
         num_classes: of the source.
@@ -208,22 +209,26 @@ class TestImages:
     """What every training of an evaluation is tested on, once in Ray's object store however many sets there are.
 
     Args:
-        images_NCHW, labels_N: preprocessed test images and labels.
+        images: test images, see `as_stored`.
+        labels_N: theirs.
         statistics_NCHW: see `evaluate_sets`.
     """
 
     __test__ = False  # for pytest: no test
 
     def __init__(
-        self, images_NCHW: np.ndarray, labels_N: np.ndarray, statistics_NCHW: np.ndarray | None = None
+        self,
+        images: Pixels | np.ndarray,
+        labels_N: np.ndarray,
+        statistics_NCHW: np.ndarray | None = None,
     ) -> None:
-        self.images_NCHW, self.labels_N = images_NCHW, labels_N
+        self.images, self.labels_N = images, labels_N
         self.statistics_NCHW = statistics_NCHW
 
     @cached_property
     def references(self) -> tuple[Any, Any]:
         """Of images and labels."""
-        return ray.put(self.images_NCHW), ray.put(self.labels_N)
+        return ray.put(self.images), ray.put(self.labels_N)
 
     @cached_property
     def statistics_reference(self) -> Any:
@@ -269,13 +274,13 @@ class Trials:
             "threads": THREADS,
             "version": TRAINING_VERSION,
         }
-        compiled = _compiled(sets, networks, test.images_NCHW, num_classes, of_set, device_kind)
+        compiled = _compiled(sets, networks, test.images.shape, num_classes, of_set, device_kind)
         self._records = _record_names(
             sets,
             self.all,
             common,
             of_set,
-            test.images_NCHW.shape[1:],
+            test.images.shape[1:],
             num_classes,
             test.statistics_NCHW,
             compiled,
@@ -437,14 +442,10 @@ def judges(asked: Sequence[str] | None, own: str, settings: EvaluateSettings) ->
     return tuple(dict.fromkeys(chosen))
 
 
-def statistics_images(images_NCHW: np.ndarray, count: int) -> np.ndarray | None:
+def statistics_images(images: Pixels | np.ndarray, count: int) -> np.ndarray | None:
     """`count` training images at random, without labels and always the same; None for 0."""
-    return images_NCHW[statistics_rows(len(images_NCHW), count)] if count else None
-
-
-def statistics_rows(num_images: int, count: int) -> np.ndarray:
-    """Which ones these are, of so many."""
-    return stream(0, "evaluate/statistics").permutation(num_images)[:count]
+    rows = stream(0, "evaluate/statistics").permutation(len(images))[:count]
+    return np.asarray(images[rows]) if count else None
 
 
 def check_networks(
@@ -521,7 +522,7 @@ def check_baselines(names: Sequence[str] | None) -> None:
 def _compiled(
     sets: Sequence[SmallSet],
     networks: Sequence[str],
-    test_NCHW: np.ndarray,
+    test_shape: tuple[int, ...],
     num_classes: int,
     settings: Mapping[str, EvaluateSettings],
     device_kind: DeviceKind,
@@ -530,13 +531,13 @@ def _compiled(
     from atom import nets
     from atom.evaluate import worth_compiling
 
-    channels, height, width = test_NCHW.shape[1:]
+    num_test, channels, height, width = test_shape
     found = set()
     for network in networks:
         net = nets.build(network, channels=channels, image_size=(height, width), num_classes=num_classes)
         for small in sets:
             shape = next(iter(small.draws.values()))[0].shape
-            own, num_test = settings[small.name], len(test_NCHW)
+            own = settings[small.name]
             if worth_compiling(net, shape, own, num_test=num_test, device_kind=device_kind):
                 found.add((small.name, network))
     return frozenset(found)

@@ -123,8 +123,11 @@ def _of_judgement(load: Load) -> list[Term]:
         found.append(Term(_STORE, "4·N·P", of_all, "leave out --teacher-epoch"))
     if load.num_test:
         remedy = "pass --eval-seeds 0, and judge the set elsewhere with atom-evaluate"
-        num_bytes = 4 * load.num_test * load.image_bytes
-        found += [Term(place, "4·M·P", num_bytes, remedy) for place in (_DRIVER, _STORE)]
+        pixels = load.num_test * load.image_bytes
+        if load.whitened:
+            found += [Term(place, "4·M·P", 4 * pixels, remedy) for place in (_DRIVER, _STORE)]
+        else:
+            found.append(Term(_STORE, "M·P", pixels, remedy))
     return found
 
 

@@ -13,9 +13,9 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from atom.data import ImageSet
 from atom.errors import ClusterError
+from atom.pixels import Pixels
 from atom.preprocess import Preprocess
 from pipelines.workers.cluster import spill_folder
-from pipelines.workers.pixels import Pixels
 
 
 class RealClasses(Mapping[int, Any]):
@@ -71,16 +71,12 @@ class RealClasses(Mapping[int, Any]):
         """All images preprocessed, float32 [N, C, H, W] in the order of the set, in this process from now on."""
         return self._preprocess.apply(self._images.checked()).numpy()
 
-    def at(self, rows: np.ndarray) -> np.ndarray:
-        """The images at `rows` of the set as they are in `preprocessed`; the others are left out where it can be."""
-        if self._preprocess.zca is not None:
-            return self.preprocessed[rows]
-        return self._preprocess.apply(self._images.images[rows]).numpy()
-
     @property
-    def rows(self) -> "Rows":
-        """The images to be had by rows, as `at` gives them."""
-        return Rows(self)
+    def rows(self) -> Pixels | np.ndarray:
+        """All images to be had by rows, preprocessed when they are asked for where that can be."""
+        if self._preprocess.zca is not None:
+            return self.preprocessed
+        return Pixels(self._images.images, self._preprocess)
 
     def _put(self, class_id: int, images: "np.ndarray | Pixels") -> Any:
         try:
@@ -100,19 +96,9 @@ class RealClasses(Mapping[int, Any]):
         return self._preprocess.apply(self._images.of_class(class_id)).numpy()
 
 
-class Rows:
-    """Preprocessed images that are made when rows of them are asked for, as of an array: `rows[[3, 5]]`."""
-
-    def __init__(self, classes: RealClasses) -> None:
-        self._classes = classes
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self._classes.at(rows)
-
-
 def whole(real: Mapping[int, Any]) -> Mapping[int, Any]:
     """References to all classes, as work that reads them all takes them."""
     return real.whole if isinstance(real, RealClasses) else real
 
 
-__all__ = ["RealClasses", "Rows", "whole"]
+__all__ = ["RealClasses", "whole"]

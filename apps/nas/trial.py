@@ -21,6 +21,7 @@ from apps.nas.zero_cost import zero_cost_score
 from atom import nets
 from atom.batches import num_batches
 from atom.device import deterministic, use_threads
+from atom.pixels import Pixels
 from atom.settings import EvaluateSettings
 from atom.streams import stream
 from atom.train import Budget, accuracy, compute_dtype, train_network
@@ -31,7 +32,7 @@ ZERO_COST_BATCH = 64
 # Reference and proxies share neither weights nor the order of images, or noise would count as agreement.
 _REFERENCE_SEEDS = 1_000_000
 
-Labelled = tuple[Tensor, Tensor]
+Labelled = tuple[Tensor | Pixels, Tensor]
 """Preprocessed float32 images [N, C, H, W] and int64 labels [N]; of a tiny set also soft ones, float32 [N, K]."""
 
 
@@ -121,7 +122,7 @@ def run_unit(
         proxy: by what.
         space: where the network's name comes from.
         small: tiny sets by proxy, and by training seed or under None for all seeds: images and labels, soft ones too.
-        real: real images by preprocessing, as tensors on `device`.
+        real: real images by preprocessing, on `device`.
         recipe: of the training.
         device: where to compute.
         seconds: training time of the proxy of equal seconds.

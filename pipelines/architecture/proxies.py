@@ -32,6 +32,7 @@ from atom import nets
 from atom.coreset import METHODS as CORESETS
 from atom.data import RealData
 from atom.distilled import DistilledSet
+from atom.pixels import Pixels, as_stored
 from atom.preprocess import Preprocess
 from atom.settings import DeviceKind
 from atom.train import TRAINING_VERSION
@@ -42,6 +43,8 @@ from pipelines.evaluation import SmallSet, small_set
 from pipelines.output.ownership import settings_hash
 from pipelines.sets import held_out
 
+_AT_ONCE = 1000
+"""Images whose numbers are digested together. Chosen."""
 MAIN = "main"
 """The preprocessing of the first set, which every proxy without a set of its own takes."""
 _ON_ALL: Mapping[str, Kind] = {EARLY_STEPS: "steps", EARLY_SECONDS: "seconds", WHOLE: "whole"}
@@ -234,7 +237,7 @@ def keys_of(
 def _arrays(real: RealData, preprocess: Preprocess) -> RealArrays:
     assert real.validation is not None, "the command asks for a validation part"
     parts = {"train": real.train, "validation": real.validation, "test": real.test}
-    return {name: (preprocess.apply(part.images).numpy(), part.labels) for name, part in parts.items()}
+    return {name: (as_stored(part.checked(), preprocess), part.labels) for name, part in parts.items()}
 
 
 def _with_epochs(name: str, epochs: int | None) -> str:
@@ -264,8 +267,10 @@ def _content_of(parts: RealArrays) -> str:
     return "-".join(_content(*parts[name])[:16] for name in sorted(parts))
 
 
-def _content(images_NCHW: np.ndarray, labels_N: np.ndarray) -> str:
-    digest = hashlib.sha256(repr(images_NCHW.shape).encode())
-    digest.update(np.ascontiguousarray(images_NCHW).data)
+def _content(images: Pixels | np.ndarray, labels_N: np.ndarray) -> str:
+    """Of the numbers that networks see, however they are stored."""
+    digest = hashlib.sha256(repr(images.shape).encode())
+    for start in range(0, len(images), _AT_ONCE):
+        digest.update(np.ascontiguousarray(images[start : start + _AT_ONCE]).data)
     digest.update(np.ascontiguousarray(labels_N).data)
     return digest.hexdigest()

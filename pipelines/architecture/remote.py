@@ -12,15 +12,16 @@ from apps.nas.proxies import Proxy
 from apps.nas.space import Space
 from apps.nas.trial import Images, Recipe, Score, Unit, run_unit
 from atom.errors import AtomError
+from atom.pixels import Pixels
 from atom.settings import DeviceKind
-from pipelines.workers.cluster import as_tensor
+from pipelines.workers.cluster import as_images, as_tensor
 from pipelines.workers.faults import Failure, is_machine_fault
 from pipelines.workers.remote import FETCH_TIMEOUT_S
 
 T = TypeVar("T")
 
-RealArrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Preprocessed real images and labels by part: train, validation, test."""
+RealArrays = Mapping[str, tuple[Pixels | np.ndarray, np.ndarray]]
+"""Real images, see `atom.pixels.as_stored`, and labels by part: train, validation, test."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ RemoteScoreWorker: Any = ray.remote(ScoreWorker)
 
 def _images(parts: RealArrays, device: Any) -> Images:
     tensors = {
-        name: (as_tensor(images).to(device), as_tensor(labels).to(device))
+        name: (as_images(images).to(device), as_tensor(labels).to(device))
         for name, (images, labels) in parts.items()
     }
     return Images(**tensors)

@@ -34,7 +34,7 @@ from pipelines.output.records import add_seconds, note_maker
 from pipelines.output.store import Store
 from pipelines.serving import served_model
 from pipelines.tracking import Registered, Tracker
-from pipelines.workers.cluster import as_tensor
+from pipelines.workers.cluster import as_images, as_tensor
 from pipelines.workers.faults import Failure
 from pipelines.workers.remote import network_slug
 from pipelines.workers.tasks import run_tasks
@@ -130,8 +130,8 @@ def train_winner(
     """Fields of the score, and the weights as safetensors: what a Ray task does."""
     device = resolve_device(device_kind)
     parts = {
-        part: (as_tensor(images_NCHW).to(device), as_tensor(labels_N).to(device))
-        for part, (images_NCHW, labels_N) in real[proxy.real].items()
+        part: (as_images(images).to(device), as_tensor(labels_N).to(device))
+        for part, (images, labels_N) in real[proxy.real].items()
     }
     images = {proxy.real: Images(**parts)}
     net, score = train_unit(unit, proxy, space=space, small={}, real=images, recipe=recipe, device=device)

@@ -94,7 +94,7 @@ class Comparing:
         for ipc in comparison.command.ipc:
             self.reals[ipc] = coresets(
                 METHODS,
-                images.train_NCHW,
+                images.train,
                 comparison.real.train.labels,
                 ipc=ipc,
                 num_classes=comparison.real.train.num_classes,

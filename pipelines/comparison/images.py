@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from atom.pixels import Pixels, as_stored
 from atom.preprocess import Preprocess
 from pipelines.comparison.case import Candidate, Comparison
 from pipelines.evaluation import TestImages, statistics_images
@@ -22,7 +23,7 @@ class Images:
     """Real images by one preprocessing, as workers take them, and the experts that are trained on them."""
 
     preprocess: Preprocess
-    train_NCHW: np.ndarray
+    train: Pixels | np.ndarray
     classes: Mapping[int, Any]
     test: TestImages
     experts: ExpertFiles
@@ -62,12 +63,12 @@ class RealImages:
         if preprocess.digest not in self._by:
             comparison, real = self._comparison, self._comparison.real
             classes = RealClasses(real.train, preprocess)
-            chosen = statistics_images(classes.preprocessed, comparison.command.judges.statistics_images)
+            chosen = statistics_images(classes.rows, comparison.command.judges.statistics_images)
             self._by[preprocess.digest] = Images(
                 preprocess,
-                classes.preprocessed,
+                classes.rows,
                 classes,
-                TestImages(preprocess.apply(real.test.images).numpy(), real.test.labels, chosen),
+                TestImages(as_stored(real.test.checked(), preprocess), real.test.labels, chosen),
                 ExpertFiles(
                     comparison.experts, real, preprocess=preprocess.digest, device=comparison.device_kind
                 ),

@@ -33,6 +33,8 @@ from pipelines.workers.nodes import ACCELERATOR, GIB, ClusterInfo, Kind
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from atom.pixels import Images, Pixels
+
 log = logging.getLogger(__name__)
 
 _CONNECT_S = 10.0
@@ -261,3 +263,8 @@ def as_tensor(array: np.ndarray) -> "Tensor":
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def as_images(stored: "Pixels | np.ndarray") -> "Images":
+    """What `as_stored` made of images, as trainings take it."""
+    return as_tensor(stored) if isinstance(stored, np.ndarray) else stored

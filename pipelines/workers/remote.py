@@ -14,11 +14,11 @@ import numpy as np
 import ray
 
 from atom.methods.settings import DistillSettings
+from atom.pixels import Pixels
 from atom.settings import DeviceKind, EvaluateSettings
 from pipelines.workers import memory
-from pipelines.workers.cluster import as_tensor
+from pipelines.workers.cluster import as_images, as_tensor
 from pipelines.workers.memory import Peak
-from pipelines.workers.pixels import Pixels
 from pipelines.workers.replicas import Arrays, Helpers
 from pipelines.workers.resources import ActorSize
 
@@ -204,7 +204,7 @@ class DistillWorker:
             self._real = {}
             found = _fetch([real[c] for c in class_ids])
             self._real = {
-                c: (one.preprocessed() if isinstance(one, Pixels) else as_tensor(one)).to(device)
+                c: (one[:] if isinstance(one, Pixels) else as_tensor(one)).to(device)
                 for c, one in zip(class_ids, found, strict=True)
             }
         return self._real
@@ -277,7 +277,7 @@ SCORES = {"accuracy": "scores", REAL_STATISTICS: "scores_with_real_statistics"}
 def run_trial(
     trial: Trial,
     sets: Mapping[str, Mapping[int | None, tuple[np.ndarray, np.ndarray]]],
-    test_NCHW: np.ndarray,
+    test: Pixels | np.ndarray,
     test_labels_N: np.ndarray,
     context: TrialContext,
     statistics_NCHW: np.ndarray | None = None,
@@ -287,7 +287,7 @@ def run_trial(
     Args:
         trial: what to train.
         sets: by set name and training seed (None: all seeds), preprocessed float32 images and labels, soft ones too.
-        test_NCHW, test_labels_N: preprocessed test images and labels.
+        test, test_labels_N: test images and labels, see `atom.pixels.as_stored`.
         context: settings and where to compute.
         statistics_NCHW: see `atom.evaluate.evaluate`.
     """
@@ -300,7 +300,7 @@ def run_trial(
     result = evaluate(
         as_tensor(images_NCHW),
         as_tensor(labels_N),
-        test_images=as_tensor(test_NCHW),
+        test_images=as_images(test),
         test_labels=as_tensor(test_labels_N),
         network=trial.network,
         num_classes=context.num_classes,

@@ -14,8 +14,10 @@ from apps.nas.trial import Recipe, Unit
 from atom.data import ImageSet, RealData, SourceInfo
 from atom.distilled import DistilledSet
 from atom.errors import ConfigError
+from atom.pixels import Pixels
 from atom.preprocess import Preprocess
 from atom.settings import EvaluateSettings
+from pipelines.architecture import proxies
 from pipelines.architecture.proxies import MAIN, gather, keys_of, say_held_out
 
 K, H, W = 3, 8, 6
@@ -182,13 +184,14 @@ def test_a_part_has_its_share_of_every_class_and_lies_within_a_larger_one():
 def test_real_images_come_preprocessed_by_part():
     for name, part in (("train", REAL.train), ("validation", REAL.validation), ("test", REAL.test)):
         images_NCHW, labels_N = MATERIAL.real[MAIN][name]
-        np.testing.assert_array_equal(images_NCHW, PREPROCESS.apply(part.images).numpy())
+        np.testing.assert_array_equal(images_NCHW[:], PREPROCESS.apply(part.images).numpy())
         np.testing.assert_array_equal(labels_N, part.labels)
 
 
 def test_coresets_are_real_training_images_as_many_a_class_as_asked_for():
     draws, train = MATERIAL.draws(), MATERIAL.real[MAIN]["train"]
-    rows = {image.tobytes(): int(label) for image, label in zip(*train, strict=True)}
+    white_NCHW = train[0][:].numpy()
+    rows = {image.tobytes(): int(label) for image, label in zip(white_NCHW, train[1], strict=True)}
     assert set(draws["random"]) == {0, 1}
     assert set(draws["herding"]) == set(draws["atom"]) == {None}
     for images_NCHW, labels_N in (*draws["random"].values(), draws["herding"][None]):
@@ -263,8 +266,16 @@ def test_a_set_with_another_preprocessing_brings_its_own_real_images():
         ("random", MAIN),
     ]
     expected = BRIGHT.apply(REAL.test.images).numpy()
-    np.testing.assert_array_equal(material.real["dm"]["test"][0], expected)
+    np.testing.assert_array_equal(material.real["dm"]["test"][0][:], expected)
     assert set(gathered(sets=[distilled(), distilled("dm")]).real) == {MAIN}
+
+
+def test_real_images_are_held_as_pixels_and_known_by_what_networks_see():
+    images, labels = gathered().real[MAIN]["train"]
+    assert isinstance(images, Pixels)
+    white = images[:].numpy()
+    assert proxies._content(images, labels) == proxies._content(white, labels)
+    assert proxies._content(images, labels) != proxies._content(-white, labels)
 
 
 def test_a_set_of_other_images_is_said_and_one_of_these_is_not(capsys):

@@ -9,6 +9,8 @@ import atom.evaluate as evaluation
 from atom import nets
 from atom.errors import ConfigError, NotFiniteError, ShapeError
 from atom.evaluate import evaluate
+from atom.pixels import Pixels
+from atom.preprocess import Preprocess
 from atom.scores import Scores
 from atom.settings import EvaluateSettings
 from atom.streams import stream
@@ -158,6 +160,36 @@ def test_test_images_are_not_augmented_and_read_once():
 
     predict(net, images, batch=3, forward=forward)
     assert torch.equal(torch.cat(images_read), images)
+
+
+def test_pixels_to_test_on_give_the_bits_of_preprocessed_images():
+    pixels = stream(2, "test/evaluate/pixels").integers(256, size=(250, CHANNELS, HEIGHT, WIDTH))
+    pixels, labels = pixels.astype(np.uint8), np.arange(250) % CLASSES
+    preprocess = Preprocess.fit(pixels, zca=False)
+    stored, white = Pixels(pixels, preprocess), preprocess.apply(pixels)
+    assert torch.equal(predict(small_net(), stored), predict(small_net(), white))
+    found = [
+        run_evaluate(
+            train=(images[:40], labels[:40]),
+            test=(images, labels),
+            seeds=(0, 1),
+            network=f"{SMALL}-batch",
+            statistics_images=white[:40],
+        )
+        for images in (stored, white)
+    ]
+    assert found[0].scores == found[1].scores
+    assert found[0].scores_with_real_statistics == found[1].scores_with_real_statistics
+
+
+def test_a_training_on_pixels_has_the_bits_of_one_on_preprocessed_images():
+    pixels = stream(3, "test/evaluate/pixels").integers(256, size=(50, CHANNELS, HEIGHT, WIDTH))
+    pixels, labels = pixels.astype(np.uint8), torch.arange(50) % CLASSES
+    preprocess = Preprocess.fit(pixels, zca=False)
+    one, other = small_net(), small_net()
+    for net, images in ((one, Pixels(pixels, preprocess)), (other, preprocess.apply(pixels))):
+        train_network(net, images, labels, settings=FAST, seed=0, symbols=False)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_bfloat16_trains_too():

@@ -348,7 +348,7 @@ def test_a_result_is_known_by_whether_its_training_was_compiled(monkeypatch: pyt
 
     def names() -> tuple[frozenset[tuple[str, str]], dict[Trial, str]]:
         of_set = {small.name: FAST for small in sets}
-        compiled = evaluation._compiled(sets, [NARROW], test, NUM_CLASSES, of_set, "cpu")
+        compiled = evaluation._compiled(sets, [NARROW], test.shape, NUM_CLASSES, of_set, "cpu")
         shape, starts = test.shape[1:], {("atom", NARROW): {}, ("random", NARROW): {}}
         return compiled, evaluation._record_names(
             sets, trials, {}, of_set, shape, NUM_CLASSES, None, compiled, starts

@@ -142,17 +142,28 @@ def test_what_does_not_fit_is_refused_with_the_terms_of_the_formula(machine: Sim
 
 
 def test_phases_that_follow_each_other_are_not_added_and_the_larger_is_told(machine: SimpleNamespace) -> None:
-    """4.2 GB to distil, 0.5 and twice 24.6 GB to judge, of which Ray puts what its store lacks room for into files."""
+    """What Ray's store lacks room for lies in files: of 6 GB 5, of whitened images all of the store's 24.6 but 5."""
     judged = replace(IMAGENET, num_test=500_000)
-    machine.memory = 31 * GB
+    machine.memory = 6 * GB
     check_memory(judged)
-    machine.memory = 30 * GB
+    machine.memory = 5 * GB
     with pytest.raises(
         ClusterError,
         match=re.escape(
-            "At least 49.6 GB of memory are needed to judge and 30 GB are free: driver 4·K·I·P = 492 MB + driver 4·M·P"
-            " = 24.6 GB + store 4·M·P = 24.6 GB, where M = 500000 to test on, P = 12288 bytes of one, K = 1000 classes,"
-            " I = 10 images per class; pass --eval-seeds 0, and judge the set elsewhere"
+            "At least 6.64 GB of memory are needed to judge and 5 GB are free: driver 4·K·I·P = 492 MB + store M·P ="
+            " 6.14 GB, where M"
+        ),
+    ):
+        check_memory(judged)
+    judged = replace(judged, whitened=True)
+    machine.memory = 94 * GB
+    check_memory(judged)
+    machine.memory = 93 * GB
+    with pytest.raises(
+        ClusterError,
+        match=re.escape(
+            "At least 113 GB of memory are needed to judge and 93 GB are free: driver 4·K·I·P = 492 MB + driver 4·N·P"
+            " = 63 GB + driver 4·M·P = 24.6 GB + store 4·M·P = 24.6 GB, where"
         ),
     ):
         check_memory(judged)
@@ -192,12 +203,12 @@ def test_a_client_answers_for_its_own_memory_alone(machine: SimpleNamespace) -> 
 def test_the_command_refuses_before_it_takes_the_output(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "free_memory", lambda: 10**5)
+    monkeypatch.setattr(preflight, "free_memory", lambda: 10**4)
     output = tmp_path / "out"
     code, _, errors = run_here("--dataset", "digits", "--network", NETWORK, "--output", output)
     assert code == 2
-    assert "driver 4·M·P = " in errors
-    assert "where M = 355 to test on, P = 64 bytes of one, K = 10 classes" in errors
+    assert "store S·P = " in errors
+    assert "where P = 64 bytes of one, K = 10 classes" in errors
     assert not (output / "settings.json").exists()
 
 

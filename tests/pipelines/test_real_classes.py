@@ -12,9 +12,9 @@ from atom import data
 from atom.data import ImageSet
 from atom.data.mapped import opened
 from atom.errors import ClusterError, DataError
+from atom.pixels import Pixels
 from atom.preprocess import Preprocess
 from pipelines.real_classes import RealClasses, whole
-from pipelines.workers.pixels import Pixels
 
 pytestmark = pytest.mark.ray
 
@@ -41,7 +41,7 @@ def test_pixels_preprocessed_by_class_are_those_of_the_whole_set_bit_for_bit(ray
         assert isinstance(found, Pixels)
         assert found.images_NCHW.dtype == np.uint8
         expected = made.preprocessed[digits().indices_of(class_id)]
-        assert np.array_equal(found.preprocessed().numpy(), expected)
+        assert np.array_equal(found[:].numpy(), expected)
 
 
 def test_whitened_images_are_stored_as_the_whole_set_was_whitened(ray_cluster: None) -> None:
@@ -86,7 +86,7 @@ def test_a_class_of_a_file_that_changed_is_not_put(
 @pytest.mark.parametrize("zca", [False, True])
 def test_some_images_are_preprocessed_alone_unless_they_are_whitened(*, zca: bool) -> None:
     some, rows = classes(zca=zca), np.array([900, 3, 1200, 4])
-    assert np.array_equal(some.at(rows), classes(zca=zca).preprocessed[rows])
+    assert np.array_equal(some.rows[rows], classes(zca=zca).preprocessed[rows])
     assert ("preprocessed" in vars(some)) == zca
 
 

@@ -10,8 +10,11 @@ import ray
 import torch
 from tiny_digits import GROUPS, ITERATIONS, NETWORK, NUM_CLASSES, problem, real_references, white_digits
 
+from atom.data import load
 from atom.evaluate import evaluate
 from atom.methods.method import State
+from atom.pixels import Pixels, as_stored
+from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation
 from atom.settings import EvaluateSettings
 from pipelines.output.records import note_peak, peak_of
@@ -158,6 +161,21 @@ def test_trial_gives_the_accuracy_of_the_core() -> None:
     result = run_trial(Trial("atom", NETWORK, 4), sets, test_images, test_labels, CONTEXT)
     assert result["accuracy"] == expected.accuracies[0]
     assert result["seconds"] > 0
+
+
+def test_trial_is_tested_on_pixels_as_on_preprocessed_images() -> None:
+    real = load("digits", data_dir=Path("unused")).test
+    preprocess = Preprocess.fit(real.images, zca=False)
+    pixels = as_stored(real.images, preprocess)
+    assert isinstance(pixels, Pixels)
+    sets: Any = {"atom": {None: per_class(2)}}
+    found = [
+        run_trial(Trial("atom", NETWORK, 4), sets, test, real.labels, CONTEXT)
+        for test in (pixels, preprocess.apply(real.images).numpy())
+    ]
+    assert found[0]["scores"] == found[1]["scores"]
+    whitened = Preprocess.fit(real.images, zca=True)
+    assert np.array_equal(as_stored(real.images, whitened), whitened.apply(real.images).numpy())
 
 
 def test_trial_trains_on_the_draw_of_its_own_seed() -> None:
