@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TypeVar, cast
 
 from atom.data.decode import Entry
-from atom.data.place import Place
+from atom.data.place import Place, list_ahead
 from atom.data.request import Request
 from atom.errors import DataError
 
@@ -90,6 +90,7 @@ def class_folders(request: Request, part: Place, skipped: list[str]) -> dict[str
         skipped.append(message)
     if not classes:
         raise DataError(f"{part}: no class directories; expected {part.name}/<class>/<image>.")
+    list_ahead(classes.values())
     return classes
 
 

@@ -142,9 +142,7 @@ def _open(file: Place) -> "pq.ParquetFile":
             )
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file}: not a whole parquet file ({_first_line(error)}); fetch the file again."
-        ) from error
+        raise _unreadable(file, "not a whole parquet file", error) from error
 
 
 def _has_column(file: Place, name: str) -> bool:
@@ -227,9 +225,7 @@ def _rows(file: Place, columns: Columns, *, with_images: bool) -> Iterator[tuple
             try:
                 batch = next(batches, None)
             except (OSError, pa.ArrowException) as error:
-                raise DataError(
-                    f"{file}: damaged after row {row} ({_first_line(error)}); fetch the file again."
-                ) from error
+                raise _unreadable(file, f"damaged after row {row}", error) from error
             if batch is None:
                 return
             labels = batch.column(columns.label).to_pylist()
@@ -256,6 +252,16 @@ def _whole(label: float | None, where: str, columns: Columns) -> int | None:
             f"{where}: column {columns.label!r} holds {label:g}; expected whole numbers or names, one a class."
         )
     return int(label)
+
+
+def _unreadable(file: Place, what: str, error: Exception) -> DataError:
+    """Of a disk the file is at fault; of a network nobody knows."""
+    if isinstance(file, Remote):
+        return DataError(
+            f"{file}: cannot be read, or is {what} ({_first_line(error)}); run the same command again, and if it says"
+            " the same, put the file there again."
+        )
+    return DataError(f"{file}: {what} ({_first_line(error)}); fetch the file again.")
 
 
 def _first_line(error: Exception) -> str:

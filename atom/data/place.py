@@ -1,6 +1,7 @@
 """Where a source lies: on this machine, or on a remote file system that answers what readers ask of a path."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -222,6 +223,13 @@ def may_exist(text: str) -> bool:
     return HIDDEN not in text if is_uri(text) else Path(split_pattern(text)[0]).expanduser().exists()
 
 
+def list_ahead(directories: Iterable[Place]) -> None:
+    """List what of these is remote, several at once: one after another, each would wait for its answer."""
+    remote = [directory for directory in directories if isinstance(directory, Remote)]
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        list(pool.map(lambda directory: list(directory.iterdir()), remote))
+
+
 @contextmanager
 def reading(place: Place) -> Iterator[None]:
     """Say in one sentence what could not be read: file systems' own messages run over lines."""
@@ -239,7 +247,19 @@ def reading(place: Place) -> Iterator[None]:
 
 
 _MESSAGE_CHARS = 240
+_REQUESTS = 8
+"""To a server at once. Chosen: as many as fetch images."""
 _RETRY_S = 60
 """How long Google's client tries to read a source, which else are 15 minutes. Chosen."""
 
-__all__ = ["Place", "Remote", "Slice", "lasting", "may_exist", "place_of", "reading", "split_pattern"]
+__all__ = [
+    "Place",
+    "Remote",
+    "Slice",
+    "lasting",
+    "list_ahead",
+    "may_exist",
+    "place_of",
+    "reading",
+    "split_pattern",
+]

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from atom.data import RealData, load
+from atom.data.class_folders import class_folders, entries_of
 from atom.data.labelled import load_labelled
 from atom.data.place import Remote, Slice, lasting, may_exist, place_of
+from atom.data.request import Request
 from atom.errors import ConfigError, DataError, StoreError
 
 Put = Callable[[Path, str], str]
@@ -79,6 +81,32 @@ def test_images_of_a_uri_are_found_in_the_cache_until_they_change(
     s3(root, "cached")
     changed = load(f"folder:{uri}", data_dir=tmp_path / "data")
     assert changed.train.fingerprint != first.train.fingerprint
+
+
+def test_directories_of_classes_are_listed_side_by_side_and_asked_for_nothing_else(
+    tmp_path: Path, s3: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = place_of(s3(pictures(tmp_path / "pets"), "listed"), spec="folder")
+    assert isinstance(root, Remote)
+    request = Request("folder", "folder", root, tmp_path, None, allow_download=False, skip_broken=False)
+    classes = class_folders(request, root / "train", [])
+    assert {directory.path for directory in classes.values()} <= set(root.disk.listed)
+    # All is known now: nobody asks the server.
+    monkeypatch.setattr(root.disk, "filesystem", None)
+    assert len(entries_of(classes, root / "train", ("cat", "dog"))) == 6
+
+
+def test_a_table_at_a_uri_that_cannot_be_read_may_be_damaged_or_far(tmp_path: Path, s3: Put) -> None:
+    root = table(tmp_path / "pets")
+    uri = s3(root, "cut")
+    shard = root / "data" / "train-00000-of-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    s3(root, "cut")
+    with pytest.raises(
+        DataError,
+        match=rf"^{uri}/data/train.*: cannot be read, or is not a whole parquet file .* run the same",
+    ):
+        load(f"parquet:{uri}", data_dir=tmp_path / "data")
 
 
 def test_new_images_of_a_learner_may_lie_at_a_uri(tmp_path: Path, s3: Put) -> None:
