@@ -163,11 +163,22 @@ def distill(command: DistillCommand) -> int:
         if not is_begun(location):
             check_memory(load)
         shown = {**identity, **evaluation.model_dump(mode="json")}
+        case = Case(
+            command,
+            settings,
+            evaluation,
+            real,
+            Store.open(location),
+            size,
+            device_kind,
+            "",
+            units,
+            first,
+            shared,
+        )
         if command.dry_run:
-            say_header(command.prog, shown, session.cluster, size, Store.open(location))
-            return dry_run(
-                command, settings, real, units, size=size, device_kind=device_kind, load=load, first=first
-            )
+            say_header(command.prog, shown, session.cluster, size, case.store)
+            return dry_run(case, load)
         store = session.take(
             location,
             identity,
@@ -181,19 +192,7 @@ def distill(command: DistillCommand) -> int:
                 *on_credit(first, asked),
             ],
         )
-        case = Case(
-            command,
-            settings,
-            evaluation,
-            real,
-            store,
-            size,
-            device_kind,
-            session.digest,
-            units,
-            first,
-            shared,
-        )
+        case = replace(case, store=store, digest=session.digest)
         with start_tracking(case, name) as tracker:
             return run(case, tracker, session.stop)
 

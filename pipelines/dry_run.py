@@ -5,22 +5,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from atom.data import RealData
-from atom.distilled import DistilledSet
 from atom.free_memory import free_memory
-from atom.initial import initial_from_set
 from atom.methods.lookup import find_method
 from atom.methods.method import Unit
-from atom.methods.settings import DistillSettings
-from atom.settings import DeviceKind
-from pipelines.console.command import say
-from pipelines.console.commands import DistillCommand
+from pipelines.console.command import counted, say
 from pipelines.console.progress import format_bytes, format_duration
 from pipelines.output.store import Store
 from pipelines.preflight import Load, told_terms
@@ -31,35 +25,26 @@ from pipelines.workers.pool import Limits, kill
 from pipelines.workers.remote import Problem, RemoteWorker
 from pipelines.workers.resources import ActorSize
 
+if TYPE_CHECKING:
+    from pipelines.distill import Case
+
 LEAST_S = 5.0
 """Iterations are timed for so long, or to the end. Chosen: a step of a small network takes milliseconds."""
 
 
-def dry_run(
-    command: DistillCommand,
-    settings: DistillSettings,
-    real: RealData,
-    units: Sequence[Unit],
-    *,
-    size: ActorSize,
-    device_kind: DeviceKind,
-    load: Load,
-    first: DistilledSet | None = None,
-) -> int:
+def dry_run(case: "Case", load: Load) -> int:
     """Print the units, the workers, memory by place, and the time as far as it can be told; leaves nothing behind.
 
     Args:
-        command: as given.
-        settings: resolved.
-        real: the images.
-        units: of the method.
-        size: the workers, on `device_kind`.
+        case: with everything decided, and an output that nobody has taken.
         load: sizes of all.
-        first: the set whose images are started from, if any.
 
     Returns:
         The exit code.
     """
+    from pipelines.distill import given_images, problem_of
+
+    command, settings, units, size = case.command, case.settings, case.units, case.size
     iterations = settings.iterations or 0
     chunks = len(units) * math.ceil(iterations / command.checkpoint_every)
     of = (
@@ -68,8 +53,8 @@ def dry_run(
         else f"{len(units[0])}"
     )
     say(
-        f"plan: {load.num_classes} classes in {_counted(len(units), 'unit')} of {of}, {iterations} iterations each, "
-        f"{_counted(chunks, 'checkpoint')}; {_counted(min(size.num_actors, len(units)), 'worker')} at work"
+        f"plan: {load.num_classes} classes in {counted(len(units), 'unit')} of {of}, {iterations} iterations each, "
+        f"{counted(chunks, 'checkpoint')}; {counted(min(size.num_actors, len(units)), 'worker')} at work"
     )
     for phase, told in told_terms(load).items():
         say(f"memory {phase}, at least: {told}")
@@ -79,20 +64,13 @@ def dry_run(
     pixels = (load.num_train + load.num_test) * load.image_bytes
     say(f"images: {load.num_train} to train on, {format_bytes(pixels)} decoded, each class read once")
     if iterations:
-        channels, height, width = real.train.images.shape[1:]
-        problem = Problem(settings, channels, height, width, load.num_classes, device_kind)
+        # What the output holds decides in a run; here it is left alone.
         with TemporaryDirectory(prefix="atom-plan-") as folder:
-            preprocess = preprocessing(real, settings, Store.open(folder), command.data.data_dir / "cache")
-        classes = RealClasses(real.train, preprocess)
-        names = real.train.class_names
-        given = (
-            None
-            if first is None
-            else initial_from_set(
-                first, preprocess, class_names=names, ipc=settings.ipc, factor=settings.factor
-            ).numpy()
-        )
-        say(_time(problem, units, classes, given, size=size, limits=command.cluster.limits()))
+            cache = command.data.data_dir / "cache"
+            preprocess = preprocessing(case.real, settings, Store.open(folder), cache)
+        classes, given = RealClasses(case.real.train, preprocess), given_images(case, preprocess)
+        told = _time(problem_of(case), units, classes, given, size=size, limits=command.cluster.limits())
+        say(told)
     say("the output was left alone; leave out --dry-run to begin")
     return 0
 
@@ -101,7 +79,7 @@ def _time(
     problem: Problem,
     units: Sequence[Unit],
     real: Mapping[int, Any],
-    given: np.ndarray | None,
+    given: Mapping[int, np.ndarray] | None,
     *,
     size: ActorSize,
     limits: Limits,
@@ -115,7 +93,7 @@ def _time(
     actor = RemoteWorker.options(**size.options).remote()
     try:
         ray.get(actor.__ray_ready__.remote(), timeout=limits.pending_timeout_s)
-        own = None if given is None else given[list(unit)]
+        own = None if given is None else np.stack([given[c] for c in unit])
         advance = partial(actor.advance.remote, problem, unit, {c: images[c] for c in unit})
         seconds, done = _timed(advance, own, total, limits.chunk_timeout_s)
     except RayError as error:
@@ -125,7 +103,7 @@ def _time(
     each_s = seconds / done
     rounds = math.ceil(len(units) / max(1, size.num_actors))
     return (
-        f"time: {each_s:.3g} s an iteration of a unit ({_counted(done, 'iteration')} timed on one worker), so about"
+        f"time: {each_s:.3g} s an iteration of a unit ({counted(done, 'iteration')} timed on one worker), so about"
         f" {format_duration(rounds * total * each_s)} to distil; what judges the set comes to it"
     )
 
@@ -148,7 +126,3 @@ def _timed(
         done, spent = done + steps, spent + seconds
     # The last stretch is the longest, and the least disturbed by calls.
     return seconds, steps
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -125,8 +125,8 @@ def say_header(
         if not isinstance(value, Mapping)
     )
     say(textwrap.fill(f"settings: {shown}", 100, subsequent_indent="  ", break_on_hyphens=False))
-    each = _counted(size.gpus, "GPU") if size.gpus else _counted(size.cpus, "CPU")
-    say(f"{cluster.describe()}; {_counted(size.num_actors, 'worker')}, {each} each{_kind(size)}")
+    each = counted(size.gpus, "GPU") if size.gpus else counted(size.cpus, "CPU")
+    say(f"{cluster.describe()}; {counted(size.num_actors, 'worker')}, {each} each{_kind(size)}")
     if size.left_out:
         say(f"left out, since all work is done on one kind of device: {size.left_out}")
     say(f"output: {store}")
@@ -136,7 +136,8 @@ def _kind(size: "ActorSize") -> str:
     return f", of {size.accelerator}" if size.accelerator else ""
 
 
-def _counted(number: float, what: str) -> str:
+def counted(number: float, what: str) -> str:
+    """Such as "1 worker" or "2 workers"."""
     return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
 
 
