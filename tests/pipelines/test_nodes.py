@@ -196,7 +196,7 @@ def test_a_cluster_that_scales_from_zero_is_waited_for(nodes: Nodes, tmp_path: P
         RAY_OVERRIDE_NODE_ID_FOR_TESTING="f" * 56,
     )
     told = ended(
-        nodes.distil(tmp_path / "out", "--wait-for-nodes-s", 240, "--gpus-per-actor", 0, iterations=1000)
+        nodes.distil(tmp_path / "out", "--wait-for-nodes-s", 240, "--gpus-per-actor", 0, iterations=3000)
     )
     assert "1 node, 0 CPUs" in told
     assert "the cluster has grown: 2 workers, before 1" in told
