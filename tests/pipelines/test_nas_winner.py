@@ -241,7 +241,7 @@ def check_served(case: NasCase) -> None:
 def check_equal_to_reference(case: NasCase) -> None:
     """A training is that of the reference of the same seed, bit for bit."""
     parts = {
-        name: (torch.as_tensor(images[:]), torch.tensor(labels))
+        name: (torch.tensor(images), torch.tensor(labels))
         for name, (images, labels) in case.material.real["main"].items()
     }
     for record in records(case):

@@ -11,6 +11,7 @@ import torch
 from tiny_digits import GROUPS, ITERATIONS, NETWORK, NUM_CLASSES, problem, real_references, white_digits
 
 from atom.data import load
+from atom.data.mapped import MAPPED_BYTES
 from atom.evaluate import evaluate
 from atom.methods.method import State
 from atom.pixels import Pixels, as_stored
@@ -166,16 +167,23 @@ def test_trial_gives_the_accuracy_of_the_core() -> None:
 def test_trial_is_tested_on_pixels_as_on_preprocessed_images() -> None:
     real = load("digits", data_dir=Path("unused")).test
     preprocess = Preprocess.fit(real.images, zca=False)
-    pixels = as_stored(real.images, preprocess)
-    assert isinstance(pixels, Pixels)
+    pixels = Pixels(real.images, preprocess)
     sets: Any = {"atom": {None: per_class(2)}}
     found = [
         run_trial(Trial("atom", NETWORK, 4), sets, test, real.labels, CONTEXT)
         for test in (pixels, preprocess.apply(real.images).numpy())
     ]
     assert found[0]["scores"] == found[1]["scores"]
-    whitened = Preprocess.fit(real.images, zca=True)
-    assert np.array_equal(as_stored(real.images, whitened), whitened.apply(real.images).numpy())
+
+
+def test_many_images_are_stored_as_pixels_and_whitened_ones_never() -> None:
+    few = load("digits", data_dir=Path("unused")).test.images
+    many = np.resize(few, (MAPPED_BYTES // few[0].nbytes, *few.shape[1:]))
+    plain, whitening = (Preprocess.fit(few, zca=zca) for zca in (False, True))
+    stored = [as_stored(images, preprocess) for images in (few, many) for preprocess in (plain, whitening)]
+    assert [isinstance(one, Pixels) for one in stored] == [False, False, True, False]
+    assert np.array_equal(np.asarray(stored[2][100:200]), plain.apply(many[100:200]).numpy())
+    assert np.array_equal(stored[1], whitening.apply(few).numpy())
 
 
 def test_trial_trains_on_the_draw_of_its_own_seed() -> None:
