@@ -4,73 +4,47 @@ python pipelines/distill.py --dataset digits
 ray job submit --working-dir . -- python pipelines/distill.py --dataset cifar10 --output /shared/cifar10
 """
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from atom.errors import ConfigError
 from atom.methods.settings import DistillSettings
-from atom.settings import FROM_SET, INITS, DeviceKind, EvaluateSettings, rows_of
+from atom.settings import FROM_SET, INITS, rows_of
 from pipelines.console.command import EXIT_FAILED, output_location, run_command, say, say_header, stopped
 from pipelines.console.commands import DistillCommand
+from pipelines.distill_case import (
+    Case,
+    expert_files,
+    given_images,
+    identity_of,
+    is_judged,
+    load_of,
+    problem_of,
+    run_name,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from atom.data import RealData
     from atom.distilled import DistilledSet
-    from atom.methods.experts import Expert
     from atom.methods.method import Part, Unit
     from atom.preprocess import Preprocess
     from pipelines.console.signals import StopSignal
     from pipelines.distillation import Distillation
     from pipelines.evaluation import Evaluation, SmallSet
-    from pipelines.output.expert_files import ExpertFiles
     from pipelines.output.store import Store
-    from pipelines.preflight import Load
     from pipelines.real_classes import RealClasses
     from pipelines.teaching import Taught
     from pipelines.tracking import Tracker
     from pipelines.workers.faults import Failure
-    from pipelines.workers.remote import Problem
-    from pipelines.workers.resources import ActorSize
     from pipelines.workers.works import Spent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     return run_command(DistillCommand, distill, argv)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One run of the command with everything decided.
-
-    Attributes:
-        command: as given.
-        settings, evaluation: resolved.
-        real: the images.
-        store: the output, which belongs to `digest`.
-        size: the workers, on `device_kind`.
-        units: of the method.
-        first: the set whose images are started from, if any.
-        shared: where experts are kept; None: in the output.
-    """
-
-    command: DistillCommand
-    settings: DistillSettings
-    evaluation: EvaluateSettings
-    real: "RealData"
-    store: "Store"
-    size: "ActorSize"
-    device_kind: DeviceKind
-    digest: str
-    units: "Sequence[Unit]"
-    first: "DistilledSet | None" = None
-    shared: "Store | None" = None
 
 
 def distill(command: DistillCommand) -> int:
@@ -206,40 +180,6 @@ def is_begun(location: str) -> bool:
     return store.exists(FOLDER) and bool(store.list(FOLDER))
 
 
-def load_of(
-    command: DistillCommand,
-    settings: DistillSettings,
-    real: "RealData",
-    units: "Sequence[Unit]",
-    size: "ActorSize",
-    device_kind: DeviceKind,
-    *,
-    taught: bool,
-) -> "Load":
-    """What has to be held; `taught`: whether teachers are trained."""
-    from atom.methods.lookup import find_method
-    from pipelines.preflight import Load, images_in_work
-    from pipelines.real_images import judging_images
-
-    train, judged, joint = real.train, is_judged(command), len(units) == 1
-    counts_K = train.per_class_counts()
-    prepares = bool(find_method(settings.method).preparations(settings))
-    of_units = [] if joint else [int(counts_K[list(unit)].sum()) for unit in units]
-    return Load(
-        num_train=len(train),
-        num_test=len(judging_images(real, command.judge_on)) if judged else 0,
-        image_bytes=math.prod(train.images.shape[1:]),
-        num_classes=train.num_classes,
-        largest_class=int(counts_K.max()),
-        in_work=images_in_work(of_units, size.num_actors),
-        ipc=max(settings.per_class(train.num_classes)),
-        workers=size.num_actors,
-        on_cuda=device_kind == "cuda",
-        whitened=settings.zca == "on",
-        whole="distilling" if joint or prepares else "judging" if taught else "",
-    )
-
-
 def first_set(asked: DistillSettings, real: "RealData", tracking_uri: str | None) -> "DistilledSet":
     """The set that --init names, fit to start from.
 
@@ -279,39 +219,6 @@ def on_credit(first: "DistilledSet | None", asked: DistillSettings) -> list[str]
         f"the images stay as {first.method} made them, and the set will be called {asked.method}'s; pass --method"
         f" {first.method} to give it the credit."
     ]
-
-
-def run_name(settings: DistillSettings, source: str) -> str:
-    """Name of a run, such as atom-cifar10-ipc10-s0."""
-    from atom.methods.registry import short_name
-
-    factor = f"-f{settings.factor}" if settings.factor > 1 else ""
-    size = f"ipc{settings.ipc}" if settings.images_in_all is None else f"images{settings.images_in_all}"
-    return f"{short_name(settings.method)}-{source}-{size}{factor}-s{settings.seed}"
-
-
-def identity_of(
-    settings: DistillSettings, real: "RealData", device_kind: DeviceKind, taught_by: "Sequence[Expert]" = ()
-) -> dict[str, Any]:
-    """All that decides the bits of a set; `taught_by` label its images."""
-    from atom.methods.lookup import find_method, images_version, method_identity
-    from atom.methods.teachers import told_of
-    from pipelines.output.expert_files import experts_identity
-    from pipelines.output.ownership import CHECKPOINTS_VERSION
-    from pipelines.real_images import network_identity
-
-    return {
-        **settings.model_dump(mode="json"),
-        "method": method_identity(settings.method),
-        "network": network_identity(settings.network, real),
-        "dataset": real.name,
-        "fingerprint": real.train.fingerprint,
-        "device": device_kind,
-        "images_version": images_version(settings.method),
-        **CHECKPOINTS_VERSION,
-        **experts_identity([*find_method(settings.method).preparations(settings), *taught_by]),
-        **({"teacher": told_of(taught_by)} if taught_by else {}),
-    }
 
 
 def on_units(
@@ -391,38 +298,6 @@ def run(case: Case, tracker: "Tracker", stop: "StopSignal") -> int:
     if judged.stopped:
         return stopped(tracker, stop.signal_name)
     return conclude(case, distilled, judged, tracker, unlabelled=bool(code)) or code
-
-
-def given_images(case: Case, preprocess: "Preprocess") -> "Mapping[int, np.ndarray] | None":
-    """Stored images that each class starts from, where --init names a set."""
-    from atom.initial import initial_from_set
-
-    if case.first is None:
-        return None
-    images = initial_from_set(
-        case.first,
-        preprocess,
-        class_names=case.real.train.class_names,
-        ipc=case.settings.ipc,
-        factor=case.settings.factor,
-    )
-    return dict(enumerate(images.numpy()))
-
-
-def problem_of(case: Case) -> "Problem":
-    """What workers are told."""
-    from pipelines.workers.remote import Problem
-
-    channels, height, width = case.real.train.images.shape[1:]
-    return Problem(case.settings, channels, height, width, case.real.train.num_classes, case.device_kind)
-
-
-def expert_files(case: Case, preprocess: "Preprocess") -> "ExpertFiles":
-    """Where networks trained on these images are kept."""
-    from pipelines.output.expert_files import EXPERTS_FOLDER, ExpertFiles
-
-    place = case.shared or case.store.inside(EXPERTS_FOLDER)
-    return ExpertFiles(place, case.real, preprocess=preprocess.digest, device=case.device_kind)
 
 
 def distil(
@@ -570,11 +445,6 @@ def publish(case: Case, distilled: "DistilledSet") -> None:
         return
     with case.store.publish_directory(SET_NAME) as staging:
         distilled.save(staging)
-
-
-def is_judged(command: DistillCommand) -> bool:
-    """Whether anything is to be trained on the set."""
-    return bool(command.judges.eval_seeds and command.judges.eval_networks)
 
 
 def rivals_of(case: Case, classes: "RealClasses") -> "list[SmallSet]":

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -16,6 +16,7 @@ from atom.methods.lookup import find_method
 from atom.methods.method import Unit
 from pipelines.console.command import counted, say
 from pipelines.console.progress import format_bytes, format_duration
+from pipelines.distill_case import Case, given_images, problem_of
 from pipelines.output.store import Store
 from pipelines.preflight import Load, told_terms
 from pipelines.real_classes import RealClasses, whole
@@ -25,14 +26,11 @@ from pipelines.workers.pool import Limits, kill
 from pipelines.workers.remote import Problem, RemoteWorker
 from pipelines.workers.resources import ActorSize
 
-if TYPE_CHECKING:
-    from pipelines.distill import Case
-
 LEAST_S = 5.0
 """Iterations are timed for so long, or to the end. Chosen: a step of a small network takes milliseconds."""
 
 
-def dry_run(case: "Case", load: Load) -> int:
+def dry_run(case: Case, load: Load) -> int:
     """Print the units, the workers, memory by place, and the time as far as it can be told; leaves nothing behind.
 
     Args:
@@ -42,8 +40,6 @@ def dry_run(case: "Case", load: Load) -> int:
     Returns:
         The exit code.
     """
-    from pipelines.distill import given_images, problem_of
-
     command, settings, units, size = case.command, case.settings, case.units, case.size
     iterations = settings.iterations or 0
     chunks = len(units) * math.ceil(iterations / command.checkpoint_every)

@@ -13,7 +13,7 @@ from atom.methods.settings import DistillSettings
 from atom.settings import DeviceKind, EvaluateSettings
 from pipelines.comparison.asked import Asked
 from pipelines.console.commands import CompareCommand
-from pipelines.distill import Case, identity_of, run_name
+from pipelines.distill_case import Case, identity_of, run_name
 from pipelines.output.store import Store
 from pipelines.session import Session
 from pipelines.workers.resources import ActorSize

@@ -19,7 +19,8 @@ from pipelines.comparison.images import Images, RealImages
 from pipelines.comparison.judging import Judging
 from pipelines.comparison.labels import LabelFiles, Teaching, teachers_of
 from pipelines.comparison.tables import ExpertTimes, Finished, Judged, labelled
-from pipelines.distill import assemble, note_spent, problem_of, publish
+from pipelines.distill import assemble, note_spent, publish
+from pipelines.distill_case import problem_of
 from pipelines.distillation import Distilling
 from pipelines.evaluation import SmallSet, Trials, judged_sets
 from pipelines.output.checkpoints import Checkpoints

@@ -17,7 +17,7 @@ from atom.errors import StoreError
 from atom.methods.experts import EXPERTS_VERSION, Arrays, Expert, Recipe
 from atom.methods.settings import DistillSettings
 from pipelines import preparing
-from pipelines.distill import identity_of
+from pipelines.distill_case import identity_of
 from pipelines.output.expert_files import ExpertFiles
 from pipelines.output.provenance import COMMIT_VARIABLE
 from pipelines.output.store import Store

@@ -16,7 +16,7 @@ from atom.errors import ClusterError
 from atom.resolve import resolve_settings
 from pipelines import preflight
 from pipelines.console.commands import DistillCommand
-from pipelines.distill import load_of
+from pipelines.distill_case import load_of
 from pipelines.preflight import Load, check_memory, images_in_work, terms
 from pipelines.workers.resources import ActorSize
 

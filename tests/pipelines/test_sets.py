@@ -22,8 +22,9 @@ from atom.preprocess import Preprocess
 from atom.settings import EvaluateSettings
 from pipelines import sets
 from pipelines.console.commands import DataSettings, DistillCommand
-from pipelines.distill import Case, assemble
+from pipelines.distill import assemble
 from pipelines.distill import publish as publish_set
+from pipelines.distill_case import Case
 from pipelines.distillation import Distillation
 from pipelines.evaluation import Row, judged_sets, remarks, small_set
 from pipelines.output.provenance import COMMIT_VARIABLE
