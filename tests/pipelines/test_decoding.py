@@ -3,8 +3,10 @@
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.fs as pafs
@@ -16,6 +18,9 @@ from atom.data import RealData, load
 from atom.data import decode as decoding_here
 from atom.data.decode import Entry, Outcome
 from atom.data.place import Remote, Slice, _Disk
+from atom.errors import DataError
+from pipelines import real_images
+from pipelines.console.commands import DataSettings
 from pipelines.workers import decoding
 from pipelines.workers.decoding import ClusterDecoder
 
@@ -43,7 +48,9 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the cluster of the tests, which is one node."""
     monkeypatch.setattr(decoding_here, "MANY", COUNT // 2)
+    monkeypatch.setattr(decoding, "_LEAST_NODES", 1)
 
 
 def loaded(pictures: Path, elsewhere: ClusterDecoder | None, told: list[tuple[int, int]]) -> RealData:
@@ -71,39 +78,64 @@ def test_tasks_decode_what_the_driver_decodes(
     plain = loaded(pictures, None, told)
     assert (len(plain.skipped), len(plain.remarks)) == (1, 2)
     assert told == [(0, COUNT), (COUNT, COUNT)] * 2
-
     with ClusterDecoder() as decoder:
         # Without its help: what a task did not bring back would be missing.
-        monkeypatch.setattr(decoder, "_fetched", lambda reference, *_: ray.get(reference))
+        monkeypatch.setattr(decoder, "_fetched", lambda sent, _: ray.get(sent.reference)[1])
         assert_same(loaded(pictures, decoder, []), plain)
 
 
 @pytest.mark.ray
-def test_what_a_lost_task_leaves_the_driver_decodes(
+def test_one_machine_decodes_in_threads(
+    ray_cluster: None, pictures: Path, few_are_many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_LEAST_NODES", 2)
+    monkeypatch.setattr(ClusterDecoder, "_send", None)
+    with ClusterDecoder() as decoder:
+        assert_same(loaded(pictures, decoder, []), loaded(pictures, None, []))
+
+
+def exits(entries: list[Entry], image_size: int | None) -> None:
+    os._exit(1)
+
+
+def hangs(entries: list[Entry], image_size: int | None) -> None:
+    time.sleep(60)
+
+
+def has_no_credentials(entries: list[Entry], image_size: int | None) -> None:
+    raise DataError("s3://pets: cannot be read.")
+
+
+def has_another_decoder(entries: list[Entry], image_size: int | None) -> tuple[str, list[Outcome]]:
+    return "Pillow 1.0", [np.zeros((3, 8, 8), np.uint8) for _ in entries]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("task", [exits, hangs, has_no_credentials, has_another_decoder])
+def test_what_a_task_does_not_bring_back_the_driver_decodes(
     ray_cluster: None,
     pictures: Path,
     few_are_many: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    task: Callable[..., Any],
 ) -> None:
-    driver, work = os.getpid(), decoding._outcomes
-
-    def lost(entries: list[Entry], image_size: int | None) -> list[Outcome]:
-        if os.getpid() != driver:
-            os._exit(1)
-        return work(entries, image_size)
-
-    monkeypatch.setattr(decoding, "_outcomes", lost)
+    monkeypatch.setattr(decoding, "decoded", task)
+    monkeypatch.setattr(decoding, "_ANSWER_S", 3.0 if task is hangs else 60.0)
+    begun_s = time.monotonic()
     with ClusterDecoder() as decoder:
         found = loaded(pictures, decoder, [])
+    # Of four tasks that hang the first alone is waited for.
+    assert task is not hangs or time.monotonic() - begun_s < 12
+    assert decoder._tasks_read == (task is not has_no_credentials)
     assert_same(found, loaded(pictures, None, []))
     assert [record.name for record in caplog.records].count(decoding.__name__) == 1
     assert "decoded by the driver" in caplog.text
 
 
 @pytest.mark.ray
-def test_only_so_many_images_are_in_memory_and_those_left_are_given_up(
-    ray_cluster: None, few_are_many: None, pictures: Path
+def test_only_so_many_images_are_in_memory(
+    ray_cluster: None, few_are_many: None, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = 0
     content = next(pictures.rglob("1.png")).read_bytes()
@@ -118,8 +150,42 @@ def test_only_so_many_images_are_in_memory_and_those_left_are_given_up(
         outcomes = decoder(entries(), 8)
         next(outcomes)
         # The cluster of the tests has two processors: four tasks at once.
-        assert taken <= 5 * decoding.TASK_IMAGES
+        assert taken == 4 * decoding.TASK_IMAGES
         outcomes.close()
+        monkeypatch.setattr(decoding, "_MOST_BYTES", 1)
+        taken, outcomes = 0, decoder(entries(), 8)
+        next(outcomes)
+        assert taken == decoding.TASK_IMAGES
+        outcomes.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "joined"),
+    [
+        ({}, False),
+        ({"RAY_ADDRESS": "local"}, False),
+        ({"RAY_ADDRESS": "192.0.2.1:6379"}, True),
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, True),
+    ],
+)
+def test_a_command_that_joins_a_cluster_has_it_decode(
+    monkeypatch: pytest.MonkeyPatch, *, variables: dict[str, str], joined: bool
+) -> None:
+    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    given: dict[str, Any] = {}
+
+    def load_real_images(spec: str, **options: Any) -> RealData:
+        given.update(options)
+        return load("digits", data_dir=Path("unused"))
+
+    monkeypatch.setattr(real_images.real_data, "load", load_real_images)
+    real_images.load_real(DataSettings(dataset="digits"), smoke=False)
+    assert (given["decode_elsewhere"] is not None) == joined
+    assert given["on_decoded"] is not None
 
 
 def test_files_are_read_by_the_driver_and_places_at_uris_by_the_task(tmp_path: Path) -> None:
@@ -127,8 +193,9 @@ def test_files_are_read_by_the_driver_and_places_at_uris_by_the_task(tmp_path: P
     file.write_bytes(b"0123456789")
     far = Remote(str(file), _Disk(pafs.LocalFileSystem(), "s3"))
     assert far.read_at(0, 1) == b"0"
+    decoder = ClusterDecoder()
     sent = [
-        decoding._with_content(Entry("here", 0, source))
+        decoder._with_content(Entry("here", 0, source))
         for source in (file, Slice(file, 2, 3), far, Slice(far, 4, 2), b"bytes", None, tmp_path / "gone")
     ]
     assert [entry.source for entry in sent[:2]] == [b"0123456789", b"234"]
@@ -138,3 +205,5 @@ def test_files_are_read_by_the_driver_and_places_at_uris_by_the_task(tmp_path: P
         b"0123456789",
         b"45",
     ]
+    decoder._tasks_read = False
+    assert decoder._with_content(Entry("there", 0, far)).source == b"0123456789"
