@@ -184,7 +184,7 @@ def judge(case: Case, rivals: "Sequence[SmallSet]", stop: "StopSignal") -> "Eval
     from pipelines.evaluation import evaluate_sets, judged_sets, statistics_images
 
     command, preprocess = case.command, case.distilled.preprocess
-    chosen = statistics_images(case.real.train.images, command.judges.statistics_images)
+    chosen = statistics_images(case.real.train.checked(), command.judges.statistics_images)
     with stop.polling():
         return evaluate_sets(
             [*judged_sets(case.distilled, case.name, smoke=command.smoke), *rivals],

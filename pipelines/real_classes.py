@@ -71,12 +71,12 @@ class RealClasses(Mapping[int, Any]):
         """All images preprocessed, float32 [N, C, H, W] in the order of the set, in this process from now on."""
         return self._preprocess.apply(self._images.checked()).numpy()
 
-    @property
+    @cached_property
     def rows(self) -> Pixels | np.ndarray:
         """All images to be had by rows, preprocessed when they are asked for where that can be."""
         if self._preprocess.zca is not None:
             return self.preprocessed
-        return Pixels(self._images.images, self._preprocess)
+        return Pixels(self._images.checked(), self._preprocess)
 
     def _put(self, class_id: int, images: "np.ndarray | Pixels") -> Any:
         try:

@@ -97,7 +97,7 @@ class Preprocessed:
         if name not in self._images:
             preprocess = self._fitted[name]
             by_lot = [
-                put_classes(preprocess.apply(images.images).numpy(), lots_N, int(lots_N.max()) + 1)
+                put_classes(preprocess.apply(images.checked()).numpy(), lots_N, int(lots_N.max()) + 1)
                 for images, lots_N in (
                     (self._lots.real.train, self._lots.train()),
                     (getattr(self._lots.real, self._judged), self._lots.judged(self._judged)),

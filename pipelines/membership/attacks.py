@@ -40,8 +40,8 @@ class Images:
         """Of members and non-members at most `most` each, drawn by `balanced_rows`."""
         labels = (parts.members.labels, parts.non_members.labels)
         chosen = balanced_rows(labels, num_classes=parts.members.num_classes, most=most, seed=seed)
-        members = preprocess.apply(parts.members.images).numpy()
-        others = preprocess.apply(parts.non_members.images[chosen[1]]).numpy()
+        members = preprocess.apply(parts.members.checked()).numpy()
+        others = preprocess.apply(parts.non_members.checked()[chosen[1]]).numpy()
         asked_labels = np.concatenate([labels[0][chosen[0]], labels[1][chosen[1]]])
         return cls(members, labels[0], np.concatenate([members[chosen[0]], others]), asked_labels, chosen[0])
 
