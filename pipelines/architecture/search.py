@@ -9,7 +9,7 @@ own restore forgets the scheduler and needs shared storage.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from apps.nas.combined import rank_mean
 from apps.nas.ladder import Stage, next_rung
@@ -127,12 +127,14 @@ def _climb(case: NasCase, found: Found, stop: StopSignal) -> None:
         entrants = _fast_enough(case, found, entrants, nas.max_latency_ms, parts, stop)
     if ladder.order and not found.stopped:
         entrants = _ordered(case, found, entrants, parts, stop)
+    # None ahead of their places: what is proposed later is proposed knowing more.
+    room = Width(replace(case.size, ahead=0))
     for place, stage in enumerate(ladder.stages):
         if found.stopped or stop.is_set() or not entrants:
             return
         record = SearchRecord(case, stage_proxy(case, stage), stage.epochs)
         found.records.append(record)
-        _run(case, found, record, entrants, stop)
+        _run(case, found, record, entrants, stop, room=room)
         best = list(case.best_first(record.finished))
         # With a budget the last stage takes as many as there is time for, the best first.
         last = place + 2 == len(ladder.stages) and nas.budget_minutes is not None
@@ -142,7 +144,13 @@ def _climb(case: NasCase, found: Found, stop: StopSignal) -> None:
 
 
 def _run(
-    case: NasCase, found: Found, record: SearchRecord, entrants: Sequence[str], stop: StopSignal
+    case: NasCase,
+    found: Found,
+    record: SearchRecord,
+    entrants: Sequence[str],
+    stop: StopSignal,
+    *,
+    room: Callable[[], int],
 ) -> None:
     """One stage; somebody of it has to come to its end, whatever that costs."""
     nas, first = case.command.nas, len(found.records) == 1
@@ -161,7 +169,7 @@ def _run(
         seed=case.command.seed,
         sampler=nas.sampler if first and not case.ladder.order else "grid",
         wanted=wanted,
-        room=Width(case.size),
+        room=room,
     )
     run_stage(case, record, proposals, stop, share=share)
     # ASHA stopped all others against one that failed later: the best of them is trained on.

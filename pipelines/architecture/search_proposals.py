@@ -88,6 +88,7 @@ class Proposals(Searcher):
         self.failed: set[str] = set()
         self._known = known
         self._again: list[str] = []
+        self._short: set[str] = set()
         self._running: dict[str, str] = {}
         self._dimensions = Dimensions(space)
         self._seed, self._wanted, self._room = seed, wanted, room
@@ -115,7 +116,7 @@ class Proposals(Searcher):
         """The next network to train, None while that waits for those under way, or that there are no more."""
         if self.ended:
             return None if self._running else Searcher.FINISHED
-        if len(self._running) >= self._room():
+        if len(self._running) >= max(1, self._room() - len(self._short)):
             return None
         network = self._again.pop(0) if self._again else self._next()
         self._running[trial_id] = network
@@ -128,17 +129,26 @@ class Proposals(Searcher):
         network = self._running.pop(trial_id, None)
         if network is None or result is None or error:
             return
+        self._short.discard(network)
         if result.get("failure"):
             self.failed.add(network)
         else:
             self.values[network] = float(result["value"])
 
-    def again(self, network: str) -> None:
-        """Try a network once more, next; its worker was lost."""
+    def again(self, network: str, *, short: bool = False) -> None:
+        """Try a network once more, next; its worker was lost.
+
+        Args:
+            network: its name.
+            short: memory ran out, so that one fewer is under way until it has got on.
+        """
         self._again.insert(0, network)
+        if short:
+            self._short.add(network)
 
     def give_up(self, network: str) -> None:
         """Count a network as failed; it was lost too often."""
+        self._short.discard(network)
         self.failed.add(network)
 
     def save(self, checkpoint_path: str) -> None:

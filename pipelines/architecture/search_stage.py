@@ -148,7 +148,7 @@ class _StageWatch(Watch):
         else:
             tries = f"retry {self._deaths[network]} of {self._limits.max_retries}"
             logger.warning("%s: %s; %s", network, failure.reason, tries)
-            self._proposals.again(network)
+            self._proposals.again(network, short=failure.memory == "yes")
 
     def doing(self, trial: Any) -> str:
         """The network in training."""

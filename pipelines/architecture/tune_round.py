@@ -11,11 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import ray
 from ray import tune
-from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from atom.errors import ClusterError
@@ -193,7 +191,16 @@ def fit(
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, OutOfMemoryError):
+                raise
+            raise ClusterError(
+                "A worker was killed by Ray, since its node ran low on memory, and Ray Tune ended with it. What is"
+                " finished is kept; pass a smaller --num-actors, or leave the network out that takes so much, and run"
+                " the same command again."
+            ) from error
     if watch.error is not None:
         raise watch.error
     if watch.problem:
@@ -231,18 +238,28 @@ def tune_environment() -> Iterator[None]:
 def memory_kills_are_deaths() -> Iterator[None]:
     """A worker that Ray's memory monitor killed is a trial's error, as any other that died.
 
-    Tune knows two errors of a worker, and takes the third that Ray raises for a fault of its own, which ends it.
+    Tune knows two errors of a worker, and takes the third that Ray raises for a fault of its own, which ends it. Where
+    a version of Ray keeps that elsewhere, nothing is changed.
     """
-    handle = RayActorManager._actor_task_failed
+    try:
+        from ray.air.execution._internal import RayActorManager
 
-    # By the names of Tune's own arguments: it calls with keywords.
-    def as_death(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, OutOfMemoryError):
-            exception = RayActorError(error_msg=str(exception))
-        handle(manager, tracked_actor_task, exception)
-
-    with patch.object(RayActorManager, "_actor_task_failed", as_death):
+        handle = RayActorManager._actor_task_failed
+    except (ImportError, AttributeError):
         yield
+        return
+
+    def told(value: Any) -> Any:
+        return RayActorError(error_msg=str(value)) if isinstance(value, OutOfMemoryError) else value
+
+    def as_death(*values: Any, **named: Any) -> None:
+        handle(*map(told, values), **{name: told(value) for name, value in named.items()})
+
+    RayActorManager._actor_task_failed = as_death
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = handle
 
 
 @contextmanager

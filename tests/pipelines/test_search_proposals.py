@@ -125,6 +125,18 @@ def test_as_many_networks_are_under_way_as_the_cluster_has_room_for_now() -> Non
     assert ask.suggest("d")["network"] == "n3"
 
 
+def test_a_network_short_of_memory_is_tried_beside_one_fewer_until_it_got_on() -> None:
+    ask = proposals(names_space(9), sampler="grid", room=lambda: 2)
+    assert [ask.suggest(trial)["network"] for trial in "ab"] == ["n0", "n1"]
+    ask.on_trial_complete("b", error=True)
+    ask.again("n1", short=True)
+    assert ask.suggest("c") is None
+    ask.on_trial_complete("a", {"value": 1.0})
+    assert [ask.suggest("c")["network"], ask.suggest("d")] == ["n1", None]
+    ask.on_trial_complete("c", {"value": 1.0})
+    assert [ask.suggest(trial)["network"] for trial in "de"] == ["n2", "n3"]
+
+
 def test_failed_network_counts_as_tried_and_is_not_proposed_again() -> None:
     ask = proposals(names_space(3), trials=3, sampler="grid")
     assert ask.suggest("a")["network"] == "n0"
