@@ -33,7 +33,8 @@ ZERO_COST_BATCH = 64
 _REFERENCE_SEEDS = 1_000_000
 
 Labelled = tuple[Tensor | Pixels, Tensor]
-"""Preprocessed float32 images [N, C, H, W] and int64 labels [N]; of a tiny set also soft ones, float32 [N, K]."""
+"""Preprocessed float32 images [N, C, H, W], or pixels that are, and int64 labels [N]; of a tiny set also soft ones,
+float32 [N, K]."""
 
 
 @dataclass(frozen=True)

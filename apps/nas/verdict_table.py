@@ -77,7 +77,7 @@ def trained_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
     return [*columns, "delivered"], [
         [
             row["network"],
-            f"{row['proxy score']:.1f}",
+            f"{row['proxy score']:.4g}",
             *(_spread_text(row[f"{part} mean"], row[f"{part} std"]) for part in ("validation", "test")),
             str(row["n"]),
             *(NONE if row[cost] is None else f"{row[cost]:,}" for cost in ("parameters", "multiply_adds")),

@@ -138,7 +138,8 @@ def _kind(size: "ActorSize") -> str:
 
 def counted(number: float, what: str) -> str:
     """Such as "1 worker" or "2 workers"."""
-    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
+    told = f"{number:,.0f}" if number == int(number) else f"{number:g}"
+    return f"{told} {what}" if number == 1 else f"{told} {what}s"
 
 
 def stopped(tracker: "Tracker", signal_name: str | None) -> int:

@@ -25,7 +25,8 @@ _NAMED = 2
 """So many of the items under way are named."""
 _LEAST_S = 2.0
 """What is shorter is no measurement."""
-_NUMBER = re.compile(r"[-+±<>≥≤[]?\s?\d")
+_NUMBER = re.compile(r"[-−+±<>≥≤~[(]*\s?(\d|inf|nan|∞)")
+_BLANK = ("", "–", "?")
 
 
 def format_duration(seconds: float | None) -> str:
@@ -233,7 +234,8 @@ def print_table(
         else Table(box=dashes, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     )
     for place, column in enumerate(columns):
-        numbers = any(_NUMBER.match(str(row[place])) for row in rows)
+        told = [cell for row in rows if (cell := str(row[place])) not in _BLANK]
+        numbers = 2 * sum(bool(_NUMBER.match(cell)) for cell in told) > len(told)
         table.add_column(Text(column), justify="right" if place and numbers else "left")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))

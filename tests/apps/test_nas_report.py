@@ -133,8 +133,8 @@ def test_every_proxy_network_failure_winner_and_fact_is_named(outline, verdict):
     for word in [*(proxy.name for proxy in verdict.proxies), *NETWORKS, "whole set, 50 epochs"]:
         assert word in outline.text
     assert ["net-3", "atom", "loss became NaN & stopped"] in outline.rows
-    assert ["net-0", "71.2", "82.0 ± 0.8", "81.2 ± 0.5", "3", "1,234", "–", "yes"] in outline.rows
-    assert ["net-9", "71.2", "82.0 ± 0.8", "81.2", "1", "1,234", "–", ""] in outline.rows
+    assert ["net-0", "71.25", "82.0 ± 0.8", "81.2 ± 0.5", "3", "1,234", "–", "yes"] in outline.rows
+    assert ["net-9", "71.25", "82.0 ± 0.8", "81.2", "1", "1,234", "–", ""] in outline.rows
     assert ["seeds", "3"] in outline.rows
 
 
