@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from atom.data.mapped import is_large
 from atom.errors import ClusterError
 from atom.free_memory import free_memory
 from pipelines.console.progress import format_bytes
@@ -124,7 +125,7 @@ def _of_judgement(load: Load) -> list[Term]:
     if load.num_test:
         remedy = "pass --eval-seeds 0, and judge the set elsewhere with atom-evaluate"
         pixels = load.num_test * load.image_bytes
-        if load.whitened:
+        if load.whitened or not is_large(pixels):
             found += [Term(place, "4·M·P", 4 * pixels, remedy) for place in (_DRIVER, _STORE)]
         else:
             found.append(Term(_STORE, "M·P", pixels, remedy))

@@ -91,6 +91,7 @@ def class_folders(request: Request, part: Place, skipped: list[str]) -> dict[str
     if not classes:
         raise DataError(f"{part}: no class directories; expected {part.name}/<class>/<image>.")
     list_ahead(classes.values())
+    list_ahead(inner for path in classes.values() if (inner := path / "images").is_dir())
     return classes
 
 

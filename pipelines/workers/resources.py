@@ -58,8 +58,9 @@ class ActorSize:
         return replace(self, cpus=0.0 if self.gpus else 1.0)
 
     def slots(self, cluster: ClusterInfo) -> int:
-        """How many fit now."""
-        return self._of_kind(cluster).slots(**self._each)
+        """How many fit now; of what takes nothing one a node."""
+        fitting = self._of_kind(cluster)
+        return fitting.slots(**self._each) if any(self._each.values()) else fitting.num_nodes
 
     def slots_to_come(self, cluster: ClusterInfo) -> int:
         """How many the cluster's autoscaler may make room for."""

@@ -117,7 +117,7 @@ class _Room:
         info, size = cluster_info(), self._size
         fits = size.slots(info)
         # A task's time runs while it waits for a place: of those to come no more are submitted than soon find one.
-        slots = max(1, fits + size.ahead, min(size.slots_to_come(info), fits + AHEAD))
+        slots = max(1, fits + min(1, size.ahead), min(size.slots_to_come(info), fits + AHEAD))
         self.slots = min(slots, size.asked or slots)
         return fits
 

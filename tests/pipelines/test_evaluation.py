@@ -12,6 +12,8 @@ from tiny_digits import NETWORK, NUM_CLASSES, digits_set, white_digits
 
 from atom import data
 from atom.errors import ConfigError
+from atom.pixels import Pixels
+from atom.preprocess import Preprocess
 from atom.resolve import resolve_evaluation
 from atom.rivals import name_beside
 from atom.settings import EvaluateSettings
@@ -77,6 +79,20 @@ def judge(folder: Path, **changes: Any) -> Evaluation:
 
 def row(method: str, network: str, mean: float, n: int = 2, std: float | None = 1.25, failed: int = 0) -> Row:
     return Row(method, network, mean, std=std, n=n, epochs=2, stored_images=10, seconds=1.0, failed=failed)
+
+
+@pytest.mark.ray
+def test_pixels_in_the_store_are_tested_on_as_preprocessed_images(ray_cluster: None, tmp_path: Path) -> None:
+    real = data.load("digits", data_dir=Path("unused")).test
+    preprocess = Preprocess.fit(real.images, zca=False)
+    found = [
+        judge(tmp_path / name, seeds=[0], test=(images, real.labels)).rows
+        for name, images in (
+            ("pixels", Pixels(real.images, preprocess)),
+            ("floats", preprocess.apply(real.images).numpy()),
+        )
+    ]
+    assert [replace(row, seconds=0.0) for row in found[0]] == [replace(row, seconds=0.0) for row in found[1]]
 
 
 @pytest.mark.ray

@@ -17,6 +17,7 @@ from apps.nas.proxies import WHOLE, Proxy
 from apps.nas.table import Row
 from apps.nas.trial import Images, Score, Unit, run_unit
 from apps.nas.winner import load_winner
+from atom.pixels import Pixels
 from atom.train import accuracy
 from pipelines.architecture import rank as rank_module
 from pipelines.architecture import winner
@@ -174,7 +175,10 @@ def test_fewer_networks_than_asked_for_are_said(tmp_path: Path, capsys: pytest.C
 def test_the_best_network_is_delivered_and_a_second_call_trains_nothing(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As of many images: pixels in the store, whose trainings are those of preprocessed ones.
+    monkeypatch.setattr("atom.data.mapped.MAPPED_BYTES", 1)
     case = nas_case(tmp_path)
+    assert isinstance(case.material.real["main"]["train"][0], Pixels)
     scores = {"wide": 2.0, "narrow": 1.0}
     found = retrain(case, scores, StopSignal())
     assert not found.stopped
@@ -241,7 +245,7 @@ def check_served(case: NasCase) -> None:
 def check_equal_to_reference(case: NasCase) -> None:
     """A training is that of the reference of the same seed, bit for bit."""
     parts = {
-        name: (torch.tensor(images), torch.tensor(labels))
+        name: (torch.as_tensor(images[:]), torch.tensor(labels))
         for name, (images, labels) in case.material.real["main"].items()
     }
     for record in records(case):

@@ -203,12 +203,12 @@ def test_a_client_answers_for_its_own_memory_alone(machine: SimpleNamespace) -> 
 def test_the_command_refuses_before_it_takes_the_output(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "free_memory", lambda: 10**4)
+    monkeypatch.setattr(preflight, "free_memory", lambda: 10**5)
     output = tmp_path / "out"
     code, _, errors = run_here("--dataset", "digits", "--network", NETWORK, "--output", output)
     assert code == 2
-    assert "store S·P = " in errors
-    assert "where P = 64 bytes of one, K = 10 classes" in errors
+    assert "driver 4·M·P = " in errors
+    assert "where M = 355 to test on, P = 64 bytes of one, K = 10 classes" in errors
     assert not (output / "settings.json").exists()
 
 
