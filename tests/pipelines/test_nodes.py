@@ -231,6 +231,36 @@ def test_a_node_of_another_kind_of_device_is_left_out(nodes: Nodes) -> None:
     assert "1 node with A100" in told["left_out"]
 
 
+DECODED = """
+import io, json
+import numpy as np
+from PIL import Image
+from atom.data.decode import Decoding, Entry, decode_all
+from pipelines.workers.decoding import ClusterDecoder
+
+def encoded(number):
+    content = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(content, "JPEG")
+    return content.getvalue()
+
+entries = [Entry(str(number), number % 7, encoded(number % 50)) for number in range(9000)]
+with ClusterDecoder() as decoder:
+    spread = decode_all(entries, Decoding(image_size=16, elsewhere=decoder), num_entries=len(entries))
+    told = {"workers": decoder._width(), "told": sorted(decoder._told)}
+here = decode_all(entries, Decoding(image_size=16), num_entries=len(entries))
+same = np.array_equal(spread.images, here.images) and np.array_equal(spread.labels, here.labels)
+print(json.dumps({"same": same, **told}))
+"""
+
+
+def test_images_are_decoded_on_all_nodes(nodes: Nodes) -> None:
+    nodes.head()
+    for _ in range(2):
+        nodes.add()
+    assert json.loads(nodes.asked(DECODED)) == {"same": True, "workers": 2, "told": []}
+
+
 ALIVE = """
 import json, ray
 ray.init(address="{address}", log_to_driver=False, logging_level="ERROR")
