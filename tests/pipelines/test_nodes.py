@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -198,7 +199,8 @@ def test_a_cluster_that_scales_from_zero_is_waited_for(nodes: Nodes, tmp_path: P
     told = ended(
         nodes.distil(tmp_path / "out", "--wait-for-nodes-s", 240, "--gpus-per-actor", 0, iterations=3000)
     )
-    assert "1 node, 0 CPUs" in told
+    # Ray lists the head twice at times.
+    assert re.search(r"cluster: [12] nodes?, 0 CPUs", told)
     assert "the cluster has grown: 2 workers, before 1" in told
 
 
