@@ -121,7 +121,9 @@ class ClusterDecoder:
         return entry
 
     def _fetched(self, sent: _Sent, image_size: int | None) -> list[Outcome]:
-        if sent.reference is not None:
+        if self._given_up:
+            _cancel(sent.reference)
+        elif sent.reference is not None:
             try:
                 made_by, outcomes = ray.get(sent.reference, timeout=_ANSWER_S)
                 if made_by == decoder():
@@ -129,7 +131,7 @@ class ClusterDecoder:
                 reason = f"a node has another decoder ({made_by}, here {decoder()})"
             except RayError as error:
                 _cancel(sent.reference)
-                self._given_up = self._given_up or isinstance(error, GetTimeoutError)
+                self._given_up = isinstance(error, GetTimeoutError)
                 self._tasks_read = self._tasks_read and not isinstance(error, RayTaskError)
                 reason = reason_of(error).reason
             self._tell(reason)

@@ -122,11 +122,20 @@ def test_what_a_task_does_not_bring_back_the_driver_decodes(
 ) -> None:
     monkeypatch.setattr(decoding, "decoded", task)
     monkeypatch.setattr(decoding, "_ANSWER_S", 3.0 if task is hangs else 60.0)
-    begun_s = time.monotonic()
+    begun_s, waited, get = time.monotonic(), 0, ray.get
+
+    def counted(reference: Any, *, timeout: float) -> Any:
+        nonlocal waited
+        waited += timeout == decoding._ANSWER_S
+        return get(reference, timeout=timeout)
+
+    monkeypatch.setattr(decoding.ray, "get", counted)
     with ClusterDecoder() as decoder:
         found = loaded(pictures, decoder, [])
+    monkeypatch.setattr(decoding.ray, "get", get)
     # Of four tasks that hang the first alone is waited for.
     assert task is not hangs or time.monotonic() - begun_s < 12
+    assert waited == (1 if task is hangs else 4)
     assert decoder._tasks_read == (task is not has_no_credentials)
     assert_same(found, loaded(pictures, None, []))
     assert [record.name for record in caplog.records].count(decoding.__name__) == 1
