@@ -20,6 +20,7 @@ from atom.data.place import Remote, Slice
 from pipelines.workers.cluster import cluster_info, connect
 from pipelines.workers.faults import reason_of
 from pipelines.workers.resources import ActorSize, Width
+from pipelines.workers.tasks import cancel
 from pipelines.workers.versions import check_versions
 
 logger = logging.getLogger(__name__)
@@ -80,17 +81,14 @@ class ClusterDecoder:
         width = self._connected()
         task = ray.remote(num_cpus=1, max_retries=0, retry_exceptions=False)(decoded)
         with ThreadPoolExecutor(_READERS) as readers:
-            try:
-                while True:
-                    while self._has_room(at_work, width) and (chunk := list(islice(remaining, TASK_IMAGES))):
-                        at_work.append(self._send(task, chunk, image_size, readers))
-                    if not at_work:
-                        break
-                    sent = at_work.popleft()
-                    yield from zip(sent.entries, self._fetched(sent, image_size), strict=True)
-            finally:
-                for sent in at_work:
-                    _cancel(sent.reference)
+            # What is at work when nobody wants more of it ends by itself, in a fifth of a second.
+            while True:
+                while self._has_room(at_work, width) and (chunk := list(islice(remaining, TASK_IMAGES))):
+                    at_work.append(self._send(task, chunk, image_size, readers))
+                if not at_work:
+                    break
+                sent = at_work.popleft()
+                yield from zip(sent.entries, self._fetched(sent, image_size), strict=True)
         yield from decode_here(remaining, image_size, far=far)
 
     def _has_room(self, at_work: deque[_Sent], width: Width | None) -> bool:
@@ -121,20 +119,19 @@ class ClusterDecoder:
         return entry
 
     def _fetched(self, sent: _Sent, image_size: int | None) -> list[Outcome]:
-        if self._given_up:
-            _cancel(sent.reference)
-        elif sent.reference is not None:
+        if sent.reference is not None and not self._given_up:
             try:
                 made_by, outcomes = ray.get(sent.reference, timeout=_ANSWER_S)
                 if made_by == decoder():
                     return outcomes
                 reason = f"a node has another decoder ({made_by}, here {decoder()})"
             except RayError as error:
-                _cancel(sent.reference)
                 self._given_up = isinstance(error, GetTimeoutError)
                 self._tasks_read = self._tasks_read and not isinstance(error, RayTaskError)
                 reason = reason_of(error).reason
             self._tell(reason)
+        if sent.reference is not None and self._given_up:
+            cancel(sent.reference)
         far = any(map(_far, sent.entries))
         return [outcome for _, outcome in decode_here(sent.entries, image_size, far=far)]
 
@@ -172,8 +169,3 @@ def decoder() -> str:
 def _far(entry: Entry) -> bool:
     source = entry.source.file if isinstance(entry.source, Slice) else entry.source
     return isinstance(source, Remote)
-
-
-def _cancel(reference: Any) -> None:
-    with suppress(RayError, ValueError, TypeError):
-        ray.cancel(reference, force=True)

@@ -88,14 +88,14 @@ def run_tasks(
                 if on_result is not None:
                     on_result(call.unit, value)
             for reference, error in patience.expired(running):
-                _cancel(reference)
+                cancel(reference)
                 waiting.failed(running.pop(reference).unit, error)
             room.check()
             if on_tick is not None:
                 on_tick(len(running))
     finally:
         for reference in running:
-            _cancel(reference)
+            cancel(reference)
     return outcome
 
 
@@ -141,8 +141,13 @@ class _Room:
             )
 
 
-def _cancel(reference: Any) -> None:
+def cancel(reference: Any) -> None:
+    """End a task's process at once, unless its result has come.
+
+    Ray (2.60) aborts this process, the driver, where a task is cancelled whose result has come but is not yet booked.
+    """
     try:
-        ray.cancel(reference, force=True)
+        if not ray.wait([reference], timeout=0, fetch_local=False)[0]:
+            ray.cancel(reference, force=True)
     except (RayError, ValueError) as error:
         logger.debug("cancel: %s", error)

@@ -10,6 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from atom.errors import ClusterError
 from pipelines.workers.cluster import is_client
 from pipelines.workers.faults import reason_of
+from pipelines.workers.tasks import cancel
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def check_versions(limit_s: float = ANSWER_S) -> None:
             _compare(asked[reference], there, here)
     for reference in late:
         logger.warning("node %s: no answer for %g s, its libraries are not known", asked[reference], limit_s)
-        ray.cancel(reference, force=True)
+        cancel(reference)
 
 
 def _compare(node: str, there: dict[str, str], here: dict[str, str]) -> None:

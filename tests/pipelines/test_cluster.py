@@ -26,7 +26,7 @@ from pipelines.workers.pool import Limits
 from pipelines.workers.resources import ActorSize, choose_size
 from pipelines.workers.retries import Outcome
 from pipelines.workers.settings import ClusterSettings
-from pipelines.workers.tasks import run_tasks
+from pipelines.workers.tasks import cancel, run_tasks
 
 CHUNKS = 3
 
@@ -267,6 +267,21 @@ def test_stalled_task_is_cancelled_and_given_up(ray_cluster: None) -> None:
     outcome = run_tasks(sleep, [0], limits=Limits(max_retries=0, chunk_timeout_s=1))
     text = "took longer than 1 s; if it is slow, not stuck, pass a larger --timeout-s"
     assert outcome.failed[0] == Failure(f"{text} (gave up after 1 try)", text)
+
+
+@pytest.mark.ray
+def test_a_task_whose_result_has_come_is_not_cancelled(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[Any] = []
+    monkeypatch.setattr(ray, "cancel", lambda reference, *, force: cancelled.append(reference))
+    remote = ray.remote(max_retries=0)(sleep)
+    done = ray.put(0), remote.remote("not a time")
+    ray.wait(list(done), num_returns=2, timeout=60)
+    waits = remote.remote(1)
+    for reference in (*done, waits):
+        cancel(reference)
+    assert cancelled == [waits]
 
 
 @pytest.mark.ray

@@ -23,6 +23,7 @@ from pipelines import real_images
 from pipelines.console.commands import DataSettings
 from pipelines.workers import decoding
 from pipelines.workers.decoding import ClusterDecoder
+from pipelines.workers.tasks import cancel
 
 # Workers cannot import a test file, so its functions travel by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -129,10 +130,16 @@ def test_what_a_task_does_not_bring_back_the_driver_decodes(
         waited += timeout == decoding._ANSWER_S
         return get(reference, timeout=timeout)
 
+    cancelled: list[Any] = []
     monkeypatch.setattr(decoding.ray, "get", counted)
+    monkeypatch.setattr(
+        decoding, "cancel", lambda reference: cancelled.append(reference) or cancel(reference)
+    )
     with ClusterDecoder() as decoder:
         found = loaded(pictures, decoder, [])
     monkeypatch.setattr(decoding.ray, "get", get)
+    # Ray ends this process where a task is cancelled whose result has just come.
+    assert len(cancelled) == (2 if task is hangs else 0)
     # Of four tasks that hang the first alone is waited for.
     assert task is not hangs or time.monotonic() - begun_s < 12
     assert waited == (1 if task is hangs else 4)
