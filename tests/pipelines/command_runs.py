@@ -37,6 +37,12 @@ def _give_tables(arguments: Sequence[object]) -> None:
         shutil.copy(tables, output / DATABASE)
 
 
+def _completed(arguments: Sequence[object], script: str) -> list[str]:
+    """With one worker where the test does not say how many: each costs the import of torch, five seconds of a core."""
+    decided = script == "learner" or {"--num-actors", "--help"} & {*map(str, arguments)}
+    return [*map(str, arguments), *(() if decided else ("--num-actors", "1"))]
+
+
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment, the Python of the tests first on the path, and no cluster or server set."""
     kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
@@ -49,7 +55,7 @@ def start(
     """`python pipelines/distill.py`, or another of the commands, with these arguments, begun."""
     _give_tables(arguments)
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *map(str, arguments)],
+        [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *_completed(arguments, script)],
         cwd=cwd,
         env=dict(env or environment()),
         stdout=subprocess.PIPE,
@@ -93,7 +99,7 @@ def run_here(
             contextlib.redirect_stderr(errors),
         ):
             os.environ.pop("MLFLOW_TRACKING_URI", None)
-            code = main([str(argument) for argument in arguments])
+            code = main(_completed(arguments, script))
     finally:
         logging.getLogger().removeHandler(log)
     return code, printed.getvalue().splitlines(), errors.getvalue()

@@ -275,13 +275,14 @@ def test_a_task_whose_result_has_come_is_not_cancelled(
 ) -> None:
     cancelled: list[Any] = []
     monkeypatch.setattr(ray, "cancel", lambda reference, *, force: cancelled.append(reference))
-    remote = ray.remote(max_retries=0)(sleep)
-    done = ray.put(0), remote.remote("not a time")
+    done = ray.put(0), ray.remote(max_retries=0)(lambda: 1 / 0).remote()
     ray.wait(list(done), num_returns=2, timeout=60)
-    waits = remote.remote(1)
+    waits = ray.remote(max_retries=0)(sleep).remote(1)
     for reference in (*done, waits):
         cancel(reference)
+    monkeypatch.undo()
     assert cancelled == [waits]
+    cancel(waits)
 
 
 @pytest.mark.ray

@@ -124,7 +124,7 @@ def test_lost_workers_lost_drivers_and_another_number_of_workers_leave_the_same_
     whole: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    first = start(*RANK, "--output", output, script="nas")
+    first = start(*RANK, "--num-actors", 2, "--output", output, script="nas")
     wait_for(lambda: len(rows_of(output)) >= 3, limit_s=RUN_S)
     wait_for(lambda: kill_workers(first, "ScoreWorker", most=1) == 1)
     known = len(rows_of(output))
@@ -143,7 +143,7 @@ def test_lost_workers_lost_drivers_and_another_number_of_workers_leave_the_same_
     assert client.get_run(run_id).info.status == "KILLED"
     assert left < len(rows_of(output)) < len(rows_of(whole[0])), "ended too late to show anything"
 
-    code, lines, errors = run(*RANK, "--num-actors", 1, "--output", output, script="nas")
+    code, lines, errors = run(*RANK, "--output", output, script="nas")
     assert code == 0, errors
     assert any("scoring" in line or "reference" in line for line in lines)
     assert without_times(output) == without_times(whole[0])
@@ -260,7 +260,7 @@ def test_a_search_goes_on_around_what_harms_it_and_an_edit_of_an_imported_file_c
     command = (
         *("--mode", "search", "--space", f"{space}:networks", "--ladder", "random:2", "whole:2", "--ipc", 2),
         *("--sampler", "grid", "--reduction-factor", 4, "--retrain", 1, "--retrain-seeds", 1),
-        *("--whole-epochs", 1, "--timeout-s", 60, "--max-retries", 0, "--output", output),
+        *("--whole-epochs", 1, "--timeout-s", 30, "--max-retries", 0, "--output", output),
     )
     code, lines, errors = run_here(*command, script="nas")
     assert code == 1, errors
@@ -269,7 +269,7 @@ def test_a_search_goes_on_around_what_harms_it_and_an_edit_of_an_imported_file_c
         "exits": "it called exit(0)",
         "grad-off": "does not require grad",
         "killed": "killed, probably for memory",
-        "hangs": "took longer than 60 s",
+        "hangs": "took longer than 30 s",
         "nan": "hold NaN or infinity",
     }.items():
         assert reason in reasons[network]
@@ -343,15 +343,7 @@ def test_a_search_whose_worker_and_driver_are_killed_at_every_rung_ends_with_the
 ) -> None:
     command = (
         *CLIMB,
-        "--ladder",
-        "random:60",
-        "whole:16",
-        "--retrain",
-        0,
-        "--num-actors",
-        1,
-        "--sampler",
-        "random",
+        *("--ladder", "random:60", "whole:16", "--retrain", 0, "--sampler", "random"),
     )
     code, _, errors = run(*command, "--output", tmp_path / "whole", script="nas")
     assert code == 0, errors
