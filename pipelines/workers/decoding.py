@@ -81,14 +81,18 @@ class ClusterDecoder:
         width = self._connected()
         task = ray.remote(num_cpus=1, max_retries=0, retry_exceptions=False)(decoded)
         with ThreadPoolExecutor(_READERS) as readers:
-            # What is at work when nobody wants more of it ends by itself, in a fifth of a second.
-            while True:
-                while self._has_room(at_work, width) and (chunk := list(islice(remaining, TASK_IMAGES))):
-                    at_work.append(self._send(task, chunk, image_size, readers))
-                if not at_work:
-                    break
-                sent = at_work.popleft()
-                yield from zip(sent.entries, self._fetched(sent, image_size), strict=True)
+            try:
+                while True:
+                    while self._has_room(at_work, width) and (chunk := list(islice(remaining, TASK_IMAGES))):
+                        at_work.append(self._send(task, chunk, image_size, readers))
+                    if not at_work:
+                        break
+                    sent = at_work.popleft()
+                    yield from zip(sent.entries, self._fetched(sent, image_size), strict=True)
+            finally:
+                # Tasks that answer are left to end by themselves: to cancel one just then would end this process.
+                for sent in at_work if self._given_up else ():
+                    _end(sent)
         yield from decode_here(remaining, image_size, far=far)
 
     def _has_room(self, at_work: deque[_Sent], width: Width | None) -> bool:
@@ -130,8 +134,8 @@ class ClusterDecoder:
                 self._tasks_read = self._tasks_read and not isinstance(error, RayTaskError)
                 reason = reason_of(error).reason
             self._tell(reason)
-        if sent.reference is not None and self._given_up:
-            cancel(sent.reference)
+        if self._given_up:
+            _end(sent)
         far = any(map(_far, sent.entries))
         return [outcome for _, outcome in decode_here(sent.entries, image_size, far=far)]
 
@@ -164,6 +168,11 @@ def decoder() -> str:
     """What decides the pixels of a lossy file: a node that joined later may have others than those that were asked."""
     codecs = [f"{name} {features.version(name)}" for name in ("jpg", "webp", "jpg_2000")]
     return f"Pillow {version('pillow')}, {', '.join(codecs)}"
+
+
+def _end(sent: _Sent) -> None:
+    if sent.reference is not None:
+        cancel(sent.reference)
 
 
 def _far(entry: Entry) -> bool:

@@ -1,4 +1,8 @@
-"""Starting the command as a user would, and looking at what it leaves behind."""
+"""Starting the command as a user would, and looking at what it leaves behind.
+
+With one worker, if the test does not ask for another number: each costs the import of torch, five seconds of a core.
+None leaves it to the command.
+"""
 
 import contextlib
 import hashlib
@@ -37,10 +41,10 @@ def _give_tables(arguments: Sequence[object]) -> None:
         shutil.copy(tables, output / DATABASE)
 
 
-def _completed(arguments: Sequence[object], script: str) -> list[str]:
-    """With one worker where the test does not say how many: each costs the import of torch, five seconds of a core."""
-    decided = script == "learner" or {"--num-actors", "--help"} & {*map(str, arguments)}
-    return [*map(str, arguments), *(() if decided else ("--num-actors", "1"))]
+def _completed(arguments: Sequence[object], script: str, workers: int | None) -> list[str]:
+    """With --num-actors, where neither the test has it nor the script is one whose sub-commands differ in it."""
+    decided = workers is None or script == "learner" or {"--num-actors", "--help"} & {*map(str, arguments)}
+    return [*map(str, arguments), *(() if decided else ("--num-actors", str(workers)))]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -50,12 +54,16 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def start(
-    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill", cwd: Path = ROOT
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    script: str = "distill",
+    cwd: Path = ROOT,
+    workers: int | None = 1,
 ) -> subprocess.Popen[str]:
     """`python pipelines/distill.py`, or another of the commands, with these arguments, begun."""
     _give_tables(arguments)
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *_completed(arguments, script)],
+        [sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *_completed(arguments, script, workers)],
         cwd=cwd,
         env=dict(env or environment()),
         stdout=subprocess.PIPE,
@@ -65,10 +73,14 @@ def start(
 
 
 def run(
-    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill", cwd: Path = ROOT
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    script: str = "distill",
+    cwd: Path = ROOT,
+    workers: int | None = 1,
 ) -> tuple[int, list[str], str]:
     """Exit code, lines of standard output, and standard error of a finished command."""
-    process = start(*arguments, env=env, script=script, cwd=cwd)
+    process = start(*arguments, env=env, script=script, cwd=cwd, workers=workers)
     try:
         stdout, stderr = process.communicate(timeout=RUN_S)
     except BaseException:
@@ -78,7 +90,10 @@ def run(
 
 
 def run_here(
-    *arguments: object, env: Mapping[str, str] | None = None, script: str = "distill"
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    script: str = "distill",
+    workers: int | None = 1,
 ) -> tuple[int, list[str], str]:
     """The same of a command in this process, which must be connected to Ray: neither is started or imported anew.
 
@@ -99,7 +114,7 @@ def run_here(
             contextlib.redirect_stderr(errors),
         ):
             os.environ.pop("MLFLOW_TRACKING_URI", None)
-            code = main(_completed(arguments, script))
+            code = main(_completed(arguments, script, workers))
     finally:
         logging.getLogger().removeHandler(log)
     return code, printed.getvalue().splitlines(), errors.getvalue()

@@ -274,9 +274,9 @@ def test_a_comparison_that_was_killed_goes_on_and_has_the_sets_of_each_method_al
 
     monkeypatch.setattr(Distilling, "finish", killed)
     with pytest.raises(KilledError):
-        run_here(*command, script="compare", env={COMMIT_VARIABLE: "first"})
+        run_here(*command, script="compare", env={COMMIT_VARIABLE: "first"}, workers=2)
     monkeypatch.setattr(Distilling, "finish", lambda *given: (saved.append(given[1]), finish(*given))[1])
-    code, lines, errors = run_here(*command, script="compare", env={COMMIT_VARIABLE: "second"})
+    code, lines, errors = run_here(*command, script="compare", env={COMMIT_VARIABLE: "second"}, workers=2)
     assert (code, errors) == (0, ""), lines
     # Of two groups and one joint unit, two chunks each; none twice.
     assert len(saved) == 6

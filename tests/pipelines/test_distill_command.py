@@ -37,8 +37,8 @@ def smoke(tmp_path_factory: pytest.TempPathFactory, traps: Path) -> tuple[Path, 
     """Output and result of the first command anybody runs, wherever they are."""
     output = tmp_path_factory.mktemp("smoke") / "out"
     env = environment(**MLFLOW_EVERY_S)
-    command = ("--dataset", "digits", "--smoke", "--num-actors", 2, "--output", output)
-    return output, run(*command, env=env, cwd=traps)
+    command = ("--dataset", "digits", "--smoke", "--output", output)
+    return output, run(*command, env=env, cwd=traps, workers=None)
 
 
 def run_id_of(output: Path) -> str:

@@ -124,7 +124,7 @@ def test_lost_workers_lost_drivers_and_another_number_of_workers_leave_the_same_
     whole: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    first = start(*RANK, "--num-actors", 2, "--output", output, script="nas")
+    first = start(*RANK, "--output", output, script="nas", workers=2)
     wait_for(lambda: len(rows_of(output)) >= 3, limit_s=RUN_S)
     wait_for(lambda: kill_workers(first, "ScoreWorker", most=1) == 1)
     known = len(rows_of(output))
@@ -260,16 +260,16 @@ def test_a_search_goes_on_around_what_harms_it_and_an_edit_of_an_imported_file_c
     command = (
         *("--mode", "search", "--space", f"{space}:networks", "--ladder", "random:2", "whole:2", "--ipc", 2),
         *("--sampler", "grid", "--reduction-factor", 4, "--retrain", 1, "--retrain-seeds", 1),
-        *("--whole-epochs", 1, "--timeout-s", 30, "--max-retries", 0, "--output", output),
+        *("--whole-epochs", 1, "--timeout-s", 60, "--max-retries", 0, "--output", output),
     )
-    code, lines, errors = run_here(*command, script="nas")
+    code, lines, errors = run_here(*command, script="nas", workers=2)
     assert code == 1, errors
     reasons = {trial["network"]: trial["reason"] for trial in trials_of(output)}
     for network, reason in {
         "exits": "it called exit(0)",
         "grad-off": "does not require grad",
         "killed": "killed, probably for memory",
-        "hangs": "took longer than 30 s",
+        "hangs": "took longer than 60 s",
         "nan": "hold NaN or infinity",
     }.items():
         assert reason in reasons[network]
