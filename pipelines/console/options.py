@@ -202,6 +202,9 @@ def _flags_of(group: str, part: Settings) -> dict[str, Flag]:
 class _Line(Settings):
     """What a command line gives; its values are checked where they belong."""
 
+    # Made of fields that have their words: to look for the source of such a class took a second beside torch.
+    model_config = pydantic.ConfigDict(use_attribute_docstrings=False)
+
     @pydantic.model_validator(mode="wrap")
     @classmethod
     def _one_sentence(cls, values: Any, handler: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
